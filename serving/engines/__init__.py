@@ -1,0 +1,1 @@
+"""Engines that turn tokens and options into a stream of tokens, behind one small interface."""

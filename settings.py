@@ -1,0 +1,344 @@
+"""Settings of a run: what may be set, in which range, and where a value came from.
+
+Reads TOML (config.toml, then a recipe, then --set) into frozen pydantic models. Imports neither torch nor any room,
+so a wrong setting is refused before anything heavy is loaded. Does not know what the rooms do with a value.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import tomllib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+HOME = Path(__file__).resolve().parent
+DEFAULT_CONFIG = HOME / "config.toml"
+RECIPES = HOME / "recipes"
+
+
+class SettingsError(ValueError):
+    """A setting that can't be taken. The message names the key, the value, what is allowed and what to do."""
+
+
+class Section(BaseModel):
+    """One table of config.toml: frozen, and unknown keys are errors."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=())
+
+
+class RunSettings(Section):
+    dir: str = Field("runs/default", description="folder that holds everything of this run", min_length=1)
+    device: str = Field("auto", description="auto, cpu, cuda[:n], directml[:n], xpu or mps",
+                        pattern=r"^(auto|cpu|mps|xpu|cuda(:\d+)?|directml(:\d+)?)$")
+    seed: int = Field(0, description="seed of every random choice", ge=0, le=2**31 - 1)
+    threads: int | None = Field(None, description="CPU threads for training; unset: all cores", ge=1, le=1024)
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="how much is logged")
+    tensorboard: bool = Field(True, description="write curves for TensorBoard under the run folder")
+
+
+class TreeSettings(Section):
+    root: str = Field("generalist", description="name of the root node", pattern=r"^[a-z][a-z0-9_]{0,31}$")
+    branches: dict[str, tuple[str, ...]] = Field(
+        default={"analytical": ("math", "reasoning"), "language": ("conversation", "knowledge"), "technical": ("code",)},
+        description="branch = its domains; add a domain by naming it here and putting records in a folder of that name")
+
+
+class DataSettings(Section):
+    path: str | None = Field(None, description="folder with one sub-folder a domain, or a text file for plain-text recipes")
+    curriculum: Literal["auto", "always", "never"] = Field(
+        "auto", description="embedded curriculum; auto: for domains without records of their own")
+    curriculum_records: int = Field(16000, description="records a domain that the curriculum makes a cycle", ge=100, le=5_000_000)
+    curriculum_level: int = Field(3, description="highest curriculum level made at the start", ge=1, le=9)
+    min_chars: int = Field(1, description="shortest prompt or response kept, in characters", ge=1)
+    max_prompt_chars: int = Field(6000, description="longest prompt kept, in characters", ge=16)
+    max_response_chars: int = Field(12000, description="longest response kept, in characters", ge=16)
+    validation_share: float = Field(0.02, description="share of records held out to measure bits per byte", gt=0, lt=0.5)
+    exam_share: float = Field(0.03, description="share of records held out for exams, unless a *_test file is there", gt=0, lt=0.5)
+    near_duplicate: float = Field(0.8, description="Jaccard similarity (MinHash) from which two prompts are near-duplicates", gt=0, le=1)
+    max_exam_overlap: float = Field(0.05, description="share of exam rows with a near-duplicate in training that refuses the exam", ge=0, le=1)
+
+
+class TokenizerSettings(Section):
+    kind: Literal["bpe", "char", "byte"] = Field("bpe", description="byte-level BPE, characters, or bytes")
+    vocab_size: int = Field(2048, description="entries of a BPE vocabulary, role tokens included", ge=300, le=262_144)
+
+
+class ModelSettings(Section):
+    architecture: Literal["qwen3"] = Field("qwen3", description="transformers class of a model built from scratch")
+    layers: int = Field(4, description="transformer layers", ge=1, le=200)
+    width: int = Field(192, description="hidden size", ge=8, le=32_768)
+    heads: int = Field(4, description="attention heads; must divide the width", ge=1, le=512)
+    kv_heads: int = Field(2, description="key-value heads (grouped-query attention); must divide the heads", ge=1, le=512)
+    intermediate: int = Field(512, description="width of the SwiGLU layer", ge=8, le=262_144)
+    context_tokens: int = Field(512, description="longest sequence, prompt and answer together", ge=32, le=1_048_576)
+
+    @model_validator(mode="after")
+    def _shapes_fit(self) -> ModelSettings:
+        if self.width % self.heads:
+            raise ValueError(f"model.width = {self.width} isn't a multiple of model.heads = {self.heads}; change one of them")
+        if (self.width // self.heads) % 2:
+            raise ValueError(f"model.width / model.heads = {self.width // self.heads} must be even for rotary positions")
+        if self.heads % self.kv_heads:
+            raise ValueError(f"model.heads = {self.heads} isn't a multiple of model.kv_heads = {self.kv_heads}; change one of them")
+        return self
+
+
+class TrainSettings(Section):
+    row_tokens: int = Field(384, description="tokens a packed row; at most model.context_tokens", ge=16, le=1_048_576)
+    batch_rows: int = Field(8, description="packed rows a step and accumulation phase", ge=1, le=65_536)
+    accumulate: int = Field(1, description="batches a step (gradient accumulation)", ge=1, le=4096)
+    optimizer: Literal["adamw", "muon"] = Field("muon", description="adamw, or muon for matrices with adamw for the rest")
+    lr: float = Field(3e-3, description="peak learning rate of AdamW", gt=0, le=1)
+    muon_lr: float = Field(0.02, description="peak learning rate of Muon", gt=0, le=1)
+    beta1: float = Field(0.9, description="AdamW first moment", ge=0, lt=1)
+    beta2: float = Field(0.95, description="AdamW second moment", ge=0, lt=1)
+    weight_decay: float = Field(0.1, description="decay of matrices; norms and embeddings have none", ge=0, le=10)
+    schedule: Literal["linear", "cosine", "constant_then_decay"] = Field("linear", description="shape after the warm-up")
+    warmup_share: float = Field(0.03, description="share of the steps that warm up", ge=0, le=0.9)
+    decay_share: float = Field(0.5, description="share of the steps that decay, for constant_then_decay", ge=0, le=1)
+    final_lr_share: float = Field(0.02, description="learning rate at the end as a share of the peak", ge=0, le=1)
+    clip_norm: float = Field(1.0, description="largest gradient norm", gt=0)
+    precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="auto: bf16 autocast where it measures faster")
+    compile: Literal["auto", "off"] = Field("auto", description="torch.compile where there is a compiler and the run is long enough")
+    checkpoint_every_s: float = Field(60.0, description="seconds of training between saved states", gt=0)
+    checkpoints_keep: int = Field(2, description="saved states kept a node", ge=1, le=100)
+    validate_every_steps: int = Field(200, description="steps between validation losses", ge=1)
+    validation_rows: int = Field(16, description="packed rows a domain in a validation loss", ge=1, le=100_000)
+    max_rollbacks: int = Field(3, description="returns to the last good state after a non-finite loss before a node is set aside", ge=0, le=100)
+
+
+class LoopSettings(Section):
+    minutes: float = Field(10.0, description="training minutes of the first cycle, over the whole tree", gt=0, le=100_000)
+    cycle_minutes: float = Field(5.0, description="training minutes of a later cycle", gt=0, le=100_000)
+    steps: int | None = Field(None, description="steps of the first cycle in place of minutes (same numbers on every machine)", ge=1)
+    cycle_steps: int | None = Field(None, description="steps of a later cycle in place of cycle_minutes", ge=1)
+    first_answer_s: float = Field(60.0, description="seconds of root training before its first version is offered", gt=0)
+    root_share: float = Field(0.45, description="share of the first cycle that the root gets", ge=0, le=1)
+    branch_share: float = Field(0.10, description="share of the first cycle that the branches get together", ge=0, le=1)
+    replay_share: float = Field(0.1, description="share of an expert's batches from the other domains", ge=0, le=0.9)
+    leaf_lr_share: float = Field(0.5, description="peak learning rate of branches and experts as a share of the root's", gt=0, le=1)
+
+    @model_validator(mode="after")
+    def _shares_leave_room(self) -> LoopSettings:
+        if self.root_share + self.branch_share > 1:
+            raise ValueError(f"loop.root_share + loop.branch_share = {self.root_share + self.branch_share:g}; at most 1, lower one of them")
+        return self
+
+
+class ExamSettings(Section):
+    tasks: int = Field(200, description="tasks a domain in an exam", ge=10, le=100_000)
+    root_tasks: int = Field(60, description="tasks a domain when the root or a branch is examined in the loop", ge=10, le=100_000)
+    max_new_tokens: int = Field(192, description="longest answer in an exam", ge=1, le=100_000)
+    batch_rows: int = Field(64, description="answers generated at once", ge=1, le=4096)
+    bits_rows: int = Field(200, description="held-out rows a domain for bits per byte", ge=1, le=1_000_000)
+    accuracy_floor: float = Field(0.0, description="lowest accuracy of an expert in its domain for exit code 0 of test_all_experts.py", ge=0, le=1)
+    loop_rate_ceiling: float = Field(0.05, description="highest loop rate for exit code 0 of test_all_experts.py", ge=0, le=1)
+    router_floor: float = Field(0.8, description="lowest router accuracy for exit code 0 of test_all_experts.py", ge=0, le=1)
+
+
+class PromoteSettings(Section):
+    confidence: float = Field(0.95, description="how sure the paired bootstrap must be that the accuracy did not fall", gt=0.5, lt=1)
+    bootstrap_samples: int = Field(2000, description="resamples of the paired bootstrap", ge=100, le=1_000_000)
+    loop_rate_max: float = Field(0.05, description="loop rate above which no version with a served parent is promoted", ge=0, le=1)
+    bits_tolerance: float = Field(0.002, description="relative change of bits per byte that counts as a tie", ge=0, le=1)
+
+
+class RegistrySettings(Section):
+    keep: int = Field(3, description="versions kept a node, the served one included", ge=1, le=1000)
+
+
+class RouterSettings(Section):
+    pass
+
+
+class ServeSettings(Section):
+    host: str = Field("127.0.0.1", description="address to listen on; another than loopback needs an API key", min_length=1)
+    port: int = Field(8080, description="port to listen on; 0: any free one", ge=0, le=65_535)
+    device: str = Field("cpu", description="device of the gateway; the loop holds the card", pattern=r"^(auto|cpu|mps|xpu|cuda(:\d+)?|directml(:\d+)?)$")
+    poll_s: float = Field(1.0, description="seconds between looks at the registry's pointer", gt=0, le=3600)
+
+
+class Settings(Section):
+    """Everything that can be set, one table of config.toml a field."""
+
+    run: RunSettings = RunSettings()
+    tree: TreeSettings = TreeSettings()
+    data: DataSettings = DataSettings()
+    tokenizer: TokenizerSettings = TokenizerSettings()
+    model: ModelSettings = ModelSettings()
+    train: TrainSettings = TrainSettings()
+    loop: LoopSettings = LoopSettings()
+    exam: ExamSettings = ExamSettings()
+    promote: PromoteSettings = PromoteSettings()
+    registry: RegistrySettings = RegistrySettings()
+    router: RouterSettings = RouterSettings()
+    serve: ServeSettings = ServeSettings()
+
+    @model_validator(mode="after")
+    def _rows_fit_the_model(self) -> Settings:
+        if self.train.row_tokens > self.model.context_tokens:
+            raise ValueError(f"train.row_tokens = {self.train.row_tokens} is more than model.context_tokens = {self.model.context_tokens}; lower the first or raise the second")
+        return self
+
+
+def known_keys() -> tuple[str, ...]:
+    """Every settable key as section.key, in the order of config.toml."""
+    return tuple(f"{section}.{key}" for section, field in Settings.model_fields.items()
+                 for key in _section_class(field.annotation).model_fields)
+
+
+def _section_class(annotation: Any) -> type[Section]:
+    assert isinstance(annotation, type) and issubclass(annotation, Section)
+    return annotation
+
+
+def load(*, config: Path | None = None, recipe: str | None = None, overrides: Sequence[str] = (),
+         run_dir: str | None = None, data_path: str | None = None) -> Settings:
+    """Merge defaults, a config file, a recipe and overrides, the later over the earlier, and check the result.
+
+    config: None for the config.toml beside this file. recipe: a name under recipes/ or a TOML file.
+    overrides: "section.key=value", value in TOML; a bare word is a string. Raises SettingsError.
+    """
+    tables: dict[str, Any] = {}
+    if config is not None or DEFAULT_CONFIG.exists():
+        _merge(tables, read_toml(config or DEFAULT_CONFIG))
+    if recipe is not None:
+        _merge(tables, read_toml(_recipe_file(recipe)))
+    if run_dir is not None:
+        _merge(tables, {"run": {"dir": run_dir}})
+    if data_path is not None:
+        _merge(tables, {"data": {"path": data_path}})
+    for override in overrides:
+        _merge(tables, _parse_override(override))
+    return check(tables)
+
+
+def check(tables: Mapping[str, Any]) -> Settings:
+    """Settings from nested tables; raises SettingsError that lists every fault with its key."""
+    try:
+        return Settings.model_validate(tables)
+    except ValidationError as error:
+        raise SettingsError("\n".join(_explain(fault) for fault in error.errors())) from None
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """One TOML file as tables; raises SettingsError when it is absent or no TOML."""
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise SettingsError(f"no settings file at {path}; give --config or --recipe a file that exists") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
+        raise SettingsError(f"{path} can't be read as TOML: {error}") from None
+
+
+def _recipe_file(recipe: str) -> Path:
+    if recipe.endswith(".toml") or "/" in recipe or "\\" in recipe:
+        return Path(recipe)
+    file = RECIPES / f"{recipe}.toml"
+    if not file.exists():
+        names = sorted(path.stem for path in RECIPES.glob("*.toml"))
+        raise SettingsError(f"no recipe named {recipe!r}{_nearest(recipe, names)}; known: {', '.join(names)}; or give a TOML file")
+    return file
+
+
+def _parse_override(text: str) -> dict[str, Any]:
+    key, equals, raw = text.partition("=")
+    key, raw = key.strip(), raw.strip()
+    if not equals:
+        raise SettingsError(f"--set {text!r} has no '='; write --set section.key=value, as in --set run.seed=1")
+    if key.count(".") < 1:
+        raise SettingsError(f"--set {text!r}: {key!r} names no section{_nearest(key, known_keys())}; write section.key=value")
+    try:
+        value = tomllib.loads(f"value = {raw}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = raw
+    for part in reversed(key.split(".")):
+        value = {part: value}
+    assert isinstance(value, dict)
+    return value
+
+
+def _merge(into: dict[str, Any], tables: Mapping[str, Any], path: tuple[str, ...] = ()) -> None:
+    for key, value in tables.items():
+        whole = (*path, key) == ("tree", "branches")  # a recipe or override names all branches, or one of them by tree.branches.NAME
+        if isinstance(value, Mapping) and isinstance(into.get(key), dict) and not (whole and len(value) > 1):
+            _merge(into[key], value, (*path, key))
+        else:
+            into[key] = dict(value) if isinstance(value, Mapping) else value
+
+
+def _explain(fault: Mapping[str, Any]) -> str:
+    key = ".".join(str(part) for part in fault["loc"])
+    if fault["type"] == "extra_forbidden":
+        names = known_keys() if "." in key else tuple(Settings.model_fields)
+        return f"unknown setting {key!r} (value {fault['input']!r}){_nearest(key, names)}; see config.toml for every key"
+    if fault["type"] == "value_error":
+        return str(fault["ctx"]["error"])
+    return f"{key} = {fault['input']!r}: {fault['msg'][0].lower()}{fault['msg'][1:]}; see its line in config.toml"
+
+
+def _nearest(word: str, names: Sequence[str]) -> str:
+    close = difflib.get_close_matches(word, names, n=1, cutoff=0.4)
+    return f", did you mean {close[0]!r}?" if close else ""
+
+
+def to_toml(settings: Settings, *, comments: bool = True) -> str:
+    """Settings as the text of a config.toml, every key with its description as a comment."""
+    return "\n".join(_toml_lines(settings, comments=comments)) + "\n"
+
+
+def _toml_lines(settings: Settings, *, comments: bool) -> Iterator[str]:
+    for section in Settings.model_fields:
+        table = getattr(settings, section)
+        yield f"[{section}]"
+        nested: list[str] = []
+        for key, field in type(table).model_fields.items():
+            value, comment = getattr(table, key), f"  # {field.description}" if comments else ""
+            if isinstance(value, dict):
+                nested += ["", f"[{section}.{key}]{comment}", *(f"{name} = {_toml_value(item)}" for name, item in value.items())]
+            elif value is None:
+                yield f"# {key} ={comment or '  # unset'}"
+            else:
+                yield f"{key} = {_toml_value(value)}{comment}"
+        yield from nested
+        yield ""
+
+
+def _toml_value(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, str):
+        return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
+    if isinstance(value, tuple | list):
+        return "[" + ", ".join(_toml_value(item) for item in value) + "]"
+    return repr(value)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Give a command the options that every command has."""
+    parser.add_argument("--config", type=Path, metavar="FILE", help="settings file in place of config.toml")
+    parser.add_argument("--recipe", metavar="NAME|FILE", help="recipe laid over the settings")
+    parser.add_argument("--run", metavar="DIR", help="run folder (run.dir)")
+    parser.add_argument("--data", metavar="PATH", help="folder of domains, or a text file for plain-text recipes (data.path)")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides", help="one setting, as in train.lr=1e-3")
+    parser.add_argument("--print-config", action="store_true", help="print the settings in force and stop")
+
+
+def from_arguments(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> Settings:
+    """Settings of a parsed command line; a wrong one ends the command with exit code 2 and the reason."""
+    try:
+        settings = load(config=arguments.config, recipe=arguments.recipe, overrides=arguments.overrides,
+                        run_dir=arguments.run, data_path=arguments.data)
+    except SettingsError as error:
+        parser.exit(2, f"{parser.prog}: {error}\n")
+    if arguments.print_config:
+        parser.exit(0, to_toml(settings))
+    return settings
+
+
+if __name__ == "__main__":
+    print(to_toml(Settings()), end="")
