@@ -1,0 +1,69 @@
+"""Learning-rate schedules against values worked by hand."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from settings import TrainSettings
+from training.plan import Mix, Plan
+from training.schedule import lr_share
+
+
+def plan(schedule: str, *, steps: int = 11, warmup: int = 2, decay: int = 4, final: float = 0.0) -> Plan:
+    return Plan(steps=steps, lr=1.0, muon_lr=1.0, schedule=schedule, warmup_steps=warmup, decay_steps=decay, final_lr_share=final, seed=0)
+
+
+@pytest.mark.parametrize("schedule", ["linear", "cosine", "constant_then_decay"])
+def test_lr_share_during_warmup_rises_in_equal_parts(schedule: str) -> None:
+    shares = [lr_share(step, plan=plan(schedule)) for step in (1, 2, 3)]
+    assert shares == pytest.approx([1 / 3, 2 / 3, 1])
+
+
+def test_lr_share_linear_falls_evenly_to_the_final_share() -> None:
+    shares = [lr_share(step, plan=plan("linear", final=0.2)) for step in (4, 7, 11)]
+    assert shares == pytest.approx([0.2 + 0.8 * 7 / 8, 0.2 + 0.8 * 4 / 8, 0.2])
+
+
+def test_lr_share_cosine_follows_half_a_wave() -> None:
+    shares = [lr_share(step, plan=plan("cosine")) for step in (5, 7, 11)]
+    assert shares == pytest.approx([0.5 + math.sqrt(0.5) / 2, 0.5, 0.0], abs=1e-12)
+
+
+def test_lr_share_constant_then_decay_holds_the_peak_until_the_decay() -> None:
+    shares = [lr_share(step, plan=plan("constant_then_decay")) for step in range(3, 12)]
+    assert shares == pytest.approx([1, 1, 1, 1, 1, 0.75, 0.5, 0.25, 0])
+
+
+@pytest.mark.parametrize("step", [0, 12])
+def test_lr_share_outside_the_plan_is_refused(step: int) -> None:
+    with pytest.raises(ValueError, match=rf"step {step} isn't in 1 \.\. 11"):
+        lr_share(step, plan=plan("linear"))
+
+
+def test_lr_share_of_an_unknown_schedule_names_the_known_ones() -> None:
+    with pytest.raises(ValueError, match="no schedule named 'step'; allowed: linear, cosine, constant_then_decay"):
+        lr_share(5, plan=plan("step"))
+
+
+def test_plan_from_settings_turns_shares_into_steps_and_scales_the_rates() -> None:
+    settings = TrainSettings(lr=0.004, muon_lr=0.02, warmup_share=0.1, decay_share=0.5)
+    made = Plan.from_settings(settings, steps=200, seed=7, lr_share=0.5)
+    assert (made.steps, made.lr, made.muon_lr, made.warmup_steps, made.decay_steps, made.seed) == (200, 0.002, 0.01, 20, 100, 7)
+
+
+def test_plan_of_one_step_still_has_a_rate() -> None:
+    made = Plan.from_settings(TrainSettings(warmup_share=0.9, decay_share=1.0), steps=1, seed=0)
+    assert lr_share(1, plan=made) == pytest.approx(0.02)
+
+
+def test_plan_without_steps_is_refused() -> None:
+    with pytest.raises(ValueError, match="at least one step, got 0"):
+        Plan.from_settings(TrainSettings(), steps=0, seed=0)
+
+
+@pytest.mark.parametrize("shares", [{}, {"math": 0.0}, {"math": -1.0}, {"math": float("nan")}])
+def test_mix_with_a_bad_share_is_refused(shares: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match="mix shares must name at least one domain and be positive"):
+        Mix(shares)

@@ -1,0 +1,147 @@
+"""The optimizers of a run: AdamW for all, or Muon for hidden matrices with AdamW for the rest; their state by parameter name.
+
+Does not know schedules (the trainer sets the rates each step) and does not clip by itself (clip_gradients does).
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from experts.device import DeviceRules
+from settings import TrainSettings
+
+# Quintic Newton-Schulz coefficients and steps of Muon (Keller Jordan, https://kellerjordan.github.io/posts/muon/), as in torch.optim.Muon.
+NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
+NEWTON_SCHULZ_STEPS = 5
+
+
+def orthogonalized(update_BMN: Tensor) -> Tensor:
+    """Nearest semi-orthogonal matrices (B of M x N) by Newton-Schulz steps in bfloat16; returned in bfloat16."""
+    a, b, c = NEWTON_SCHULZ
+    x = update_BMN.bfloat16()
+    tall = x.size(-2) > x.size(-1)
+    if tall:
+        x = x.mT
+    x = x / x.flatten(1).norm(dim=1).clamp(min=1e-7)[:, None, None]
+    for _ in range(NEWTON_SCHULZ_STEPS):
+        gram = x @ x.mT
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    return x.mT if tall else x
+
+
+class BatchedMuon(Optimizer):
+    """torch.optim.Muon's update (momentum 0.95, Nesterov), equal-shaped matrices orthogonalized together; for any torch from 2.4.1."""
+
+    def __init__(self, params: Iterator[nn.Parameter] | list[nn.Parameter], *, lr: float, weight_decay: float, momentum: float = 0.95) -> None:
+        super().__init__(params, {"lr": lr, "weight_decay": weight_decay, "momentum": momentum})
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        """One update of every parameter that has a gradient."""
+        assert closure is None
+        for group in self.param_groups:
+            by_shape: dict[torch.Size, list[nn.Parameter]] = defaultdict(list)
+            for param in group["params"]:
+                if param.grad is not None:
+                    by_shape[param.shape].append(param)
+            for shape, params in by_shape.items():
+                self._update(params, shape=shape, group=group)
+
+    def _update(self, params: list[nn.Parameter], *, shape: torch.Size, group: dict[str, Any]) -> None:
+        momentum, lr = group["momentum"], group["lr"]
+        updates = []
+        for param in params:
+            assert param.grad is not None
+            state = self.state[param]
+            if not state:
+                state["momentum_buffer"] = torch.zeros_like(param)
+            buffer = state["momentum_buffer"].mul_(momentum).add_(param.grad, alpha=1 - momentum)
+            updates.append((param.grad * (1 - momentum)).add_(buffer, alpha=momentum))
+        rate = lr * max(1.0, shape[0] / shape[1]) ** 0.5
+        for param, update in zip(params, orthogonalized(torch.stack(updates)).unbind(), strict=True):
+            param.mul_(1 - lr * group["weight_decay"])
+            param.add_(update.to(param.dtype), alpha=-rate)
+
+
+class Optimizers:
+    """AdamW, and Muon where asked for, over the trainable parameters of a model."""
+
+    def __init__(self, model: nn.Module, *, settings: TrainSettings, rules: DeviceRules) -> None:
+        self._names = {param: name for name, param in model.named_parameters() if param.requires_grad}
+        if not self._names:
+            raise ValueError("the model has no parameter that requires a gradient; unfreeze at least one")
+        embeddings = embedding_parameters(model)
+        matrices = [param for param in self._names if param.ndim == 2 and param not in embeddings]
+        rest = [param for param in self._names if param.ndim != 2 or param in embeddings]
+        self.muon = BatchedMuon(matrices, lr=settings.muon_lr, weight_decay=settings.weight_decay) if settings.optimizer == "muon" and matrices else None
+        groups = [{"params": rest, "weight_decay": 0.0}]
+        if self.muon is None:
+            groups.append({"params": matrices, "weight_decay": settings.weight_decay})
+        form: dict[str, bool] = {"fused": True} if rules.optimizer_form == "fused" else {"foreach": rules.optimizer_form == "foreach"}
+        self.adamw = torch.optim.AdamW([group for group in groups if group["params"]], lr=settings.lr, betas=(settings.beta1, settings.beta2), **form)
+
+    @property
+    def parameters(self) -> list[nn.Parameter]:
+        """Every parameter that is trained."""
+        return list(self._names)
+
+    def set_rates(self, *, lr: float, muon_lr: float) -> None:
+        """Learning rates of the next step."""
+        for group in self.adamw.param_groups:
+            group["lr"] = lr
+        for group in self.muon.param_groups if self.muon is not None else ():
+            group["lr"] = muon_lr
+
+    def step(self) -> None:
+        """Apply the gradients and drop them."""
+        self.adamw.step()
+        if self.muon is not None:
+            self.muon.step()
+        self.zero_grad()
+
+    def zero_grad(self) -> None:
+        """Drop the gradients of every trained parameter."""
+        for param in self._names:
+            param.grad = None
+
+    def state_tensors(self) -> dict[str, Tensor]:
+        """State as "parameter name/key": tensor."""
+        return {f"{name}/{key}": value for optimizer in self._all() for param, name in self._names.items()
+                for key, value in optimizer.state.get(param, {}).items() if isinstance(value, Tensor)}
+
+    def load_state_tensors(self, tensors: Mapping[str, Tensor]) -> None:
+        """Put a state from state_tensors() back, bit for bit; raises KeyError for a parameter that the model lacks."""
+        params = {name: param for param, name in self._names.items()}
+        states: dict[nn.Parameter, dict[str, Tensor]] = defaultdict(dict)
+        for key, value in tensors.items():
+            name, _, part = key.rpartition("/")
+            states[params[name]][part] = value
+        for optimizer in self._all():
+            ours = [param for group in optimizer.param_groups for param in group["params"]]
+            groups, first = [], 0
+            for group in optimizer.param_groups:
+                size = len(group["params"])
+                groups.append({**{key: value for key, value in group.items() if key != "params"}, "params": list(range(first, first + size))})
+                first += size
+            optimizer.load_state_dict({"state": {index: states[param] for index, param in enumerate(ours) if param in states}, "param_groups": groups})
+
+    def _all(self) -> list[Optimizer]:
+        return [self.adamw] if self.muon is None else [self.adamw, self.muon]
+
+
+def embedding_parameters(model: nn.Module) -> set[nn.Parameter]:
+    """Weights of embeddings and of the output head: they are looked up by token, so Muon and weight decay don't fit them."""
+    head = getattr(model, "get_output_embeddings", lambda: None)()
+    modules = [module for module in model.modules() if isinstance(module, nn.Embedding)] + ([head] if head is not None else [])
+    return {param for module in modules for name, param in module.named_parameters(recurse=False) if name == "weight"}
+
+
+def clip_gradients(params: list[nn.Parameter], *, limit: float, rules: DeviceRules) -> Tensor:
+    """Scale the gradients so that their joint norm is at most limit; returns the norm before (one number, on the device)."""
+    return torch.nn.utils.clip_grad_norm_(params, limit, foreach=rules.optimizer_form != "single")

@@ -1,0 +1,118 @@
+"""What a training run is to do (Mix, Plan) and what it reports (StepFacts, Validation, Trained). Pure data.
+
+Does not train (trainer.py) and does not choose shares or lengths by itself (the loop does).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from settings import TrainSettings
+
+
+class TrainingDiverged(RuntimeError):
+    """The loss stayed non-finite after every return to the last good state that train.max_rollbacks allows."""
+
+
+class StateMismatch(RuntimeError):
+    """A saved trainer state belongs to another run: the message lists each difference."""
+
+
+@dataclass(frozen=True, slots=True)
+class Mix:
+    """Share of the rows that each domain gives. Shares are positive and needn't sum to one."""
+
+    shares: Mapping[str, float]
+
+    def __post_init__(self) -> None:
+        bad = {name: share for name, share in self.shares.items() if not (math.isfinite(share) and share > 0)}
+        if bad or not self.shares:
+            raise ValueError(f"mix shares must name at least one domain and be positive, got {bad or '{}'}; leave a domain out instead of giving it 0")
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How long and how fast to train. Fixed before the run and kept for a resume. Rates are peaks."""
+
+    steps: int
+    lr: float
+    muon_lr: float
+    schedule: str
+    warmup_steps: int
+    decay_steps: int
+    final_lr_share: float
+    seed: int
+
+    @classmethod
+    def from_settings(cls, settings: TrainSettings, *, steps: int, seed: int, lr_share: float = 1.0) -> Plan:
+        """The plan of that many steps. lr_share: peak rates as a share of the settings' (experts start from trained weights)."""
+        if steps < 1:
+            raise ValueError(f"a plan needs at least one step, got {steps}; raise loop.minutes or loop.steps")
+        warmup = min(round(steps * settings.warmup_share), steps - 1)
+        decay = min(round(steps * settings.decay_share), steps - warmup)
+        return cls(steps, settings.lr * lr_share, settings.muon_lr * lr_share, settings.schedule, warmup, decay, settings.final_lr_share, seed)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data from which Plan(**data) makes the same plan."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class StepFacts:
+    """One finished step. loss: nats a target token. tokens, train_s: since the start of the run, resumes included."""
+
+    step: int
+    steps: int
+    loss: float
+    lr: float
+    muon_lr: float
+    grad_norm: float
+    clipped: bool
+    tokens: int
+    targets: int
+    tokens_per_s: float
+    train_s: float
+    eta_s: float
+    rollbacks: int
+
+
+@dataclass(frozen=True, slots=True)
+class Validation:
+    """Held-out loss at one step, nats a target token; by_domain has the same for each domain of the mix."""
+
+    step: int
+    val_loss: float
+    by_domain: Mapping[str, float]
+    train_loss: float
+    train_s: float
+    tokens: int
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data from which Validation(**data) makes the same value."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """What a call of train() left behind; the model itself was trained in place.
+
+    stopped: should_stop ended it before plan.steps. losses: one a step since step 1, in nats a target token.
+    tokens: tokens in the rows, targets: those that carried a loss. train_s: steps only, no validation and no saving.
+    """
+
+    stopped: bool
+    step: int
+    losses: tuple[float, ...]
+    tokens: int
+    targets: int
+    train_s: float
+    tokens_per_s: float
+    clipped_share: float
+    rollbacks: int
+    validations: tuple[Validation, ...]
+    best: Validation | None
+    precision: str
+    compiled: bool

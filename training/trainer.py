@@ -1,0 +1,247 @@
+"""Trains one model on a mix of domains: steps, validation, saved states, return to the last good one after a non-finite loss.
+
+Does not choose mix, length or rates (plan.py, the loop), does not examine by generating and does not promote.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+import math
+import statistics
+import time
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from experts.checkpoint import State, load_newest, prune_states, save_state
+from experts.device import Device
+from settings import TrainSettings
+from training import trainer_state
+from training.batches import Batch, Batches, CorpusLike, validation_batches
+from training.optim import Optimizers, clip_gradients
+from training.packed_loss import PackedLoss
+from training.plan import Mix, Plan, StepFacts, Trained, TrainingDiverged, Validation
+from training.schedule import lr_share
+
+_log = logging.getLogger(__name__)
+RATE_AFTER_ROLLBACK = 0.5  # of the rate before, each time
+_SPEED_WINDOW = 20  # steps over which tokens/s and the time left are averaged
+
+
+def train(model: nn.Module, *, corpus: CorpusLike, mix: Mix, plan: Plan, device: Device, state_folder: Path, settings: TrainSettings,
+          on_step: Callable[[StepFacts], None], should_stop: Callable[[], bool],
+          on_validation: Callable[[Validation], None] | None = None) -> Trained:
+    """Train the model in place (it ends on the device, in eval mode) and say what happened.
+
+    Goes on from the newest state in state_folder when there is one; raises StateMismatch when that belongs to another
+    plan, mix, data, model or settings. A non-finite loss or gradient is never applied: the run returns to its last saved state
+    with half the rate, and raises TrainingDiverged after settings.max_rollbacks returns.
+    """
+    run = _Run(model, corpus=corpus, mix=mix, plan=plan, device=device, folder=state_folder, settings=settings)
+    run.start()
+    model.train()
+    while run.step < plan.steps and not should_stop():
+        facts = run.take_step()
+        if facts is None:
+            run.roll_back()
+            continue
+        on_step(facts)
+        if run.step % settings.validate_every_steps == 0 or run.step == plan.steps:
+            validation = run.validate()
+            if validation is not None and on_validation is not None:
+                on_validation(validation)
+        if run.step < plan.steps and time.monotonic() - run.saved_at >= settings.checkpoint_every_s:
+            run.save()
+    run.save()
+    model.eval()
+    return run.result()
+
+
+class _Run:
+    """The moving parts of one call of train()."""
+
+    def __init__(self, model: nn.Module, *, corpus: CorpusLike, mix: Mix, plan: Plan, device: Device, folder: Path, settings: TrainSettings) -> None:
+        self.model, self.plan, self.device, self.folder, self.settings = model.to(device.torch), plan, device, folder, settings
+        self.corpus, self.mix = corpus, mix
+        self.identity = trainer_state.identity(model, plan=plan, mix=mix, settings=settings, fingerprint=corpus.fingerprint)
+        self.batches = Batches(corpus, mix=mix, row_tokens=settings.row_tokens, batch_rows=settings.batch_rows, seed=plan.seed)
+        self.optimizers = Optimizers(model, settings=settings, rules=device.rules)
+        self.bf16 = False
+        self.step = self.tokens = self.targets = self.clipped = self.rollbacks = 0
+        self.train_s, self.saved_at = 0.0, time.monotonic()
+        self.losses: list[float] = []
+        self.validations: list[Validation] = []
+        self._recent: deque[tuple[int, float]] = deque(maxlen=_SPEED_WINDOW)
+        self._held_out: dict[str, list[Batch]] | None = None
+
+    def start(self) -> None:
+        """Resume from the newest state, or choose the precision and save the state before the first step."""
+        state = load_newest(self.folder)
+        if state is None:
+            self.bf16 = choose_bf16(self.model, device=self.device, settings=self.settings, batches=self.batches)
+            self.loss = PackedLoss(self.model, device=self.device, bf16=self.bf16)
+            self.save()
+            return
+        trainer_state.require_same(state.facts["identity"], ours=self.identity, folder=self.folder)
+        trainer_state.warn_of_other_machine(state.facts["machine"], ours=trainer_state.machine(self.device))
+        self.restore(state)
+        self.rollbacks = state.facts["rollbacks"]
+        self.loss = PackedLoss(self.model, device=self.device, bf16=self.bf16)
+        _log.info("resuming at step %d of %d", self.step, self.plan.steps)
+
+    def take_step(self) -> StepFacts | None:
+        """One optimizer step over settings.accumulate batches; None, with nothing applied, when loss or gradient isn't finite."""
+        began = time.perf_counter()
+        share = lr_share(self.step + 1, plan=self.plan) * RATE_AFTER_ROLLBACK**self.rollbacks
+        lr, muon_lr = self.plan.lr * share, self.plan.muon_lr * share
+        self.optimizers.set_rates(lr=lr, muon_lr=muon_lr)
+        batches = [self.batches.next() for _ in range(self.settings.accumulate)]
+        targets = sum(batch.targets_N.numel() for batch in batches)
+        loss, norm = self._gradients(batches, targets=targets)
+        if not (math.isfinite(loss) and math.isfinite(norm)):
+            self.optimizers.zero_grad()
+            _log.warning("step %d: loss %g, gradient norm %g; not applied", self.step + 1, loss, norm)
+            return None
+        self.optimizers.step()
+        step_s = time.perf_counter() - began
+        return self._count(batches, loss=loss, norm=norm, lr=lr, muon_lr=muon_lr, step_s=step_s)
+
+    def _gradients(self, batches: list[Batch], *, targets: int) -> tuple[float, float]:
+        total = torch.zeros((), device=self.device.torch)
+        for batch in batches:
+            mean = self.loss(batch) / targets
+            mean.backward()  # type: ignore[no-untyped-call]
+            total += mean.detach()
+        norm = clip_gradients(self.optimizers.parameters, limit=self.settings.clip_norm, rules=self.device.rules)
+        loss, found = torch.stack([total, norm.to(total)]).tolist()
+        return float(loss), float(found)
+
+    def _count(self, batches: list[Batch], *, loss: float, norm: float, lr: float, muon_lr: float, step_s: float) -> StepFacts:
+        tokens = sum(batch.tokens for batch in batches)
+        self.step += 1
+        self.tokens += tokens
+        self.targets += sum(batch.targets_N.numel() for batch in batches)
+        self.clipped += norm > self.settings.clip_norm
+        self.train_s += step_s
+        self.losses.append(loss)
+        self._recent.append((tokens, step_s))
+        recent_s = sum(seconds for _, seconds in self._recent)
+        return StepFacts(step=self.step, steps=self.plan.steps, loss=loss, lr=lr, muon_lr=muon_lr, grad_norm=norm, clipped=norm > self.settings.clip_norm,
+                         tokens=self.tokens, targets=self.targets, tokens_per_s=sum(count for count, _ in self._recent) / recent_s, train_s=self.train_s,
+                         eta_s=(self.plan.steps - self.step) * recent_s / len(self._recent), rollbacks=self.rollbacks)
+
+    @torch.no_grad()
+    def validate(self) -> Validation | None:
+        """Loss on held-out rows of each domain of the mix; None when none of them has any."""
+        if self._held_out is None:
+            rows, size = self.settings.validation_rows, self.settings.batch_rows
+            self._held_out = {domain: validation_batches(self.corpus, domain=domain, row_tokens=self.settings.row_tokens, batch_rows=size, rows=rows)
+                              for domain in self.mix.shares}
+        self.model.eval()
+        costs = {domain: sum(float(self.loss(batch)) for batch in batches) for domain, batches in self._held_out.items() if batches}
+        self.model.train()
+        if not costs:
+            return None
+        targets = {domain: sum(batch.targets_N.numel() for batch in self._held_out[domain]) for domain in costs}
+        train_loss = statistics.fmean(self.losses[-self.settings.validate_every_steps:])
+        validation = Validation(step=self.step, val_loss=sum(costs.values()) / sum(targets.values()), train_loss=train_loss, train_s=self.train_s,
+                                by_domain={domain: costs[domain] / targets[domain] for domain in costs}, tokens=self.tokens)
+        self.validations.append(validation)
+        return validation
+
+    def save(self) -> None:
+        """Write the whole state; older ones beyond settings.checkpoints_keep go."""
+        random_tensors, random_facts = trainer_state.random_state(self.device)
+        tensors = {
+            **trainer_state.with_prefix("model", trainer_state.model_tensors(self.model)),
+            **trainer_state.with_prefix("optimizer", trainer_state.optimizer_tensors(self.optimizers)),
+            **trainer_state.with_prefix("random", random_tensors),
+            "losses": torch.tensor(self.losses, dtype=torch.float64),
+        }
+        facts = {
+            "identity": self.identity, "machine": trainer_state.machine(self.device), "random": random_facts, "cursor": self.batches.position(),
+            "step": self.step, "tokens": self.tokens, "targets": self.targets, "clipped": self.clipped, "train_s": self.train_s,
+            "rollbacks": self.rollbacks, "bf16": self.bf16, "validations": [validation.to_json() for validation in self.validations],
+        }
+        save_state(self.folder, tensors=tensors, facts=facts)
+        prune_states(self.folder, self.settings.checkpoints_keep)
+        self.saved_at = time.monotonic()
+
+    def restore(self, state: State) -> None:
+        """Put a saved state back, all but the count of rollbacks."""
+        facts = state.facts
+        trainer_state.load_model_tensors(self.model, trainer_state.below_prefix("model", state.tensors))
+        self.optimizers.load_state_tensors(trainer_state.below_prefix("optimizer", state.tensors))
+        trainer_state.set_random_state(trainer_state.below_prefix("random", state.tensors), facts["random"], device=self.device)
+        self.batches.seek(facts["cursor"])
+        self.step, self.tokens, self.targets, self.clipped = facts["step"], facts["tokens"], facts["targets"], facts["clipped"]
+        self.train_s, self.bf16 = facts["train_s"], facts["bf16"]
+        self.losses = state.tensors["losses"].tolist()
+        self.validations = [Validation(**validation) for validation in facts["validations"]]
+
+    def roll_back(self) -> None:
+        """Return to the last saved state with a lower rate; raises TrainingDiverged after the last allowed return."""
+        failed = self.step + 1
+        self.rollbacks += 1
+        if self.rollbacks > self.settings.max_rollbacks:
+            raise TrainingDiverged(f"step {failed}: loss or gradient isn't finite after {self.settings.max_rollbacks} returns to the last good state; "
+                                   "lower train.lr and train.muon_lr, or look for a damaged record")
+        state = load_newest(self.folder)
+        if state is None:
+            raise TrainingDiverged(f"step {failed}: loss or gradient isn't finite and no whole state is left in {self.folder} to return to")
+        self.restore(state)
+        self.save()
+        _log.warning("step %d wasn't finite: back to step %d with %g of the rate", failed, self.step, RATE_AFTER_ROLLBACK**self.rollbacks)
+
+    def result(self) -> Trained:
+        """The facts of the whole run, resumes included."""
+        return Trained(stopped=self.step < self.plan.steps, step=self.step, losses=tuple(self.losses), tokens=self.tokens, targets=self.targets,
+                       train_s=self.train_s, tokens_per_s=self.tokens / self.train_s if self.train_s else 0.0, clipped_share=self.clipped / max(1, self.step),
+                       rollbacks=self.rollbacks, validations=tuple(self.validations), best=min(self.validations, key=lambda one: one.val_loss, default=None),
+                       precision="bf16" if self.bf16 else "fp32", compiled=False)
+
+
+def choose_bf16(model: nn.Module, *, device: Device, settings: TrainSettings, batches: Batches) -> bool:
+    """Whether to run products in bfloat16: as settings.precision says, or for auto where it measures faster on one real batch."""
+    possible = device.torch.type == "cpu" or device.rules.autocast_dtype is torch.bfloat16
+    if settings.precision != "auto" or not possible:
+        return settings.precision == "bf16" and possible
+    position = batches.position()
+    batch = batches.next()
+    batches.seek(position)
+    seconds = {bf16: _backward_s(model, loss=PackedLoss(model, device=device, bf16=bf16), batch=batch, device=device) for bf16 in (False, True)}
+    _log.info("a batch takes %.0f ms in fp32, %.0f ms in bf16", 1000 * seconds[False], 1000 * seconds[True])
+    return seconds[True] < seconds[False]
+
+
+def _backward_s(model: nn.Module, *, loss: PackedLoss, batch: Batch, device: Device) -> float:
+    """Shortest of two timed forward and backward passes after an untimed one; leaves no gradient behind."""
+    times = []
+    for _ in range(3):
+        began = time.perf_counter()
+        cost = loss(batch) / batch.targets_N.numel()
+        cost.backward()  # type: ignore[no-untyped-call]
+        if device.torch.type == "cuda":
+            torch.cuda.synchronize(device.torch)
+        times.append(time.perf_counter() - began)
+        model.zero_grad(set_to_none=True)
+    return min(times[1:])
+
+
+def measure_step_s(model: nn.Module, *, corpus: CorpusLike, mix: Mix, settings: TrainSettings, device: Device, steps: int = 3) -> float:
+    """Seconds a step of this training takes here: the median of a few real steps on a copy, after one untimed. Turns minutes into Plan.steps."""
+    trial = copy.deepcopy(model).to(device.torch).train()
+    plan = Plan.from_settings(settings, steps=steps + 1, seed=0)
+    run = _Run(trial, corpus=corpus, mix=mix, plan=plan, device=device, folder=Path(), settings=settings)
+    run.bf16 = choose_bf16(trial, device=device, settings=settings, batches=run.batches)
+    run.loss = PackedLoss(trial, device=device, bf16=run.bf16)
+    times = []
+    for _ in range(steps + 1):
+        began = time.perf_counter()
+        run.take_step()
+        times.append(time.perf_counter() - began)
+    return statistics.median(times[1:])
