@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import sys
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -144,6 +145,8 @@ class PromoteSettings(Section):
     confidence: float = Field(0.95, description="how sure the paired bootstrap must be that the accuracy did not fall", gt=0.5, lt=1)
     bootstrap_samples: int = Field(2000, description="resamples of the paired bootstrap", ge=100, le=1_000_000)
     loop_rate_max: float = Field(0.05, description="loop rate above which no version with a served parent is promoted", ge=0, le=1)
+    accuracy_tolerance: float = Field(0.02, description="fall of the measured accuracy that still counts as a tie", ge=0, le=1)
+    bits_ceiling: float = Field(1.25, description="bits per byte as a multiple of the served version's above which nothing is promoted", ge=1)
     bits_tolerance: float = Field(0.002, description="relative change of bits per byte that counts as a tie", ge=0, le=1)
 
 
@@ -336,7 +339,8 @@ def from_arguments(parser: argparse.ArgumentParser, arguments: argparse.Namespac
     except SettingsError as error:
         parser.exit(2, f"{parser.prog}: {error}\n")
     if arguments.print_config:
-        parser.exit(0, to_toml(settings))
+        sys.stdout.write(to_toml(settings))
+        parser.exit(0)
     return settings
 
 

@@ -6,7 +6,7 @@ Pure and free of torch: routing and serving read it too. Does not know which ver
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Literal
@@ -84,6 +84,14 @@ class Tree:
         while parent is not None and self.model_of(parent) != parent:
             parent = self.node(parent).parent
         return parent
+
+    def answering(self, name: str, available: Collection[str]) -> str | None:
+        """The node whose model answers for name, given which nodes have a version: its own model's, else the nearest
+        ancestor's; None when there is none up to the root."""
+        place: str | None = self.model_of(name)
+        while place is not None and place not in available:
+            place = self.start_of(place)
+        return place
 
     def path(self, name: str) -> tuple[str, ...]:
         """Names from the root down to name."""

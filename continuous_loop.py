@@ -1,0 +1,137 @@
+"""Train the family, examine and promote it, fit its router, serve it, and keep improving it.
+
+The composition root: the one place that joins training, routing and serving. Reads settings, wires, calls.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import settings as configuration
+from settings import Settings
+
+if TYPE_CHECKING:
+    from data_prep.corpus import Corpus
+    from experts.tree import Tree
+    from training.loop import FitRouter, RouterCandidate
+    from training.progress import Reporter
+
+STOP_GATEWAY_S = 40.0
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Command line. Exit code 0 after the cycles or Ctrl-C; 2 when the run can't start or go on, with the reason."""
+    parser = argparse.ArgumentParser(prog="continuous_loop.py", description="train, examine, promote, route and serve, in a loop")
+    parser.add_argument("--cycles", type=int, metavar="N", help="stop after N cycles (default: never)")
+    parser.add_argument("--no-serve", action="store_true", help="train without a gateway")
+    parser.add_argument("--quiet", action="store_true", help="no progress, only what was promoted and why")
+    configuration.add_arguments(parser)
+    parsed = parser.parse_args(arguments)
+    if parsed.cycles is not None and parsed.cycles < 1:
+        parser.error(f"--cycles {parsed.cycles}: at least 1, or leave it out to go on for ever")
+    chosen = configuration.from_arguments(parser, parsed)
+    logging.basicConfig(level=chosen.run.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+
+    from training.command import repairable, stop_signal
+
+    try:
+        with stop_signal() as stop:
+            _run(chosen, cycles=parsed.cycles, serve=not parsed.no_serve, quiet=parsed.quiet, stop=stop)
+    except repairable() as error:
+        parser.exit(2, f"{parser.prog}: {error}\n")
+    return 0
+
+
+def _run(chosen: Settings, *, cycles: int | None, serve: bool, quiet: bool, stop: threading.Event) -> None:
+    from experts import device as devices
+    from training.loop import Loop
+    from training.progress import Reporter
+    from training.run_folder import open_run
+
+    with open_run(chosen) as run, Reporter(quiet=quiet) as reporter:
+        device = devices.choose(chosen.run.device)
+        devices.seed_everything(chosen.run.seed)
+        if chosen.run.threads is not None:
+            devices.limit_threads(chosen.run.threads)
+        reporter.note(f"run {run.folder}, device {device.name}: {device.reason}")
+        run.journal.append("loop_started", pid=os.getpid(), device=device.name, reason=device.reason)
+        loop = Loop(run, device=device, fit_router=router_fitter(run.tree, chosen), reporter=reporter, should_stop=stop.is_set)
+        with _gateway(chosen, folder=run.folder, reporter=reporter) if serve else _nothing():
+            loop.run(cycles=cycles)
+        run.journal.append("loop_ended", stopped=stop.is_set())
+
+
+def router_fitter(tree: Tree, chosen: Settings) -> FitRouter:
+    """The function that the loop calls to fit a router: rows from the corpus, judged on held-out rows beside the served one."""
+    from routing.evaluate import evaluate
+    from routing.fit import Row, fit
+    from routing.router import Router
+    from training.loop import RouterCandidate
+
+    def rows_of(corpus: Corpus, split: str) -> list[Row]:
+        return [Row(row.prompt, domain, row.source) for domain in tree.domains for row in corpus.examples(domain, split)]
+
+    def fit_router(corpus: Corpus, served: Path | None) -> RouterCandidate | None:
+        held_out = rows_of(corpus, "validation")
+        fitted = fit(rows_of(corpus, "train"), tree=tree, settings=chosen.router, seed=chosen.run.seed)
+        accuracy = evaluate(fitted.router, held_out).accuracy
+        before = evaluate(Router.load(served, tree), held_out).accuracy if served is not None else None
+        words = f"accuracy on {len(held_out)} held-out prompts {accuracy:.1%}" + (f", served version {before:.1%}" if before is not None else "")
+        return RouterCandidate(write=fitted.router.save, card={"report": fitted.report, "accuracy": accuracy},
+                               promote=before is None or accuracy >= before, reason=words)
+
+    return fit_router
+
+
+@contextmanager
+def _gateway(chosen: Settings, *, folder: Path, reporter: Reporter) -> Iterator[None]:
+    """The gateway as a child process for as long as the loop runs; a gateway that can't start ends the command."""
+    from training.command import CommandFailed
+
+    resolved = folder / "settings.toml"
+    resolved.write_text(configuration.to_toml(chosen), encoding="utf-8")
+    flags = subprocess.CREATE_NEW_PROCESS_GROUP if sys.platform == "win32" else 0
+    command = [sys.executable, "-m", "serving", "--config", str(resolved), "--parent-pid", str(os.getpid())]
+    child = subprocess.Popen(command, cwd=configuration.HOME, creationflags=flags)
+    try:
+        try:
+            code = child.wait(timeout=3.0)
+        except subprocess.TimeoutExpired:
+            code = None
+        if code is not None:
+            raise CommandFailed(f"the gateway ended at once with exit code {code}; its message stands above. "
+                                "Use --set serve.port=PORT for another port, or --no-serve to train without it")
+        reporter.note(f"gateway: http://{chosen.serve.host}:{chosen.serve.port} (process {child.pid})")
+        yield
+    finally:
+        _stop_child(child)
+
+
+def _stop_child(child: subprocess.Popen[bytes]) -> None:
+    if child.poll() is None:
+        child.send_signal(signal.CTRL_BREAK_EVENT if sys.platform == "win32" else signal.SIGTERM)
+    try:
+        child.wait(timeout=STOP_GATEWAY_S)
+    except subprocess.TimeoutExpired:
+        logging.getLogger(__name__).warning("the gateway did not drain within %.0f s and is ended", STOP_GATEWAY_S)
+        child.kill()
+        child.wait()
+
+
+@contextmanager
+def _nothing() -> Iterator[None]:
+    yield
+
+
+if __name__ == "__main__":
+    sys.exit(main())

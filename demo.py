@@ -1,0 +1,116 @@
+"""Answer one prompt, or chat in the terminal, with the run's promoted family, and show which node answered and why.
+
+Uses the models directly, one prompt at a time; the gateway (python -m serving) does the same over HTTP for many.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import settings as configuration
+from settings import Settings
+
+if TYPE_CHECKING:
+    from data_prep.records import Message
+    from experts.expert import Answer, Expert
+    from routing.router import Route
+
+
+class Family:
+    """The promoted nodes and router of one run; a node's model is loaded when it first answers."""
+
+    def __init__(self, chosen: Settings) -> None:
+        """Raises RegistryError when the run's pointer can't be read."""
+        from experts import device as devices
+        from experts.registry import Registry
+        from experts.tree import Tree
+        from routing.router import Router
+
+        self._tree = Tree.from_settings(chosen.tree)
+        self._registry = Registry(Path(chosen.run.dir))
+        self._device = devices.choose(chosen.run.device)
+        served = self._registry.served("router")
+        self._router = Router.load(served, self._tree) if served is not None else None
+        self._experts: dict[str, Expert] = {}
+
+    @property
+    def empty(self) -> bool:
+        """Whether nothing has been promoted yet."""
+        return self._registry.served(self._tree.root) is None
+
+    def answer(self, messages: list[Message], *, max_new_tokens: int) -> tuple[str, Route | None, Answer]:
+        """The node that answered, the route (None without a router), and the answer."""
+        route = self._router.route(messages) if self._router is not None else None
+        wanted = route.node if route is not None else self._tree.root
+        node = self._tree.answering(wanted, self._registry.pointer().nodes) or self._tree.root
+        return node, route, self._expert(node).generate([messages], max_new_tokens=max_new_tokens)[0]
+
+    def _expert(self, node: str) -> Expert:
+        from experts.expert import Expert
+
+        if node not in self._experts:
+            folder = self._registry.served(node)
+            assert folder is not None
+            self._experts[node] = Expert.load(folder, device=self._device)
+        return self._experts[node]
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Command line. Exit code 0, or 2 when nothing has been trained yet."""
+    parser = argparse.ArgumentParser(prog="demo.py", description="ask the trained family, and see which node answers")
+    parser.add_argument("prompt", nargs="?", help="what to ask; leave it out for a chat")
+    parser.add_argument("--max-new-tokens", type=int, default=192, metavar="N", help="longest answer (default 192)")
+    configuration.add_arguments(parser)
+    parsed = parser.parse_args(arguments)
+    chosen = configuration.from_arguments(parser, parsed)
+    logging.basicConfig(level="WARNING", stream=sys.stderr)
+
+    from training.command import repairable
+
+    try:
+        family = Family(chosen)
+        if family.empty:
+            parser.exit(2, f"{parser.prog}: nothing is trained in {chosen.run.dir} yet; run python continuous_loop.py first, or give --run DIR\n")
+        if parsed.prompt is not None:
+            _show(family, [{"role": "user", "content": parsed.prompt}], max_new_tokens=parsed.max_new_tokens)
+        else:
+            _chat(family, max_new_tokens=parsed.max_new_tokens)
+    except repairable() as error:
+        parser.exit(2, f"{parser.prog}: {error}\n")
+    return 0
+
+
+def _show(family: Family, messages: list[Message], *, max_new_tokens: int) -> str:
+    from rich.console import Console
+
+    node, route, answer = family.answer(messages, max_new_tokens=max_new_tokens)
+    console = Console(soft_wrap=True)
+    confidence = f"{route.confidence:.0%} sure, {route.reason}" if route is not None else "no router yet"
+    console.print(f"[{node}; {confidence}]", style="dim", markup=False, highlight=False)
+    console.print(answer.text, markup=False, highlight=False)
+    return answer.text
+
+
+def _chat(family: Family, *, max_new_tokens: int) -> None:
+    from rich.console import Console
+
+    Console().print("Type a prompt; an empty line starts a new conversation, Ctrl-D (Ctrl-Z on Windows) ends.", style="dim")
+    messages: list[Message] = []
+    while True:
+        try:
+            prompt = input("> ").strip()
+        except (EOFError, KeyboardInterrupt):
+            return
+        if not prompt:
+            messages = []
+            continue
+        messages.append({"role": "user", "content": prompt})
+        messages.append({"role": "assistant", "content": _show(family, messages, max_new_tokens=max_new_tokens)})
+
+
+if __name__ == "__main__":
+    sys.exit(main())

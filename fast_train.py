@@ -1,0 +1,97 @@
+"""Train one node of the family and offer it for promotion, without the rest of the loop.
+
+Thin: reads settings, wires, calls. An interrupted training goes on from its last saved state when started again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import settings as configuration
+from settings import Settings
+
+if TYPE_CHECKING:
+    from experts.tree import Tree
+    from training.plan import Trained
+
+FAST_CYCLE = 0
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Command line. Exit code 0 when the node was trained (promoted or refused, with the reason), 2 when it couldn't be."""
+    parser = argparse.ArgumentParser(prog="fast_train.py", description="train one node and offer it for promotion")
+    parser.add_argument("--expert", required=True, metavar="NODE", help="node to train, as in math")
+    parser.add_argument("--epochs", type=float, metavar="N", help="turns over the node's training records (default: loop.cycle_steps or loop.cycle_minutes)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write losses and speed as JSON")
+    parser.add_argument("--quiet", action="store_true", help="no progress, only the outcome")
+    configuration.add_arguments(parser)
+    parsed = parser.parse_args(arguments)
+    if parsed.epochs is not None and not parsed.epochs > 0:
+        parser.error(f"--epochs {parsed.epochs}: more than 0")
+    chosen = configuration.from_arguments(parser, parsed)
+    logging.basicConfig(level=chosen.run.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+
+    from training.command import repairable
+
+    try:
+        facts = _train(chosen, node=parsed.expert, epochs=parsed.epochs, quiet=parsed.quiet)
+        if parsed.json is not None:
+            parsed.json.write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+    except repairable() as error:
+        parser.exit(2, f"{parser.prog}: {error}\n")
+    return 0
+
+
+def _train(chosen: Settings, *, node: str, epochs: float | None, quiet: bool) -> dict[str, Any]:
+    from data_prep.corpus import prepare
+    from experts import device as devices
+    from experts.checkpoint import clear_states
+    from training.agenda import Job
+    from training.command import stop_signal
+    from training.job import JobRunner
+    from training.progress import Reporter
+    from training.run_folder import open_run
+
+    with stop_signal() as stop, open_run(chosen) as run, Reporter(quiet=quiet) as reporter:
+        _require_trainable(node, run.tree)
+        device = devices.choose(chosen.run.device)
+        devices.seed_everything(chosen.run.seed)
+        corpus = prepare(chosen, run.tree, cycle=FAST_CYCLE, log=reporter.note)
+        runner = JobRunner(run, device=device, reporter=reporter, should_stop=stop.is_set)
+        steps = runner.epoch_steps(node, corpus, epochs=epochs) if epochs is not None else runner.cycle_steps(node, corpus)
+        fresh = run.tree.answering(node, run.registry.pointer().nodes) is None
+        job = Job(node, steps=steps, seed_offset=FAST_CYCLE, lr_share=1.0 if fresh else chosen.loop.leaf_lr_share)
+        reporter.node_started(node, steps=steps, share="1/1")
+        states = run.folder / "work" / node / "fast"
+        done, trained = runner.carry_out(job, cycle=FAST_CYCLE, states=states, corpus=corpus)
+        if done.status != "pending":
+            clear_states(states)
+        return report(trained, parameters=runner.parameters(node, corpus))
+
+
+def _require_trainable(node: str, tree: Tree) -> None:
+    from settings import SettingsError
+
+    if node not in tree.trainable:
+        why = f"it shares the model of {tree.model_of(node)!r}" if node in tree.nodes else "no such node"
+        raise SettingsError(f"--expert {node!r}: {why}; nodes with a model of their own: {', '.join(tree.trainable)}")
+
+
+def report(trained: Trained | None, *, parameters: int) -> dict[str, Any]:
+    """The JSON of this command. train_s leaves out examinations; losses are nats a target token."""
+    if trained is None:
+        return {"best": None, "history": [], "parameters": parameters, "tokens_per_s": 0.0}
+    best = trained.best
+    return {"best": {"val_loss": best.val_loss, "step": best.step, "train_s": best.train_s} if best else None,
+            "history": [{"step": one.step, "val_loss": one.val_loss, "train_loss": one.train_loss, "train_s": one.train_s, "tokens": one.tokens}
+                        for one in trained.validations],
+            "parameters": parameters, "tokens_per_s": trained.tokens_per_s}
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,83 @@
+"""Examine every promoted node and the router, print what they can do, and fail below the floors of the settings.
+
+Reads the run and changes nothing. Not a test module: pytest doesn't collect it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import settings as configuration
+from settings import Settings
+
+if TYPE_CHECKING:
+    from data_prep.corpus import Corpus
+    from experts.registry import Registry
+    from experts.tree import Tree
+    from training.report import FamilyReport
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Command line. Exit code 0; 1 when a figure is below its floor; 2 when nothing can be examined."""
+    parser = argparse.ArgumentParser(prog="test_all_experts.py", description="examine every promoted node and the router")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures as JSON")
+    configuration.add_arguments(parser)
+    parsed = parser.parse_args(arguments)
+    chosen = configuration.from_arguments(parser, parsed)
+    logging.basicConfig(level=chosen.run.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+
+    from rich.console import Console
+
+    from training.command import repairable
+    from training.report import faults, to_json, to_tables
+
+    try:
+        report = _examine(chosen)
+    except repairable() as error:
+        parser.exit(2, f"{parser.prog}: {error}\n")
+    console = Console()
+    for table in to_tables(report):
+        console.print(table)
+    if parsed.json is not None:
+        parsed.json.write_text(json.dumps(to_json(report), indent=2) + "\n", encoding="utf-8")
+    below = faults(report, exam=chosen.exam)
+    for fault in below:
+        console.print(f"below the floor: {fault}", markup=False)
+    return 1 if below else 0
+
+
+def _examine(chosen: Settings) -> FamilyReport:
+    from data_prep.corpus import open_corpus
+    from experts import device as devices
+    from experts.registry import Registry
+    from experts.tree import Tree
+    from training.command import CommandFailed
+    from training.report import examine_family
+
+    tree, registry = Tree.from_settings(chosen.tree), Registry(Path(chosen.run.dir))
+    if registry.served(tree.root) is None:
+        raise CommandFailed(f"nothing is promoted in {chosen.run.dir} yet; run python continuous_loop.py first, or give --run DIR")
+    corpus = open_corpus(chosen, tree)
+    router = _examine_router(registry, corpus, tree)
+    return examine_family(registry, corpus, tree, settings=chosen.exam, device=devices.choose(chosen.run.device), router=router)
+
+
+def _examine_router(registry: Registry, corpus: Corpus, tree: Tree) -> dict[str, Any]:
+    from routing.evaluate import evaluate
+    from routing.fit import Row
+    from routing.router import Router
+
+    folder = registry.served("router")
+    if folder is None:
+        return {}
+    rows = [Row(row.prompt, domain, row.source) for domain in tree.domains for row in corpus.examples(domain, "exam")]
+    return {"version": folder.name, **evaluate(Router.load(folder, tree), rows).to_json()}
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,72 @@
+"""training/promote.py: which candidate replaces which served version, and why."""
+
+import numpy as np
+import pytest
+
+from settings import PromoteSettings
+from training.promote import decide, paired_bootstrap
+from training.scorecard import Outcome, Scorecard
+
+SETTINGS = PromoteSettings()
+
+
+def _card(right, *, of=100, loops=0, bits=1.0, exam="e"):
+    outcomes = tuple(Outcome(str(i), "math", "t", 1, float(i < right), i < loops) for i in range(of))
+    return Scorecard(exam=exam, outcomes=outcomes, bits_per_byte={"math": bits}, distinct_2={"math": 0.5}, seconds_per_answer=0.1)
+
+
+def _ungraded(*, bits):
+    return Scorecard(exam="e", outcomes=tuple(Outcome(str(i), "math", "t", None, None, False) for i in range(50)),
+                     bits_per_byte={"math": bits}, distinct_2={"math": 0.5}, seconds_per_answer=0.1)
+
+
+@pytest.mark.parametrize(("candidate", "served", "promote", "words"), [
+    (_card(60), _card(40), True, r"accuracy 40\.0% -> 60\.0%.*better"),
+    (_card(40), _card(60), False, "worse with"),
+    (_card(50, bits=0.9), _card(50), True, "accuracy ties, bits per byte 10.0% lower"),
+    (_card(50), _card(50), False, "bits per byte are not lower"),
+    (_card(50, bits=0.9995), _card(50), False, "bits per byte are not lower"),
+    (_card(90, loops=30), _card(40), False, "loop rate 30.0% is above 5.0%"),
+    (_card(90, loops=30), _card(40, loops=30), True, "better"),
+    (_card(90, bits=1.3), _card(40), False, "no longer models its domain"),
+    (_card(90, bits=float("nan")), _card(40), False, "not finite"),
+    (_ungraded(bits=0.9), _ungraded(bits=1.0), True, "accuracy ungraded -> ungraded"),
+    (_ungraded(bits=1.0), _ungraded(bits=1.0), False, "not lower"),
+])
+def test_decide_compares_writing_first_then_bits(candidate, served, promote, words):
+    import re
+
+    decision = decide(candidate, served, settings=SETTINGS, seed=0)
+    assert decision.promote is promote
+    assert re.search(words, decision.reason)
+
+
+def test_decide_small_fall_within_noise_is_not_promoted_for_bits_alone_beyond_tolerance():
+    decision = decide(_card(47, bits=0.8), _card(50), settings=SETTINGS, seed=0)
+    assert not decision.promote
+
+
+def test_decide_first_version_must_beat_guessing():
+    assert decide(_card(0, bits=2.0), None, settings=SETTINGS, seed=0, chance_bits_per_byte=4.0).promote
+    refused = decide(_card(0, bits=3.9), None, settings=SETTINGS, seed=0, chance_bits_per_byte=4.0)
+    assert not refused.promote
+    assert "no better than guessing" in refused.reason
+
+
+def test_decide_other_exam_is_an_error():
+    with pytest.raises(ValueError, match="different exams, e and f"):
+        decide(_card(1), _card(1, exam="f"), settings=SETTINGS, seed=0)
+
+
+def test_paired_bootstrap_agrees_with_the_normal_approximation():
+    """20 of 100 tasks won, 8 lost: mean 0.12, standard error sqrt((0.28 - 0.0144) / 100) = 0.0515, so P(> 0) = Phi(2.33) = 0.990."""
+    pairs = np.array([[1.0, 0.0]] * 20 + [[0.0, 1.0]] * 8 + [[1.0, 1.0]] * 72)
+    found = paired_bootstrap(pairs, samples=20_000, seed=1)
+    assert found is not None
+    assert found.difference == pytest.approx(0.12)
+    assert found.above == pytest.approx(0.990, abs=0.005)
+    assert found.above + found.below == pytest.approx(1.0)
+
+
+def test_paired_bootstrap_without_pairs_says_nothing():
+    assert paired_bootstrap(None, samples=100, seed=0) is None

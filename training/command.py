@@ -1,0 +1,55 @@
+"""What entry scripts share: errors that end a command with a message, and stopping cleanly on Ctrl-C.
+
+Imports the rooms only when asked, so that a wrong setting is refused before torch is loaded.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+log = logging.getLogger(__name__)
+
+
+class CommandFailed(RuntimeError):
+    """A command can't go on; the message says what happened and what to do."""
+
+
+def repairable() -> tuple[type[Exception], ...]:
+    """Exception types whose text is meant for the user."""
+    from data_prep.corpus import DataError
+    from experts.device import DeviceError
+    from experts.durable import NotWritable, OutOfSpace
+    from experts.registry import RegistryError
+    from experts.run_lock import RunLocked
+    from settings import SettingsError
+    from training.run_folder import RunMismatch
+
+    return (CommandFailed, DataError, DeviceError, NotWritable, OutOfSpace, RegistryError, RunLocked, RunMismatch, SettingsError)
+
+
+@contextmanager
+def stop_signal() -> Iterator[threading.Event]:
+    """An event that the first Ctrl-C (SIGTERM, CTRL_BREAK) sets; the second leaves at once, which is safe at any moment."""
+    stop = threading.Event()
+
+    def on_signal(number: int, frame: FrameType | None) -> None:
+        del frame
+        if stop.is_set():
+            os._exit(128 + number)
+        stop.set()
+        log.warning("stopping after this step; once more to leave at once")
+
+    names = [signal.SIGINT, signal.SIGTERM] + ([signal.SIGBREAK] if sys.platform == "win32" else [])
+    before = {name: signal.signal(name, on_signal) for name in names}
+    try:
+        yield stop
+    finally:
+        for name, handler in before.items():
+            signal.signal(name, handler)

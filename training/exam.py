@@ -1,0 +1,136 @@
+"""Examine a model by letting it answer: greedy answers to held-out tasks, graded, plus bits per byte on held-out rows.
+
+Chooses the rows deterministically and stratified over level and source. Does not decide about promotion (promote.py).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import time
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+from data_prep.records import Example, Message
+from experts.expert import Answer, LogLikelihood
+from experts.tokenizer import Tokenizer, answer_ids
+from settings import ExamSettings
+from training.graders import grade
+from training.scorecard import Outcome, Sample, Scorecard, distinct_n, loops
+
+SAMPLES_A_DOMAIN = 3
+
+
+class ExamSource(Protocol):
+    """Where exam and validation rows come from; data_prep.corpus.Corpus is one."""
+
+    def examples(self, domain: str, split: str) -> list[Example]:
+        """Rows of one domain and split."""
+        ...
+
+
+class Examinee(Protocol):
+    """What can be examined; experts.expert.Expert is one."""
+
+    def generate(self, conversations: Sequence[Sequence[Message]], *, max_new_tokens: int, batch_rows: int) -> list[Answer]:
+        """Greedy answers."""
+        ...
+
+    def log_likelihood(self, pairs: Sequence[tuple[Sequence[Message], str]], *, batch_rows: int) -> list[LogLikelihood]:
+        """Cost of given answers."""
+        ...
+
+
+class Exam:
+    """Fixed rows of some domains. Two exams with the same fingerprint ask the same questions in the same order."""
+
+    def __init__(self, tasks: Mapping[str, Sequence[Example]], held_out: Mapping[str, Sequence[Example]]) -> None:
+        """tasks: questions to answer, held_out: rows for bits per byte, both a domain. Raises ValueError for a domain without rows."""
+        for domain in held_out:
+            if not tasks.get(domain) or not held_out[domain]:
+                raise ValueError(f"exam of {domain!r}: {len(tasks.get(domain, ()))} tasks and {len(held_out[domain])} held-out rows; "
+                                 "give the domain more records, or raise data.exam_share and data.validation_share")
+        self.tasks = {domain: list(rows) for domain, rows in tasks.items()}
+        self.held_out = {domain: list(rows) for domain, rows in held_out.items()}
+        digest = hashlib.sha256()
+        for part in (self.tasks, self.held_out):
+            for domain, rows in part.items():
+                digest.update("\n".join([domain, *(row.key for row in rows)]).encode())
+        self.fingerprint = digest.hexdigest()[:16]
+
+    @classmethod
+    def of(cls, source: ExamSource, domains: Sequence[str], *, tasks: int, bits_rows: int) -> Exam:
+        """The first rows of a domain in an order fixed by content; at most `tasks` questions and `bits_rows` rows a domain."""
+        return cls({domain: stratified(source.examples(domain, "exam"), count=tasks) for domain in domains},
+                   {domain: stratified(source.examples(domain, "validation"), count=bits_rows) for domain in domains})
+
+    def restricted(self, domain: str) -> Exam:
+        """The part of this exam that asks one domain."""
+        return Exam({domain: self.tasks[domain]}, {domain: self.held_out[domain]})
+
+
+def stratified(rows: Sequence[Example], *, count: int) -> list[Example]:
+    """At most count rows, taken in turn from every (source, level), within each by content key."""
+    groups: dict[tuple[str, int], list[Example]] = defaultdict(list)
+    for row in sorted(rows, key=lambda row: row.key):
+        groups[row.source, row.meta.get("level") or 0].append(row)
+    taken: list[Example] = []
+    depth = 0
+    ordered = [groups[name] for name in sorted(groups)]
+    while len(taken) < count and any(len(group) > depth for group in ordered):
+        taken += [group[depth] for group in ordered if len(group) > depth]
+        depth += 1
+    return taken[:count]
+
+
+def examine(expert: Examinee, exam: Exam, *, settings: ExamSettings) -> Scorecard:
+    """Let a model sit an exam. Greedy, so the same model gives the same scorecard (but for seconds)."""
+    rows = [(domain, row) for domain, domain_rows in exam.tasks.items() for row in domain_rows]
+    started = time.perf_counter()
+    answers = expert.generate([row.messages for _, row in rows], max_new_tokens=settings.max_new_tokens, batch_rows=settings.batch_rows)
+    seconds = (time.perf_counter() - started) / len(rows)
+    outcomes = tuple(_outcome(domain, row, answer) for (domain, row), answer in zip(rows, answers, strict=True))
+    texts: dict[str, list[str]] = defaultdict(list)
+    for (domain, _), answer in zip(rows, answers, strict=True):
+        texts[domain].append(answer.text)
+    return Scorecard(
+        exam=exam.fingerprint, outcomes=outcomes, seconds_per_answer=seconds,
+        bits_per_byte={domain: bits_per_byte(expert, held_out, settings=settings) for domain, held_out in exam.held_out.items()},
+        distinct_2={domain: distinct_n(texts[domain]) for domain in exam.tasks},
+        samples=tuple(_samples([(row, answer, outcome) for (_, row), answer, outcome in zip(rows, answers, outcomes, strict=True)])))
+
+
+def bits_per_byte(expert: Examinee, rows: Sequence[Example], *, settings: ExamSettings) -> float:
+    """Cost of the true responses, end token included, in bits a UTF-8 byte of response: comparable across tokenizers."""
+    costs = expert.log_likelihood([(row.messages, row.response) for row in rows], batch_rows=min(32, settings.batch_rows))
+    return sum(cost.nats for cost in costs) / math.log(2) / sum(cost.bytes for cost in costs)
+
+
+def chance_bits_per_byte(tokenizer: Tokenizer, exam: Exam) -> float:
+    """Bits per byte of a model that gives every token of the vocabulary the same probability, mean over domains."""
+    shares = []
+    for rows in exam.held_out.values():
+        answers = sum(len(answer_ids(tokenizer, row.response)) for row in rows)
+        shares.append(answers * math.log2(len(tokenizer)) / sum(len(row.response.encode()) for row in rows))
+    return sum(shares) / len(shares)
+
+
+def _outcome(domain: str, row: Example, answer: Answer) -> Outcome:
+    graded = grade(row, answer.text)
+    level = row.meta.get("level")
+    return Outcome(key=row.key[:16], domain=domain, task=str(row.meta.get("task", row.source)), level=level if isinstance(level, int) else None,
+                   score=None if graded is None else float(graded.score), looped=answer.finish_reason == "length" or loops(answer.token_ids))
+
+
+def _samples(answered: Sequence[tuple[Example, Answer, Outcome]]) -> list[Sample]:
+    by_domain: dict[str, list[Sample]] = defaultdict(list)
+    for row, answer, outcome in answered:
+        by_domain[outcome.domain].append(Sample(outcome.domain, row.prompt, row.response, answer.text, outcome.score))
+    return [sample for samples in by_domain.values() for sample in _one_wrong_if_any(samples)]
+
+
+def _one_wrong_if_any(samples: Sequence[Sample]) -> list[Sample]:
+    wrong = [sample for sample in samples if sample.score is not None and sample.score < 1]
+    right = [sample for sample in samples if sample not in wrong[:1]]
+    return [*right[:SAMPLES_A_DOMAIN - len(wrong[:1])], *wrong[:1]]

@@ -1,0 +1,99 @@
+"""Sits a candidate and what it would replace on the same exam, and puts the two scorecards before promote.decide.
+
+Remembers the results of incumbents on disk, so that a parent is examined once an exam. Does not promote.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from data_prep.corpus import Corpus
+from experts.device import Device
+from experts.durable import write_json
+from experts.expert import Expert
+from training.exam import Exam, chance_bits_per_byte, examine
+from training.promote import Decision, decide
+from training.run_folder import Run
+from training.scorecard import Scorecard
+
+log = logging.getLogger(__name__)
+
+FIRST_TASKS = 10
+FIRST_BITS_ROWS = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """A decision with the scorecard it rests on."""
+
+    decision: Decision
+    scorecard: Scorecard
+    against: str | None
+
+    @property
+    def card(self) -> Mapping[str, Any]:
+        """What a version's card keeps of the exam."""
+        return {"scorecard": self.scorecard.to_json(), "decision": self.decision.reason, "against": self.against}
+
+    @property
+    def summary(self) -> Mapping[str, Any]:
+        """The scorecard without outcomes and samples, for the journal."""
+        return {key: value for key, value in self.scorecard.to_json().items() if key not in {"outcomes", "samples"}}
+
+
+class Examiner:
+    """Examines candidates of one run."""
+
+    def __init__(self, run: Run, *, device: Device) -> None:
+        """device: where candidates and incumbents are run."""
+        self._run, self._device = run, device
+        self._results = run.folder / "work" / "exams"
+        self.first_refused_step = -1
+
+    def judge(self, node: str, candidate: Expert, corpus: Corpus) -> Verdict:
+        """Examine a candidate for a node against the node's served version, or, for its first, against the nearest served ancestor's."""
+        settings = self._run.settings
+        place = self._run.tree.node(node)
+        exam = Exam.of(corpus, place.domains, tasks=settings.exam.tasks if place.kind == "expert" else settings.exam.root_tasks,
+                       bits_rows=settings.exam.bits_rows)
+        scorecard = examine(candidate, exam, settings=settings.exam)
+        incumbent = self._incumbent(node)
+        served = self._examine_served(incumbent[0], incumbent[1], exam, corpus) if incumbent else None
+        decision = decide(scorecard, served, settings=settings.promote, seed=settings.run.seed,
+                          chance_bits_per_byte=None if served else chance_bits_per_byte(candidate.tokenizer, exam))
+        return Verdict(decision, scorecard, against="/".join(incumbent) if incumbent else None)
+
+    def judge_first(self, root: str, candidate: Expert, corpus: Corpus, *, step: int) -> Verdict:
+        """A short look at the root's early version: it must only beat guessing. A refusal waits until twice the steps."""
+        settings = self._run.settings
+        exam = Exam.of(corpus, self._run.tree.node(root).domains, tasks=FIRST_TASKS, bits_rows=FIRST_BITS_ROWS)
+        scorecard = examine(candidate, exam, settings=settings.exam.model_copy(update={"max_new_tokens": min(64, settings.exam.max_new_tokens)}))
+        decision = decide(scorecard, None, settings=settings.promote, seed=settings.run.seed, chance_bits_per_byte=chance_bits_per_byte(candidate.tokenizer, exam))
+        if not decision.promote:
+            self.first_refused_step = 2 * step
+        return Verdict(decision, scorecard, against=None)
+
+    def _incumbent(self, node: str) -> tuple[str, str] | None:
+        """The node and version whose model answers for this node's domains now."""
+        place = self._run.tree.answering(node, self._run.registry.pointer().nodes)
+        folder = self._run.registry.served(place) if place is not None else None
+        return (place, folder.name) if place is not None and folder is not None else None
+
+    def _examine_served(self, node: str, version: str, exam: Exam, corpus: Corpus) -> Scorecard:
+        card = self._run.registry.card(node, version)["scorecard"]
+        if card["exam"] == exam.fingerprint:
+            return Scorecard.from_json(card)
+        file = self._results / f"{node}-{version}-{exam.fingerprint}.json"
+        if file.exists():
+            return Scorecard.from_json(json.loads(file.read_text(encoding="utf-8")))
+        log.info("examining %s %s again: the exam is another than its card's", node, version)
+        expert = Expert.load(Path(self._run.registry.path(node, version)), device=self._device)
+        scorecard = examine(expert, exam, settings=self._run.settings.exam)
+        self._results.mkdir(parents=True, exist_ok=True)
+        write_json(file, scorecard.to_json())
+        return scorecard

@@ -1,0 +1,141 @@
+"""Carry out one job: train a node from its starting weights, examine the result, promote it or say why not.
+
+Used by the loop and by fast_train.py. Does not choose what to train (agenda.py) nor decide on promotion (promote.py).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedModel
+
+from data_prep.corpus import Corpus
+from experts import architectures, tokenizer
+from experts.device import Device
+from experts.expert import Expert
+from training.agenda import Job
+from training.examiner import Examiner
+from training.plan import Mix, Plan, StepFacts, Trained, TrainingDiverged
+from training.progress import Reporter
+from training.run_folder import Run
+from training.trainer import measure_step_s, train
+
+log = logging.getLogger(__name__)
+
+
+class JobRunner:
+    """Trains and offers nodes of one open run."""
+
+    def __init__(self, run: Run, *, device: Device, reporter: Reporter, should_stop: Callable[[], bool],
+                 after_first_answer: Callable[[Corpus], None] = lambda corpus: None) -> None:
+        """should_stop is asked after every step; a stopped job keeps its state and goes on next time.
+        after_first_answer is called when the root's early version was promoted."""
+        self._run, self._device, self._reporter, self._should_stop = run, device, reporter, should_stop
+        self._after_first_answer = after_first_answer
+        self._examiner = Examiner(run, device=device)
+
+    def carry_out(self, job: Job, *, cycle: int, states: Path, corpus: Corpus) -> tuple[Job, Trained | None]:
+        """The job with its status and outcome, and what training found; status stays pending when it was stopped."""
+        self._run.journal.append("training_started", node=job.node, cycle=cycle, steps=job.steps, corpus=corpus.fingerprint)
+        model = self.start_model(job.node, corpus)
+
+        def on_step(facts: StepFacts) -> None:
+            self._reporter.step(facts)
+            if self._first_answer_due(job, facts):
+                self._offer_first_answer(job, model, facts, cycle=cycle, corpus=corpus)
+
+        try:
+            trained = train(model, corpus=corpus, mix=self.mix(job.node), plan=self._plan(job, cycle=cycle), device=self._device,
+                            state_folder=states, settings=self._run.settings.train, on_step=on_step, should_stop=self._should_stop)
+        except TrainingDiverged as error:
+            log.warning("%s is set aside for this cycle: %s", job.node, error)
+            self._run.journal.append("set_aside", node=job.node, cycle=cycle, reason=str(error))
+            self._reporter.note(f"{job.node}: set aside, {error}")
+            return replace(job, status="set_aside", outcome=str(error)), None
+        if trained.stopped:
+            return job, trained
+        return self._offer(job, model, trained, cycle=cycle, corpus=corpus), trained
+
+    def start_model(self, node: str, corpus: Corpus) -> PreTrainedModel:
+        """Weights a job begins with: the node's served version, else the nearest served ancestor's, else new ones."""
+        settings, registry = self._run.settings, self._run.registry
+        place = self._run.tree.answering(node, registry.pointer().nodes)
+        folder = registry.served(place) if place is not None else None
+        if folder is not None:
+            return Expert.load(folder, device=self._device).model
+        return architectures.build(settings.model, vocab_size=len(corpus.tokenizer), end_id=tokenizer.end_id(corpus.tokenizer),
+                                   pad_id=tokenizer.pad_id(corpus.tokenizer), seed=settings.run.seed)
+
+    def mix(self, node: str) -> Mix:
+        """Own domains share alike; loop.replay_share of the tokens come from the others (the root has no others)."""
+        own = self._run.tree.node(node).domains
+        others = [domain for domain in self._run.tree.domains if domain not in own]
+        replay = self._run.settings.loop.replay_share if others else 0.0
+        return Mix({domain: (1 - replay) / len(own) for domain in own} | {domain: replay / len(others) for domain in others})
+
+    def step_s(self, node: str, corpus: Corpus) -> float:
+        """Seconds a step of this node's training takes here, measured on a few real steps."""
+        return measure_step_s(self.start_model(node, corpus), corpus=corpus, mix=self.mix(node), device=self._device, settings=self._run.settings.train)
+
+    def cycle_steps(self, node: str, corpus: Corpus) -> int:
+        """Steps of a later cycle: loop.cycle_steps, else loop.cycle_minutes at the measured speed."""
+        loop = self._run.settings.loop
+        return loop.cycle_steps if loop.cycle_steps is not None else max(1, round(loop.cycle_minutes * 60 / self.step_s(node, corpus)))
+
+    def epoch_steps(self, node: str, corpus: Corpus, *, epochs: float) -> int:
+        """Steps that read the training tokens of a node's own domains so many times (replayed tokens come on top)."""
+        settings = self._run.settings.train
+        own = self._run.tree.node(node).domains
+        tokens = sum(len(corpus.shard(domain, "train").tokens) for domain in own)
+        own_share = sum(share for domain, share in self.mix(node).shares.items() if domain in own)
+        return max(1, round(epochs * tokens / own_share / (settings.row_tokens * settings.batch_rows * settings.accumulate)))
+
+    def parameters(self, node: str, corpus: Corpus) -> int:
+        """Parameters of a node's model, tied ones counted once."""
+        return sum(weight.numel() for weight in self.start_model(node, corpus).parameters())
+
+    def _plan(self, job: Job, *, cycle: int) -> Plan:
+        settings = self._run.settings
+        return Plan.from_settings(settings.train, steps=job.steps, lr_share=job.lr_share, seed=settings.run.seed * 1_000_003 + cycle)
+
+    def _offer(self, job: Job, model: PreTrainedModel, trained: Trained, *, cycle: int, corpus: Corpus) -> Job:
+        verdict = self._examiner.judge(job.node, expert := Expert(model, corpus.tokenizer, self._device), corpus)
+        facts = {"cycle": cycle, "steps": job.steps, "corpus": corpus.fingerprint, **training_facts(trained)}
+        reason = verdict.decision.reason
+        if verdict.decision.promote:
+            self._promote(job.node, expert, card={"training": facts, **verdict.card}, reason=reason)
+            return replace(job, status="promoted", outcome=reason)
+        self._run.journal.append("refused", node=job.node, reason=reason, training=facts, scorecard=verdict.summary)
+        self._reporter.note(f"{job.node} {reason}")
+        return replace(job, status="refused", outcome=reason)
+
+    def _promote(self, node: str, expert: Expert, *, card: Mapping[str, Any], reason: str) -> None:
+        version = self._run.registry.add(node, expert.save, card=card)
+        self._run.registry.promote({node: version}, reason=reason)
+        self._run.journal.append("promoted", node=node, version=version, reason=reason)
+        self._reporter.note(f"{node} {version} {reason}")
+
+    def _first_answer_due(self, job: Job, facts: StepFacts) -> bool:
+        """In the root's first training: whether it is time to put an early version up, so that the gateway answers within minutes."""
+        if job.node != self._run.tree.root or facts.train_s < self._run.settings.loop.first_answer_s or facts.step >= job.steps:
+            return False
+        return facts.step > self._examiner.first_refused_step and self._run.registry.pointer().nodes.get(job.node) is None
+
+    def _offer_first_answer(self, job: Job, model: PreTrainedModel, facts: StepFacts, *, cycle: int, corpus: Corpus) -> None:
+        verdict = self._examiner.judge_first(job.node, expert := Expert(model, corpus.tokenizer, self._device), corpus, step=facts.step)
+        if verdict.decision.promote:
+            card = {"training": {"cycle": cycle, "step": facts.step}, **verdict.card}
+            self._promote(job.node, expert, card=card, reason=f"{verdict.decision.reason} (early, after {facts.step} of {job.steps} steps)")
+            self._after_first_answer(corpus)
+
+
+def training_facts(trained: Trained) -> dict[str, Any]:
+    """What card and journal keep of a training: sums and the last losses, not every step."""
+    return {"tokens": trained.tokens, "train_s": trained.train_s, "tokens_per_s": trained.tokens_per_s, "clipped_share": trained.clipped_share,
+            "rollbacks": trained.rollbacks, "precision": trained.precision, "compiled": trained.compiled,
+            "train_loss": trained.losses[-1] if trained.losses else None,
+            "val_loss": trained.validations[-1].val_loss if trained.validations else None}

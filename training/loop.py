@@ -1,0 +1,161 @@
+"""The continuous loop: prepare data, carry out the agenda's jobs, fit the router, prune, and begin again.
+
+The agenda is on disk before work begins and after every job, so a loop that was killed goes on where it was. Knows
+neither routing nor serving: the composition root passes fit_router in, the gateway watches the registry's pointer.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from data_prep.corpus import Corpus, prepare
+from experts.checkpoint import clear_states
+from experts.device import Device
+from experts.durable import write_json
+from training import agenda as plans
+from training.agenda import Agenda, Standing
+from training.job import JobRunner
+from training.progress import Reporter
+from training.run_folder import Run
+
+OFFERS = {"promoted", "refused", "set_aside"}
+
+
+@dataclass(frozen=True, slots=True)
+class RouterCandidate:
+    """A fitted router on offer. write puts its files into a folder; card goes into card.json."""
+
+    write: Callable[[Path], None]
+    card: Mapping[str, Any]
+    promote: bool
+    reason: str
+
+
+FitRouter = Callable[[Corpus, Path | None], RouterCandidate | None]
+
+
+class Loop:
+    """Cycles over one open run. Not thread-safe; one loop a run folder (run_folder.open_run holds the lock)."""
+
+    def __init__(self, run: Run, *, device: Device, fit_router: FitRouter | None, reporter: Reporter, should_stop: Callable[[], bool]) -> None:
+        """fit_router: (corpus, folder of the served router or None) -> candidate, or None when there is nothing new to fit."""
+        self._run, self._device, self._fit_router = run, device, fit_router
+        self._reporter, self._should_stop = reporter, should_stop
+        self._work = run.folder / "work"
+        self._agenda_file = self._work / "agenda.json"
+        self._jobs = JobRunner(run, device=device, reporter=reporter, should_stop=should_stop, after_first_answer=self._route_first)
+        self._agenda: Agenda | None = None
+
+    def run(self, *, cycles: int | None) -> None:
+        """Turn cycles until so many have ended (None: for ever) or should_stop() says so. An unfinished cycle is finished first."""
+        ended = 0
+        while (cycles is None or ended < cycles) and not self._should_stop():
+            agenda = self._read_agenda()
+            corpus = prepare(self._run.settings, self._run.tree, cycle=agenda.cycle if agenda else self._next_cycle(), log=self._reporter.note)
+            if not self._work_off(agenda or self._open_agenda(corpus), corpus):
+                return
+            ended += 1
+
+    def _work_off(self, agenda: Agenda, corpus: Corpus) -> bool:
+        """All jobs of a cycle, then its end; False when stopped before."""
+        self._agenda = agenda
+        while (job := self._agenda.pending) is not None:
+            if self._should_stop():
+                return False
+            self._reporter.node_started(job.node, steps=job.steps, share=f"{self._agenda.jobs.index(job) + 1}/{len(self._agenda.jobs)}")
+            states = self._work / job.node / f"cycle{self._agenda.cycle:05d}"
+            done, _ = self._jobs.carry_out(job, cycle=self._agenda.cycle, states=states, corpus=corpus)
+            if done.status == "pending":
+                return False
+            self._save(self._agenda.with_done(done))
+            clear_states(states)
+            self._route_first(corpus)
+        self._route(corpus)
+        self._end_cycle()
+        return True
+
+    def _end_cycle(self) -> None:
+        assert self._agenda is not None
+        removed = self._run.registry.prune(self._run.settings.registry.keep)
+        self._run.journal.append("cycle_ended", cycle=self._agenda.cycle, pruned=[list(pair) for pair in removed],
+                                 jobs=[{"node": job.node, "status": job.status} for job in self._agenda.jobs])
+        self._reporter.note(f"cycle {self._agenda.cycle} ended: " + ", ".join(f"{job.node} {job.status}" for job in self._agenda.jobs))
+        self._agenda_file.unlink()
+        self._agenda = None
+
+    def _route_first(self, corpus: Corpus) -> None:
+        """Fit a first router as soon as the root answers; later ones wait for the end of their cycle."""
+        pointer = self._run.registry.pointer()
+        if pointer.router is None and pointer.nodes.get(self._run.tree.root) is not None:
+            self._route(corpus)
+
+    def _route(self, corpus: Corpus) -> None:
+        """Fit and offer the router, once a cycle."""
+        assert self._agenda is not None
+        if self._agenda.router_done or self._fit_router is None:
+            return
+        registry = self._run.registry
+        candidate = self._fit_router(corpus, registry.served("router"))
+        if candidate is not None and candidate.promote:
+            version = registry.add("router", candidate.write, card={**candidate.card, "corpus": corpus.fingerprint})
+            registry.promote({"router": version}, reason=candidate.reason)
+            self._run.journal.append("promoted", node="router", version=version, reason=candidate.reason)
+            self._reporter.note(f"router {version} promoted: {candidate.reason}")
+        elif candidate is not None:
+            self._run.journal.append("refused", node="router", reason=candidate.reason)
+            self._reporter.note(f"router refused: {candidate.reason}")
+        self._save(replace(self._agenda, router_done=True))
+
+    def _open_agenda(self, corpus: Corpus) -> Agenda:
+        settings, tree, cycle = self._run.settings, self._run.tree, self._next_cycle()
+        step_s = self._measure(corpus)
+        served = list(self._run.registry.pointer().nodes)
+        if tree.root not in served:
+            jobs = plans.founding(tree, settings=settings.loop, step_s=step_s)
+        elif any(name not in served for name in tree.trainable):
+            jobs = plans.newcomers(tree, served, settings=settings.loop, step_s=step_s)
+        else:
+            jobs = (plans.most_to_gain(self._standings(), settings=settings.loop, step_s=step_s, cycle=cycle),)
+        self._reporter.note(f"cycle {cycle}: " + ", ".join(f"{job.node} {job.steps} steps" for job in jobs))
+        return self._save(Agenda(cycle=cycle, jobs=jobs, step_s=step_s))
+
+    def _measure(self, corpus: Corpus) -> float:
+        """Seconds a step; not measured where settings give steps (1.0 then, unused)."""
+        loop = self._run.settings.loop
+        if loop.steps is not None and loop.cycle_steps is not None:
+            return 1.0
+        return self._jobs.step_s(self._run.tree.root, corpus)
+
+    def _standings(self) -> list[Standing]:
+        """Facts of every trainable node for agenda.most_to_gain: its served card, and refusals since its promotion."""
+        registry, tree = self._run.registry, self._run.tree
+        scores = {name: registry.card(name, registry.pointer().nodes[name])["scorecard"] for name in tree.trainable}
+        mean = sum(score["mean_bits_per_byte"] for score in scores.values()) / len(scores)
+        standings = []
+        for name, score in scores.items():
+            events = self._run.journal.events(node=name)
+            offers = [event.kind for event in events if event.kind in OFFERS]
+            last_promotion = max((index for index, kind in enumerate(offers) if kind == "promoted"), default=-1)
+            last_cycle = max((int(event.facts["cycle"]) for event in events if event.kind == "training_started"), default=0)
+            standings.append(Standing(name, score["accuracy"], score["mean_bits_per_byte"] / mean, refusals=len(offers) - 1 - last_promotion,
+                                      cycles_since=max(0, self._next_cycle() - 1 - last_cycle)))
+        return standings
+
+    def _next_cycle(self) -> int:
+        ended = self._run.journal.events(kind="cycle_ended")
+        return 1 + int(ended[-1].facts["cycle"]) if ended else 0
+
+    def _read_agenda(self) -> Agenda | None:
+        if not self._agenda_file.exists():
+            return None
+        return Agenda.from_json(json.loads(self._agenda_file.read_text(encoding="utf-8")))
+
+    def _save(self, agenda: Agenda) -> Agenda:
+        self._work.mkdir(parents=True, exist_ok=True)
+        write_json(self._agenda_file, agenda.to_json())
+        self._agenda = agenda
+        return agenda

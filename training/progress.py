@@ -1,0 +1,88 @@
+"""What a person sees while the loop works: a live bar in a terminal, one line in fixed columns elsewhere.
+
+Shows facts that others computed. Does not log and does not measure.
+"""
+
+from __future__ import annotations
+
+import time
+from types import TracebackType
+from typing import Protocol, Self
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+LINE_EVERY_S = 10.0
+
+
+class StepLike(Protocol):
+    """What is shown of a training step; training.trainer.StepFacts has it."""
+
+    @property
+    def step(self) -> int:
+        """Steps done."""
+        ...
+
+    @property
+    def loss(self) -> float:
+        """Nats a target token."""
+        ...
+
+    @property
+    def lr(self) -> float:
+        """Learning rate of the step."""
+        ...
+
+    @property
+    def tokens_per_s(self) -> float:
+        """Tokens of the rows a second of training."""
+        ...
+
+    @property
+    def eta_s(self) -> float:
+        """Seconds left for this node."""
+        ...
+
+
+class Reporter:
+    """Progress of a cycle, over one console. quiet shows only notes. Use as a context manager."""
+
+    def __init__(self, console: Console | None = None, *, quiet: bool = False) -> None:
+        """console: None for the process's standard output."""
+        self._console = console or Console(soft_wrap=True)
+        self._quiet = quiet
+        self._live = self._console.is_terminal and not quiet
+        self._bar = Progress(TextColumn("[bold]{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[facts]}"),
+                             TimeRemainingColumn(), console=self._console, transient=True)
+        self._task: TaskID | None = None
+        self._node, self._steps, self._last_line = "", 0, 0.0
+
+    def __enter__(self) -> Self:
+        """Start the live display where there is a terminal."""
+        if self._live:
+            self._bar.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        """Stop the live display."""
+        self._bar.stop()
+
+    def node_started(self, node: str, *, steps: int, share: str) -> None:
+        """A node begins its steps. share: where the cycle stands, as in 3/8."""
+        self._node, self._steps, self._last_line = node, steps, 0.0
+        if self._task is not None:
+            self._bar.remove_task(self._task)
+        self._task = self._bar.add_task(f"{share} {node}", total=steps, facts="") if self._live else None
+
+    def step(self, facts: StepLike) -> None:
+        """A training step was made; prints at most one line in ten seconds without a terminal."""
+        if self._task is not None:
+            self._bar.update(self._task, completed=facts.step, facts=f"loss {facts.loss:.3f}  {facts.tokens_per_s:,.0f} tok/s")
+        elif not self._quiet and time.monotonic() - self._last_line >= LINE_EVERY_S:
+            self._last_line = time.monotonic()
+            self._console.print(f"{self._node:<14} step {facts.step:>6}/{self._steps:<6} loss {facts.loss:7.4f}  lr {facts.lr:9.2e}  "
+                                f"{facts.tokens_per_s:>8,.0f} tok/s  left {facts.eta_s:>6.0f} s", markup=False, highlight=False)
+
+    def note(self, text: str) -> None:
+        """One line that is always shown: what was promoted and why, where the gateway listens."""
+        self._console.print(text, markup=False, highlight=False)

@@ -1,0 +1,130 @@
+"""The family's examination as a whole: every promoted node in its domains, and every expert in every domain.
+
+Runs the exams of exam.py and lays the figures out. Does not promote and does not know the router's insides.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rich.table import Table
+from rich.text import Text
+
+from data_prep.corpus import Corpus
+from experts.device import Device
+from experts.expert import Expert
+from experts.registry import Registry
+from experts.tree import Tree
+from settings import ExamSettings
+from training.exam import Exam, examine
+from training.scorecard import Scorecard
+
+
+@dataclass(frozen=True, slots=True)
+class NodeReport:
+    """One node's version and its results in its own domains. parameters: tied ones counted once."""
+
+    version: str
+    scorecard: Scorecard
+    parameters: int
+
+
+@dataclass(frozen=True, slots=True)
+class FamilyReport:
+    """nodes: every promoted node. matrix: node -> domain -> results of every node with a model in every domain."""
+
+    nodes: Mapping[str, NodeReport]
+    matrix: Mapping[str, Mapping[str, Scorecard]]
+    router: Mapping[str, Any]
+    experts: tuple[str, ...]
+
+    @property
+    def mean_accuracy(self) -> float | None:
+        """Mean of the experts' accuracies in their own domains; None when nothing is graded."""
+        values = [node.scorecard.accuracy for name, node in self.nodes.items() if name in self.experts and node.scorecard.accuracy is not None]
+        return sum(values) / len(values) if values else None
+
+
+def examine_family(registry: Registry, corpus: Corpus, tree: Tree, *, settings: ExamSettings, device: Device, router: Mapping[str, Any]) -> FamilyReport:
+    """Examine every promoted node: in its own domains with exam.tasks tasks (root and branches: exam.root_tasks), in the others with exam.root_tasks."""
+    wide = Exam.of(corpus, tree.domains, tasks=settings.root_tasks, bits_rows=settings.bits_rows)
+    nodes, matrix = {}, {}
+    for name in tree.trainable:
+        folder = registry.served(name)
+        if folder is None:
+            continue
+        expert = Expert.load(folder, device=device)
+        own = Exam.of(corpus, (name,), tasks=settings.tasks, bits_rows=settings.bits_rows) if name in tree.domains else None
+        row = {domain: examine(expert, own if own is not None and domain == name else wide.restricted(domain), settings=settings) for domain in tree.domains}
+        matrix[name] = row
+        parameters = sum(weight.numel() for weight in expert.model.parameters())
+        nodes[name] = NodeReport(folder.name, row[name] if name in row else merged([row[domain] for domain in tree.node(name).domains]), parameters)
+    return FamilyReport(nodes, matrix, router, experts=tree.domains)
+
+
+def merged(parts: Sequence[Scorecard]) -> Scorecard:
+    """One scorecard over the domains of several."""
+    return Scorecard(exam="+".join(part.exam for part in parts), outcomes=tuple(outcome for part in parts for outcome in part.outcomes),
+                     bits_per_byte={domain: value for part in parts for domain, value in part.bits_per_byte.items()},
+                     distinct_2={domain: value for part in parts for domain, value in part.distinct_2.items()},
+                     seconds_per_answer=sum(part.seconds_per_answer for part in parts) / len(parts),
+                     samples=tuple(sample for part in parts for sample in part.samples))
+
+
+def to_json(report: FamilyReport) -> dict[str, Any]:
+    """The JSON of the command (docs/design.md); more figures a node than it promises, none fewer."""
+    nodes = {name: {"version": node.version, "accuracy": node.scorecard.accuracy, "interval_95": node.scorecard.interval(),
+                    "loop_rate": node.scorecard.loop_rate, "bits_per_byte": node.scorecard.mean_bits_per_byte, "parameters": node.parameters,
+                    "distinct_2": dict(node.scorecard.distinct_2), "seconds_per_answer": node.scorecard.seconds_per_answer,
+                    "per_level": node.scorecard.by(lambda outcome: f"{outcome.domain}/{outcome.level}"),
+                    "per_task": node.scorecard.by(lambda outcome: f"{outcome.domain}/{outcome.task}")} for name, node in report.nodes.items()}
+    return {"nodes": nodes, "matrix": {name: {domain: card.accuracy for domain, card in row.items()} for name, row in report.matrix.items()},
+            "bits_matrix": {name: {domain: card.mean_bits_per_byte for domain, card in row.items()} for name, row in report.matrix.items()},
+            "router": dict(report.router), "mean_accuracy": report.mean_accuracy}
+
+
+def faults(report: FamilyReport, *, exam: ExamSettings) -> list[str]:
+    """Figures below the floors of the settings, in words; an expert without a version is one."""
+    found = [f"{name}: no version is promoted" for name in report.experts if name not in report.nodes]
+    for name in report.experts:
+        if name not in report.nodes:
+            continue
+        card = report.nodes[name].scorecard
+        if card.accuracy is not None and card.accuracy < exam.accuracy_floor:
+            found.append(f"{name}: accuracy {card.accuracy:.1%} under exam.accuracy_floor = {exam.accuracy_floor:.1%}")
+        if card.loop_rate > exam.loop_rate_ceiling:
+            found.append(f"{name}: loop rate {card.loop_rate:.1%} over exam.loop_rate_ceiling = {exam.loop_rate_ceiling:.1%}")
+    if not report.router:
+        found.append("router: none is promoted")
+    elif report.router["accuracy"] < exam.router_floor:
+        found.append(f"router: accuracy {report.router['accuracy']:.1%} under exam.router_floor = {exam.router_floor:.1%}")
+    return found
+
+
+def to_tables(report: FamilyReport) -> list[Table | Text]:
+    """What a person reads: nodes, matrix of accuracies and of bits per byte, router, sample answers."""
+    nodes = Table("node", "version", "accuracy", "95 %", "loop rate", "bits/byte", "distinct-2", "s/answer", "parameters", title="promoted nodes")
+    for name, node in report.nodes.items():
+        card, interval = node.scorecard, node.scorecard.interval()
+        nodes.add_row(name, node.version, _percent(card.accuracy), f"{interval[0]:.0%}-{interval[1]:.0%}" if interval else "", _percent(card.loop_rate),
+                      f"{card.mean_bits_per_byte:.3f}", f"{sum(card.distinct_2.values()) / len(card.distinct_2):.2f}", f"{card.seconds_per_answer:.3f}",
+                      f"{node.parameters:,}")
+    tables: list[Table | Text] = [nodes]
+    domains = list(report.experts)
+    accuracy, bits = Table("node", *domains, title="accuracy by domain"), Table("node", *domains, title="bits per byte by domain")
+    for name, row in report.matrix.items():
+        accuracy.add_row(name, *(_percent(row[domain].accuracy) for domain in domains))
+        bits.add_row(name, *(f"{row[domain].mean_bits_per_byte:.3f}" for domain in domains))
+    tables += [accuracy, bits]
+    if report.router:
+        tables.append(Text(f"router {report.router['version']}: accuracy {report.router['accuracy']:.1%} on {report.router['n']} exam prompts"))
+    tables += [Text(f"\n[{sample.domain}] {sample.prompt[-300:]}\n  expected: {sample.expected[:300]}\n  answered: {sample.answer[:300]}"
+                    + ("" if sample.score is None else f"   ({sample.score:.0%})"))
+               for name, node in report.nodes.items() if name in domains for sample in node.scorecard.samples]
+    return tables
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{value:.1%}"

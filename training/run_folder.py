@@ -1,0 +1,75 @@
+"""Open the folder of a run: check that it fits the settings, take its lock, and hand out registry, journal and tree.
+
+Does not train. A folder made with another tokenizer, model or root is refused with the differences listed.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from experts.durable import write_json
+from experts.journal import Journal
+from experts.registry import Registry
+from experts.run_lock import RunLock
+from experts.tree import Tree
+from settings import Settings
+
+IDENTITY = "identity.json"
+
+
+class RunMismatch(ValueError):
+    """The run folder was made with settings that its versions depend on, and they differ from the present ones."""
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One run, open for writing."""
+
+    settings: Settings
+    folder: Path
+    tree: Tree
+    registry: Registry
+    journal: Journal
+
+
+@contextmanager
+def open_run(settings: Settings) -> Iterator[Run]:
+    """Lock and open settings.run.dir, creating it when absent. Raises RunLocked, RunMismatch, OSError."""
+    folder = Path(settings.run.dir)
+    tree = Tree.from_settings(settings.tree)
+    folder.mkdir(parents=True, exist_ok=True)
+    with RunLock(folder):
+        check_identity(folder, settings)
+        journal = Journal(folder / "journal.db")
+        try:
+            yield Run(settings, folder, tree, Registry(folder), journal)
+        finally:
+            journal.close()
+
+
+def check_identity(folder: Path, settings: Settings) -> None:
+    """Compare the run's identity with the settings; write it when the run is new. Raises RunMismatch with every difference."""
+    wanted = identity(settings)
+    file = folder / IDENTITY
+    if not file.exists():
+        write_json(file, wanted)
+        return
+    found = json.loads(file.read_text(encoding="utf-8"))
+    differences = [f"{key}: the run has {found.get(key)!r}, the settings say {wanted.get(key)!r}"
+                   for key in sorted({*found, *wanted}) if found.get(key) != wanted.get(key)]
+    if differences:
+        raise RunMismatch(f"{folder} was made with other settings, and its versions can't be mixed with these:\n  " + "\n  ".join(differences)
+                          + "\nset them back, or choose another folder with --run DIR; nothing was changed")
+
+
+def identity(settings: Settings) -> dict[str, Any]:
+    """The settings that every version of a run must share, as section.key = value."""
+    sections = {"tokenizer": settings.tokenizer, "model": settings.model}
+    return {"tree.root": settings.tree.root} | {
+        f"{name}.{key}": list(value) if isinstance(value, tuple) else value
+        for name, section in sections.items() for key, value in section.model_dump().items()}

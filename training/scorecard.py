@@ -1,0 +1,131 @@
+"""What an examination found: outcomes a task, and the figures a promotion and a table are made of.
+
+Pure data and arithmetic. Does not run models (exam.py) and does not decide (promote.py).
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """One answered task. score: 0..1, None where nobody grades free text. looped: repeated itself or never ended."""
+
+    key: str
+    domain: str
+    task: str
+    level: int | None
+    score: float | None
+    looped: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One question with the answer given, for people to read."""
+
+    domain: str
+    prompt: str
+    expected: str
+    answer: str
+    score: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Scorecard:
+    """Exam results of one model. bits_per_byte, distinct_2 and seconds are a domain; exam is the fingerprint of its rows."""
+
+    exam: str
+    outcomes: tuple[Outcome, ...]
+    bits_per_byte: Mapping[str, float]
+    distinct_2: Mapping[str, float]
+    seconds_per_answer: float
+    samples: tuple[Sample, ...] = ()
+
+    @property
+    def domains(self) -> tuple[str, ...]:
+        """Domains examined, in order."""
+        return tuple(self.bits_per_byte)
+
+    @property
+    def accuracy(self) -> float | None:
+        """Mean over domains of the mean score of graded tasks; None when no task has a grader."""
+        means = [value for domain in self.domains if (value := self.accuracy_in(domain)) is not None]
+        return sum(means) / len(means) if means else None
+
+    @property
+    def loop_rate(self) -> float:
+        """Share of answers that looped, over all tasks."""
+        return sum(outcome.looped for outcome in self.outcomes) / len(self.outcomes) if self.outcomes else 0.0
+
+    @property
+    def mean_bits_per_byte(self) -> float:
+        """Mean over domains."""
+        return sum(self.bits_per_byte.values()) / len(self.bits_per_byte)
+
+    def accuracy_in(self, domain: str) -> float | None:
+        """Mean score of the graded tasks of one domain; None without any."""
+        scores = [outcome.score for outcome in self.outcomes if outcome.domain == domain and outcome.score is not None]
+        return sum(scores) / len(scores) if scores else None
+
+    def interval(self) -> tuple[float, float] | None:
+        """95 % Wilson interval of the pooled accuracy (Wilson 1927, JASA 22:209); None without graded tasks."""
+        scores = [outcome.score for outcome in self.outcomes if outcome.score is not None]
+        return wilson(sum(scores), n=len(scores)) if scores else None
+
+    def by(self, group: Callable[[Outcome], str]) -> dict[str, float]:
+        """Mean score of graded tasks a group, groups sorted by name."""
+        groups: dict[str, list[float]] = defaultdict(list)
+        for outcome in self.outcomes:
+            if outcome.score is not None:
+                groups[group(outcome)].append(outcome.score)
+        return {name: sum(scores) / len(scores) for name, scores in sorted(groups.items())}
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data for card.json: the summary first, then every outcome."""
+        interval = self.interval()
+        return {"exam": self.exam, "accuracy": self.accuracy, "interval_95": list(interval) if interval else None,
+                "loop_rate": self.loop_rate, "mean_bits_per_byte": self.mean_bits_per_byte,
+                "bits_per_byte": dict(self.bits_per_byte), "distinct_2": dict(self.distinct_2),
+                "seconds_per_answer": self.seconds_per_answer,
+                "per_domain": self.by(lambda outcome: outcome.domain),
+                "per_level": self.by(lambda outcome: f"{outcome.domain}/{outcome.level}"),
+                "per_task": self.by(lambda outcome: f"{outcome.domain}/{outcome.task}"),
+                "samples": [asdict(sample) for sample in self.samples],
+                "outcomes": [[o.key, o.domain, o.task, o.level, o.score, o.looped] for o in self.outcomes]}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Scorecard:
+        """The inverse of to_json."""
+        return cls(exam=data["exam"], outcomes=tuple(Outcome(*row) for row in data["outcomes"]), bits_per_byte=dict(data["bits_per_byte"]),
+                   distinct_2=dict(data["distinct_2"]), seconds_per_answer=data["seconds_per_answer"],
+                   samples=tuple(Sample(**sample) for sample in data["samples"]))
+
+
+def wilson(successes: float, *, n: int, z: float = 1.959964) -> tuple[float, float]:
+    """Wilson score interval of a proportion, bounds in 0..1. n must be positive."""
+    share = successes / n
+    centre = (share + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
+    return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def loops(token_ids: Sequence[int], *, repeats: int = 4, shortest: int = 4, longest: int = 32) -> bool:
+    """Whether some run of 4 or more tokens stands four times in a row ("is is is ..." does: its 4-grams repeat)."""
+    for period in range(shortest, min(longest, len(token_ids) // repeats) + 1):
+        same = 0
+        for here, before in zip(token_ids[period:], token_ids, strict=False):
+            same = same + 1 if here == before else 0
+            if same >= period * (repeats - 1):
+                return True
+    return False
+
+
+def distinct_n(texts: Sequence[str], *, n: int = 2) -> float:
+    """Distinct word n-grams over all word n-grams (Li et al. 2016, arXiv 1510.03055); 0 when there are none."""
+    grams = [tuple(words[i:i + n]) for text in texts for words in [text.split()] for i in range(len(words) - n + 1)]
+    return len(set(grams)) / len(grams) if grams else 0.0
