@@ -29,6 +29,10 @@ FORMAT = 1
 _FOLDER = re.compile(r"state-(\d{6,})(\..*)?")
 
 
+class NewerState(RuntimeError):
+    """The state was written by a later version of this program; it is left as it is."""
+
+
 class _BadState(ValueError):
     """This state folder can't be believed."""
 
@@ -63,7 +67,10 @@ def save_state(folder: Path, *, tensors: Mapping[str, torch.Tensor], facts: Mapp
 
 
 def load_newest(folder: Path) -> State | None:
-    """The newest whole state below folder; None when there is none. Bad ones met on the way are set aside, with the reason logged."""
+    """The newest whole state below folder; None when there is none. Bad ones met on the way are set aside, with the reason logged.
+
+    Raises NewerState, and OSError when a state can't be read now (then nothing is set aside).
+    """
     for sequence, path in reversed(_states(folder)):
         try:
             facts = _verified_facts(path)
@@ -90,6 +97,11 @@ def prune_states(folder: Path, keep: int) -> list[Path]:
             _set_aside(path, reason=str(error))
     surplus += _asides(folder)[:-1]  # the newest bad one is left to be looked at
     return [path for path in surplus if _removed(path)]
+
+
+def clear_states(folder: Path) -> bool:
+    """Remove folder with all its states at once, when their training is done with; False when the system won't let it go now."""
+    return not folder.exists() or _removed(folder)
 
 
 def _for_the_file(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -123,7 +135,7 @@ def _verified_facts(path: Path, *, cached: bool = False) -> dict[str, Any]:
         if not isinstance(document, dict) or not durable.seal_holds(document):
             raise _BadState(f"{FACTS} isn't what was written: its seal is broken")
         if document["format"] != FORMAT:
-            raise _BadState(f"{FACTS} has format {document['format']}; this program knows {FORMAT}")
+            raise NewerState(f"{path / FACTS} has format {document['format']}, and this program knows format {FORMAT}; update the program")
         for name, facts in document["files"].items():
             size = (path / name).stat().st_size
             if size != facts["size"]:
@@ -132,10 +144,8 @@ def _verified_facts(path: Path, *, cached: bool = False) -> dict[str, Any]:
                 raise _BadState(f"{name} isn't what was written: its sha256 differs")
     except FileNotFoundError as error:
         raise _BadState(f"{Path(error.filename or FACTS).name} is missing") from None
-    except json.JSONDecodeError as error:
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise _BadState(f"{FACTS} isn't JSON: {error}") from None
-    except UnicodeDecodeError as error:
-        raise _BadState(f"{FACTS} isn't UTF-8: {error}") from None
     return dict(document["facts"])
 
 

@@ -220,8 +220,7 @@ def check_space(folder: Path, *, expected_bytes: int) -> None:
     """Raises OutOfSpace unless twice expected_bytes is free where folder lies (folder itself may be absent yet)."""
     if expected_bytes <= 0:
         return
-    there = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
-    free = shutil.disk_usage(there).free
+    free = _free_bytes(folder)
     if free < 2 * expected_bytes:
         raise OutOfSpace(folder, needed=2 * expected_bytes, free=free)
 
@@ -332,7 +331,8 @@ def explained(where: Path, *, needed: int | None = None) -> Iterator[None]:
     except OSError as error:
         if error.errno in _FULL:
             raise out_of_space(where, needed=needed) from error
-        ours = error.filename is None or str(error.filename).startswith(str(where))
+        named = str(error.filename or where)
+        ours = named.startswith(str(where)) or str(where).startswith(named)  # else the caller failed to read something elsewhere
         if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM) and ours:
             raise NotWritable(where, reason=error.strerror or str(error)) from error
         raise
@@ -344,7 +344,12 @@ def explained(where: Path, *, needed: int | None = None) -> Iterator[None]:
 
 def out_of_space(where: Path, *, needed: int | None = None) -> OutOfSpace:
     """The OutOfSpace of a folder as it is now."""
-    return OutOfSpace(where, needed=needed, free=shutil.disk_usage(where).free)
+    return OutOfSpace(where, needed=needed, free=_free_bytes(where))
+
+
+def _free_bytes(folder: Path) -> int:
+    there = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
+    return shutil.disk_usage(there).free
 
 
 def _occupied(final: Path) -> FileExistsError:

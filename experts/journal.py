@@ -56,6 +56,7 @@ class Journal:
     def __init__(self, path: Path, *, read_only: bool = False) -> None:
         self.path, self.read_only = Path(path), read_only
         self._connection: sqlite3.Connection | None = None
+        self._opened: tuple[int, int] | None = None  # device and inode of the open file
         self._turn = threading.RLock()
 
     def append(self, kind: str, *, node: str | None = None, **facts: Any) -> int:
@@ -110,9 +111,19 @@ class Journal:
                 return action(self._open())
 
     def _open(self) -> sqlite3.Connection:
+        if self._connection is not None and self._opened != self._identity():
+            self.close()  # the file was set aside or deleted: what went on in the old one would be lost
         if self._connection is None:
             self._connection = self._connect_to_read() if self.read_only else self._connect_to_write()
+            self._opened = self._identity()
         return self._connection
+
+    def _identity(self) -> tuple[int, int] | None:
+        try:
+            facts = self.path.stat()
+        except FileNotFoundError:
+            return None
+        return facts.st_dev, facts.st_ino
 
     def _connect_to_read(self) -> sqlite3.Connection:
         connection = _connect(f"{self.path.absolute().as_uri()}?mode=ro")

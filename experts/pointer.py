@@ -68,9 +68,14 @@ class Served:
     generation: int
 
 
+def is_name(name: str) -> bool:
+    """Whether name can name a node (or is "router")."""
+    return _NAME.fullmatch(name) is not None
+
+
 def check_name(name: str) -> None:
-    """Raises ValueError unless name can name a node (or is "router")."""
-    if not _NAME.fullmatch(name):
+    """Raises ValueError unless is_name."""
+    if not is_name(name):
         raise ValueError(f"{name!r} can't name a node; use a-z, 0-9 and _, a letter first, at most 32 characters")
 
 

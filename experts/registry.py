@@ -136,6 +136,8 @@ class Registry:
         for name, version in versions.items():
             self._check_whole(name, version)
         with self._writing():
+            for name, version in versions.items():
+                self.card(name, version)  # another process may have pruned it meanwhile
             return self._write_change({**versions}, kind="promote", reason=reason)
 
     def rollback(self, name: str | None = None, *, reason: str) -> Pointer:
@@ -201,7 +203,7 @@ class Registry:
         return self.run_dir / ROUTER if name == ROUTER else self.run_dir / "nodes" / name
 
     def _names(self) -> list[str]:
-        nodes = [path.name for path in _entries(self.run_dir / "nodes") if path.is_dir() and not path.name.startswith(".")]
+        nodes = [path.name for path in _entries(self.run_dir / "nodes") if path.is_dir() and rules.is_name(path.name)]
         return [*sorted(nodes), ROUTER]
 
     def _read_pointer(self) -> tuple[Pointer, str | None]:
