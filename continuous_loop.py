@@ -53,6 +53,8 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _run(chosen: Settings, *, cycles: int | None, serve: bool, quiet: bool, stop: threading.Event) -> None:
+    import torch
+
     from experts import device as devices
     from training.loop import Loop
     from training.progress import Reporter
@@ -62,7 +64,7 @@ def _run(chosen: Settings, *, cycles: int | None, serve: bool, quiet: bool, stop
         device = devices.choose(chosen.run.device)
         devices.seed_everything(chosen.run.seed)
         if chosen.run.threads is not None:
-            devices.limit_threads(chosen.run.threads)
+            torch.set_num_threads(chosen.run.threads)
         reporter.note(f"run {run.folder}, device {device.name}: {device.reason}")
         run.journal.append("loop_started", pid=os.getpid(), device=device.name, reason=device.reason)
         loop = Loop(run, device=device, fit_router=router_fitter(run.tree, chosen), reporter=reporter, should_stop=stop.is_set)
@@ -100,7 +102,9 @@ def _gateway(chosen: Settings, *, folder: Path, reporter: Reporter) -> Iterator[
 
     resolved = folder / "settings.toml"
     resolved.write_text(configuration.to_toml(chosen), encoding="utf-8")
-    flags = subprocess.CREATE_NEW_PROCESS_GROUP if sys.platform == "win32" else 0
+    flags = 0
+    if sys.platform == "win32":
+        flags = subprocess.CREATE_NEW_PROCESS_GROUP  # CTRL_BREAK reaches groups only
     command = [sys.executable, "-m", "serving", "--config", str(resolved), "--parent-pid", str(os.getpid())]
     child = subprocess.Popen(command, cwd=configuration.HOME, creationflags=flags)
     try:
@@ -118,8 +122,11 @@ def _gateway(chosen: Settings, *, folder: Path, reporter: Reporter) -> Iterator[
 
 
 def _stop_child(child: subprocess.Popen[bytes]) -> None:
+    stop = signal.SIGTERM
+    if sys.platform == "win32":
+        stop = signal.CTRL_BREAK_EVENT
     if child.poll() is None:
-        child.send_signal(signal.CTRL_BREAK_EVENT if sys.platform == "win32" else signal.SIGTERM)
+        child.send_signal(stop)
     try:
         child.wait(timeout=STOP_GATEWAY_S)
     except subprocess.TimeoutExpired:

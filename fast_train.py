@@ -50,7 +50,7 @@ def main(arguments: list[str] | None = None) -> int:
 def _train(chosen: Settings, *, node: str, epochs: float | None, quiet: bool) -> dict[str, Any]:
     from data_prep.corpus import prepare
     from experts import device as devices
-    from experts.checkpoint import clear_states
+    from experts.durable import remove_folder
     from training.agenda import Job
     from training.command import stop_signal
     from training.job import JobRunner
@@ -68,10 +68,11 @@ def _train(chosen: Settings, *, node: str, epochs: float | None, quiet: bool) ->
         job = Job(node, steps=steps, seed_offset=FAST_CYCLE, lr_share=1.0 if fresh else chosen.loop.leaf_lr_share)
         reporter.node_started(node, steps=steps, share="1/1")
         states = run.folder / "work" / node / "fast"
+        parameters = sum(weight.numel() for weight in runner.start_model(node, corpus).parameters())
         done, trained = runner.carry_out(job, cycle=FAST_CYCLE, states=states, corpus=corpus)
         if done.status != "pending":
-            clear_states(states)
-        return report(trained, parameters=runner.parameters(node, corpus))
+            remove_folder(states)
+        return report(trained, parameters=parameters)
 
 
 def _require_trainable(node: str, tree: Tree) -> None:

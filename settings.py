@@ -184,7 +184,8 @@ class Settings(Section):
     @model_validator(mode="after")
     def _rows_fit_the_model(self) -> Settings:
         if self.train.row_tokens > self.model.context_tokens:
-            raise ValueError(f"train.row_tokens = {self.train.row_tokens} is more than model.context_tokens = {self.model.context_tokens}; lower the first or raise the second")
+            raise ValueError(f"train.row_tokens = {self.train.row_tokens} is more than model.context_tokens = {self.model.context_tokens}; "
+                             "lower the first or raise the second")
         return self
 
 
@@ -195,7 +196,8 @@ def known_keys() -> tuple[str, ...]:
 
 
 def _section_class(annotation: Any) -> type[Section]:
-    assert isinstance(annotation, type) and issubclass(annotation, Section)
+    assert isinstance(annotation, type)
+    assert issubclass(annotation, Section)
     return annotation
 
 

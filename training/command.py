@@ -23,15 +23,19 @@ class CommandFailed(RuntimeError):
 
 def repairable() -> tuple[type[Exception], ...]:
     """Exception types whose text is meant for the user."""
-    from data_prep.corpus import DataError
+    from data_prep.sources import DataError
     from experts.device import DeviceError
     from experts.durable import NotWritable, OutOfSpace
+    from experts.journal import JournalError
+    from experts.pointer import NewerPointer
     from experts.registry import RegistryError
     from experts.run_lock import RunLocked
     from settings import SettingsError
+    from training.plan import StateMismatch
     from training.run_folder import RunMismatch
 
-    return (CommandFailed, DataError, DeviceError, NotWritable, OutOfSpace, RegistryError, RunLocked, RunMismatch, SettingsError)
+    return (CommandFailed, DataError, DeviceError, JournalError, NewerPointer, NotWritable, OutOfSpace, RegistryError, RunLocked, RunMismatch,
+            SettingsError, StateMismatch)
 
 
 @contextmanager
@@ -46,7 +50,9 @@ def stop_signal() -> Iterator[threading.Event]:
         stop.set()
         log.warning("stopping after this step; once more to leave at once")
 
-    names = [signal.SIGINT, signal.SIGTERM] + ([signal.SIGBREAK] if sys.platform == "win32" else [])
+    names = [signal.SIGINT, signal.SIGTERM]
+    if sys.platform == "win32":
+        names.append(signal.SIGBREAK)
     before = {name: signal.signal(name, on_signal) for name in names}
     try:
         yield stop

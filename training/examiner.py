@@ -25,6 +25,7 @@ log = logging.getLogger(__name__)
 
 FIRST_TASKS = 10
 FIRST_BITS_ROWS = 20
+FIRST_NEW_TOKENS = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +64,7 @@ class Examiner:
                        bits_rows=settings.exam.bits_rows)
         scorecard = examine(candidate, exam, settings=settings.exam)
         incumbent = self._incumbent(node)
-        served = self._examine_served(incumbent[0], incumbent[1], exam, corpus) if incumbent else None
+        served = self._examine_served(incumbent[0], incumbent[1], exam) if incumbent else None
         decision = decide(scorecard, served, settings=settings.promote, seed=settings.run.seed,
                           chance_bits_per_byte=None if served else chance_bits_per_byte(candidate.tokenizer, exam))
         return Verdict(decision, scorecard, against="/".join(incumbent) if incumbent else None)
@@ -72,8 +73,10 @@ class Examiner:
         """A short look at the root's early version: it must only beat guessing. A refusal waits until twice the steps."""
         settings = self._run.settings
         exam = Exam.of(corpus, self._run.tree.node(root).domains, tasks=FIRST_TASKS, bits_rows=FIRST_BITS_ROWS)
-        scorecard = examine(candidate, exam, settings=settings.exam.model_copy(update={"max_new_tokens": min(64, settings.exam.max_new_tokens)}))
-        decision = decide(scorecard, None, settings=settings.promote, seed=settings.run.seed, chance_bits_per_byte=chance_bits_per_byte(candidate.tokenizer, exam))
+        short = settings.exam.model_copy(update={"max_new_tokens": min(FIRST_NEW_TOKENS, settings.exam.max_new_tokens)})
+        scorecard = examine(candidate, exam, settings=short)
+        decision = decide(scorecard, None, settings=settings.promote, seed=settings.run.seed,
+                          chance_bits_per_byte=chance_bits_per_byte(candidate.tokenizer, exam))
         if not decision.promote:
             self.first_refused_step = 2 * step
         return Verdict(decision, scorecard, against=None)
@@ -84,7 +87,7 @@ class Examiner:
         folder = self._run.registry.served(place) if place is not None else None
         return (place, folder.name) if place is not None and folder is not None else None
 
-    def _examine_served(self, node: str, version: str, exam: Exam, corpus: Corpus) -> Scorecard:
+    def _examine_served(self, node: str, version: str, exam: Exam) -> Scorecard:
         card = self._run.registry.card(node, version)["scorecard"]
         if card["exam"] == exam.fingerprint:
             return Scorecard.from_json(card)

@@ -31,7 +31,7 @@ class JobRunner:
     """Trains and offers nodes of one open run."""
 
     def __init__(self, run: Run, *, device: Device, reporter: Reporter, should_stop: Callable[[], bool],
-                 after_first_answer: Callable[[Corpus], None] = lambda corpus: None) -> None:
+                 after_first_answer: Callable[[Corpus], None] | None = None) -> None:
         """should_stop is asked after every step; a stopped job keeps its state and goes on next time.
         after_first_answer is called when the root's early version was promoted."""
         self._run, self._device, self._reporter, self._should_stop = run, device, reporter, should_stop
@@ -94,16 +94,12 @@ class JobRunner:
         own_share = sum(share for domain, share in self.mix(node).shares.items() if domain in own)
         return max(1, round(epochs * tokens / own_share / (settings.row_tokens * settings.batch_rows * settings.accumulate)))
 
-    def parameters(self, node: str, corpus: Corpus) -> int:
-        """Parameters of a node's model, tied ones counted once."""
-        return sum(weight.numel() for weight in self.start_model(node, corpus).parameters())
-
     def _plan(self, job: Job, *, cycle: int) -> Plan:
         settings = self._run.settings
         return Plan.from_settings(settings.train, steps=job.steps, lr_share=job.lr_share, seed=settings.run.seed * 1_000_003 + cycle)
 
     def _offer(self, job: Job, model: PreTrainedModel, trained: Trained, *, cycle: int, corpus: Corpus) -> Job:
-        verdict = self._examiner.judge(job.node, expert := Expert(model, corpus.tokenizer, self._device), corpus)
+        verdict = self._examiner.judge(job.node, expert := Expert(model, corpus.tokenizer, device=self._device), corpus)
         facts = {"cycle": cycle, "steps": job.steps, "corpus": corpus.fingerprint, **training_facts(trained)}
         reason = verdict.decision.reason
         if verdict.decision.promote:
@@ -126,11 +122,12 @@ class JobRunner:
         return facts.step > self._examiner.first_refused_step and self._run.registry.pointer().nodes.get(job.node) is None
 
     def _offer_first_answer(self, job: Job, model: PreTrainedModel, facts: StepFacts, *, cycle: int, corpus: Corpus) -> None:
-        verdict = self._examiner.judge_first(job.node, expert := Expert(model, corpus.tokenizer, self._device), corpus, step=facts.step)
+        verdict = self._examiner.judge_first(job.node, expert := Expert(model, corpus.tokenizer, device=self._device), corpus, step=facts.step)
         if verdict.decision.promote:
             card = {"training": {"cycle": cycle, "step": facts.step}, **verdict.card}
             self._promote(job.node, expert, card=card, reason=f"{verdict.decision.reason} (early, after {facts.step} of {job.steps} steps)")
-            self._after_first_answer(corpus)
+            if self._after_first_answer is not None:
+                self._after_first_answer(corpus)
 
 
 def training_facts(trained: Trained) -> dict[str, Any]:

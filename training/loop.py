@@ -13,9 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from data_prep.corpus import Corpus, prepare
-from experts.checkpoint import clear_states
 from experts.device import Device
-from experts.durable import write_json
+from experts.durable import remove_folder, write_json
 from training import agenda as plans
 from training.agenda import Agenda, Standing
 from training.job import JobRunner
@@ -72,7 +71,7 @@ class Loop:
             if done.status == "pending":
                 return False
             self._save(self._agenda.with_done(done))
-            clear_states(states)
+            remove_folder(states)
             self._route_first(corpus)
         self._route(corpus)
         self._end_cycle()
@@ -84,6 +83,8 @@ class Loop:
         self._run.journal.append("cycle_ended", cycle=self._agenda.cycle, pruned=[list(pair) for pair in removed],
                                  jobs=[{"node": job.node, "status": job.status} for job in self._agenda.jobs])
         self._reporter.note(f"cycle {self._agenda.cycle} ended: " + ", ".join(f"{job.node} {job.status}" for job in self._agenda.jobs))
+        for left in self._work.glob(f"*/cycle{self._agenda.cycle:05d}"):  # a loop killed between closing a job and removing its states
+            remove_folder(left)
         self._agenda_file.unlink()
         self._agenda = None
 

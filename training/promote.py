@@ -89,13 +89,15 @@ def _loop_gate(candidate: Scorecard, served: Scorecard, *, settings: PromoteSett
     pairs = _paired_by_key(candidate, served, of=lambda outcome: float(outcome.looped))
     more = paired_bootstrap(pairs, samples=settings.bootstrap_samples, seed=seed)
     if more is not None and more.above >= settings.confidence:
-        return Decision(False, f"refused: loop rate {candidate.loop_rate:.1%} is above {settings.loop_rate_max:.1%} and the served version's {served.loop_rate:.1%}")
+        return Decision(False, f"refused: loop rate {candidate.loop_rate:.1%} is above {settings.loop_rate_max:.1%} "
+                               f"and the served version's {served.loop_rate:.1%}")
     return None
 
 
 def _bits_gate(candidate: Scorecard, served: Scorecard, *, settings: PromoteSettings) -> Decision | None:
     if candidate.mean_bits_per_byte > settings.bits_ceiling * served.mean_bits_per_byte:
-        return Decision(False, f"refused: {_bits(candidate, served)}, more than {settings.bits_ceiling:g} times the served version's: it no longer models its domain")
+        return Decision(False, f"refused: {_bits(candidate, served)}, more than {settings.bits_ceiling:g} times the served version's: "
+                               "it no longer models its domain")
     return None
 
 

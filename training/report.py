@@ -59,8 +59,8 @@ def examine_family(registry: Registry, corpus: Corpus, tree: Tree, *, settings: 
         own = Exam.of(corpus, (name,), tasks=settings.tasks, bits_rows=settings.bits_rows) if name in tree.domains else None
         row = {domain: examine(expert, own if own is not None and domain == name else wide.restricted(domain), settings=settings) for domain in tree.domains}
         matrix[name] = row
-        parameters = sum(weight.numel() for weight in expert.model.parameters())
-        nodes[name] = NodeReport(folder.name, row[name] if name in row else merged([row[domain] for domain in tree.node(name).domains]), parameters)
+        nodes[name] = NodeReport(folder.name, row[name] if name in row else merged([row[domain] for domain in tree.node(name).domains]),
+                                 expert.parameters)
     return FamilyReport(nodes, matrix, router, experts=tree.domains)
 
 

@@ -12,7 +12,8 @@ def test_split_turns_tagged_lines_become_messages():
 
 
 @pytest.mark.parametrize("prompt", [
-    "What is 2 + 2?", "", "User: just me", "Assistant: a\nUser: b", "User: a\nAssistant: b", "Text first\nUser: a\nAssistant: b\nUser: c", "User: a\nUser: b\nUser: c"])
+    "What is 2 + 2?", "", "User: just me", "Assistant: a\nUser: b", "User: a\nAssistant: b", "Text first\nUser: a\nAssistant: b\nUser: c",
+    "User: a\nUser: b\nUser: c"])
 def test_split_turns_anything_else_is_one_user_message(prompt):
     assert split_turns(prompt) == [{"role": "user", "content": prompt}]
 

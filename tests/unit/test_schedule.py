@@ -53,9 +53,9 @@ def test_plan_from_settings_turns_shares_into_steps_and_scales_the_rates() -> No
     assert (made.steps, made.lr, made.muon_lr, made.warmup_steps, made.decay_steps, made.seed) == (200, 0.002, 0.01, 20, 100, 7)
 
 
-def test_plan_of_one_step_still_has_a_rate() -> None:
+def test_plan_of_one_step_runs_at_the_peak() -> None:
     made = Plan.from_settings(TrainSettings(warmup_share=0.9, decay_share=1.0), steps=1, seed=0)
-    assert lr_share(1, plan=made) == pytest.approx(0.02)
+    assert lr_share(1, plan=made) == 1.0
 
 
 def test_plan_without_steps_is_refused() -> None:

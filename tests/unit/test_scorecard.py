@@ -15,7 +15,8 @@ def _card(scores):
 
 
 def test_scorecard_accuracy_is_the_mean_over_domains_of_graded_tasks():
-    card = _card([("math", 1, 1.0, False), ("math", 1, 0.0, False), ("math", 2, 1.0, True), ("math", 2, 1.0, False), ("code", 1, 0.0, False), ("code", 1, None, True)])
+    card = _card([("math", 1, 1.0, False), ("math", 1, 0.0, False), ("math", 2, 1.0, True), ("math", 2, 1.0, False),
+                  ("code", 1, 0.0, False), ("code", 1, None, True)])
     assert card.accuracy_in("math") == 0.75
     assert card.accuracy == (0.75 + 0.0) / 2
     assert card.loop_rate == 2 / 6
