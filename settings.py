@@ -163,6 +163,19 @@ class ServeSettings(Section):
     port: int = Field(8080, description="port to listen on; 0: any free one", ge=0, le=65_535)
     device: str = Field("cpu", description="device of the gateway; the loop holds the card", pattern=r"^(auto|cpu|mps|xpu|cuda(:\d+)?|directml(:\d+)?)$")
     poll_s: float = Field(1.0, description="seconds between looks at the registry's pointer", gt=0, le=3600)
+    threads: int | None = Field(None, description="CPU threads of the gateway; unset: torch's own choice", ge=1, le=1024)
+    slots: int = Field(32, description="requests a node decodes at once", ge=1, le=1024)
+    queue: int = Field(64, description="requests that may wait for a slot of a node; more are refused with 429", ge=0, le=4096)
+    queue_wait_s: float = Field(30.0, description="longest wait for a slot", gt=0, le=3600)
+    prefill_tokens: int = Field(256, description="prompt tokens read between two steps of the running streams", ge=8, le=1_048_576)
+    default_new_tokens: int = Field(256, description="longest answer when the request doesn't say", ge=1, le=1_000_000)
+    max_new_tokens: int = Field(2048, description="longest answer that may be asked for", ge=1, le=1_000_000)
+    deadline_s: float = Field(120.0, description="seconds after which an answer ends as it stands", gt=0, le=86_400)
+    drain_s: float = Field(30.0, description="seconds that running answers get at shutdown", ge=0, le=3600)
+    body_kib: int = Field(256, description="largest request body", ge=1, le=65_536)
+    loop_repeats: int | None = Field(8, description="an answer ends when its end repeats this often; unset: never", ge=3, le=1000)
+    memory_mib: int | None = Field(None, description="memory for loaded nodes; the least used leave; unset: no limit", ge=16)
+    api_key_file: str | None = Field(None, description="file with API keys, one a line; the variable BRANCHWISE_API_KEY adds one", min_length=1)
 
 
 class Settings(Section):

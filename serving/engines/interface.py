@@ -1,0 +1,177 @@
+"""What every engine offers: load a version, submit tokens and options, read a stream of text pieces, cancel, close.
+
+Holds the shared shapes only. Does not know HTTP, routes or how any engine decodes.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, Protocol
+
+from experts.tokenizer import Message
+
+FinishReason = Literal["stop", "length", "loop", "deadline", "cancelled"]
+
+
+class EngineFull(Exception):
+    """No slot and no place in the queue. retry_after_s: when asking again may help."""
+
+    def __init__(self, message: str, *, retry_after_s: float) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class EngineClosed(Exception):
+    """The model or its engine no longer takes work."""
+
+
+class LoadFailed(Exception):
+    """A version can't be served: the message names the folder and the reason."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How the next token is drawn; temperature 0 is greedy. The defaults switch every filter off."""
+
+    temperature: float = 0.0
+    top_k: int | None = None
+    top_p: float = 1.0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    repetition_window_tokens: int = 64
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """One prompt to continue. deadline: time.monotonic() after which decoding stops; logprobs: None, or how many
+    alternatives to report beside the chosen token. prompt: the messages, for engines that take text."""
+
+    prompt_ids: tuple[int, ...]
+    max_new_tokens: int
+    sampling: Sampling = field(default_factory=Sampling)
+    stop: tuple[str, ...] = ()
+    deadline: float | None = None
+    logprobs: int | None = None
+    loop_guard: bool = True
+    messages: Sequence[Message] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogprob:
+    """Natural-log probability of one chosen token, and the best alternatives, most probable first."""
+
+    token: str
+    logprob: float
+    top: tuple[tuple[str, float], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Text that became final: whole characters only, never a part of a stop string."""
+
+    text: str
+    tokens: int
+    logprobs: tuple[TokenLogprob, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """The last event of a stream that went well. queue_s: seconds between submit and the first work on it."""
+
+    finish_reason: FinishReason
+    prompt_tokens: int
+    completion_tokens: int
+    queue_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """The last event of a stream that broke. reason is for logs; clients never see it. kind "queue": no slot came free in time."""
+
+    reason: str
+    kind: Literal["broken", "queue"] = "broken"
+
+
+Event = Piece | End | Failed
+
+
+class Stream:
+    """Events of one request, written by the engine and read by one HTTP thread. Never blocks the engine: the number of
+    events is bounded by max_new_tokens, so a slow reader costs memory for its own text only."""
+
+    def __init__(self) -> None:
+        self._events: queue.SimpleQueue[Event] = queue.SimpleQueue()
+        self._cancelled = threading.Event()
+
+    def put(self, event: Event) -> None:
+        """Engine side: append an event."""
+        self._events.put(event)
+
+    def next(self, *, timeout_s: float) -> Event | None:
+        """The next event, or None when none came in time."""
+        try:
+            return self._events.get(timeout=timeout_s)
+        except queue.Empty:
+            return None
+
+    def ready(self) -> Iterator[Event]:
+        """Events that are there already, without waiting."""
+        while True:
+            try:
+                yield self._events.get_nowait()
+            except queue.Empty:
+                return
+
+    def cancel(self) -> None:
+        """Reader side: nobody waits for this text any more; the engine frees the slot at its next step."""
+        self._cancelled.set()
+
+    @property
+    def cancelled(self) -> bool:
+        """True once the reader gave up."""
+        return self._cancelled.is_set()
+
+
+@dataclass(frozen=True, slots=True)
+class Capacity:
+    """What a model holds at this moment. memory_bytes: weights and cache."""
+
+    slots: int
+    busy: int
+    waiting: int
+    memory_bytes: int
+
+
+class Model(Protocol):
+    """One loaded version."""
+
+    context_tokens: int
+
+    def encode(self, messages: Sequence[Message]) -> tuple[int, ...]:
+        """Prompt ids of a conversation, ending where the answer begins."""
+
+    def submit(self, work: Work) -> Stream:
+        """Reserve a slot or a place in the queue and start; raises EngineFull or EngineClosed."""
+
+    def capacity(self) -> Capacity:
+        """Slots, load and memory now."""
+
+    def close(self) -> None:
+        """Free the memory; streams still running get Failed. Calling it twice is harmless."""
+
+
+class Engine(Protocol):
+    """Loads versions and decodes for all of them."""
+
+    name: str
+
+    def load(self, folder: Path, *, name: str) -> Model:
+        """Load a version folder, run a warm-up generation and a sanity check; raises LoadFailed."""
+
+    def close(self) -> None:
+        """Stop every thread and free every model. Calling it twice is harmless."""

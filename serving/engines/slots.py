@@ -1,0 +1,71 @@
+"""The KV cache of one model: preallocated slots, rows kept side by side so that a step reads plain slices.
+
+Does not decide which request gets a row. Legend: L layers, S slots, H key-value heads, C context columns, D head
+width, T new tokens.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+class Slots:
+    """Keys and values of up to S rows. Row i lies in slot i; when a row leaves, another is copied into its slot."""
+
+    def __init__(self, *, layers: int, slots: int, heads: int, columns: int, head_width: int, dtype: torch.dtype, device: torch.device) -> None:
+        shape = (layers, slots, heads, columns, head_width)
+        self.slots = slots
+        self.columns = columns
+        self.keys_LSHCD = _zeros(shape, dtype=dtype, device=device)
+        self.values_LSHCD = _zeros(shape, dtype=dtype, device=device)
+        self._scattered = device.type != "privateuseone"  # DirectML has no index_put kernel: slice copies a row there
+
+    @property
+    def memory_bytes(self) -> int:
+        """Bytes when every slot is full; on a CPU pages are only taken as they are written."""
+        return 2 * self.keys_LSHCD.numel() * self.keys_LSHCD.element_size()
+
+    def write(self, layer: int, rows: Sequence[int], offsets: Sequence[int], keys_BHTD: Tensor, values_BHTD: Tensor) -> None:
+        """Put T new columns of every row at its offset. One shared offset with neighbouring rows is one slice copy."""
+        width = keys_BHTD.shape[2]
+        first, shared = rows[0], offsets[0]
+        if len(rows) == 1 or all(offset == shared for offset in offsets):
+            self.keys_LSHCD[layer, first:first + len(rows), :, shared:shared + width] = keys_BHTD
+            self.values_LSHCD[layer, first:first + len(rows), :, shared:shared + width] = values_BHTD
+            return
+        for index, (row, offset) in enumerate(zip(rows, offsets, strict=True)):
+            self.keys_LSHCD[layer, row, :, offset:offset + width] = keys_BHTD[index]
+            self.values_LSHCD[layer, row, :, offset:offset + width] = values_BHTD[index]
+
+    def write_step(self, layer: int, rows: int, offsets_B: Tensor, row_index_B: Tensor, keys_BHTD: Tensor, values_BHTD: Tensor) -> None:
+        """Put one new column of rows 0..rows at their own offsets."""
+        if self._scattered:
+            self.keys_LSHCD[layer, row_index_B, :, offsets_B] = keys_BHTD[:, :, 0]
+            self.values_LSHCD[layer, row_index_B, :, offsets_B] = values_BHTD[:, :, 0]
+            return
+        self.write(layer, range(rows), offsets_B.tolist(), keys_BHTD, values_BHTD)
+
+    def read(self, layer: int, start: int, rows: int, columns: int) -> tuple[Tensor, Tensor]:
+        """Keys and values of neighbouring rows, as views: (rows, H, columns, D)."""
+        return self.keys_LSHCD[layer, start:start + rows, :, :columns], self.values_LSHCD[layer, start:start + rows, :, :columns]
+
+    def move(self, source: int, target: int, columns: int) -> None:
+        """Copy the first columns of one slot into another."""
+        if source != target:
+            self.keys_LSHCD[:, target, :, :columns] = self.keys_LSHCD[:, source, :, :columns]
+            self.values_LSHCD[:, target, :, :columns] = self.values_LSHCD[:, source, :, :columns]
+
+
+def _zeros(shape: tuple[int, ...], *, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Zeros, because a masked column still takes part as 0 x value and must not be NaN. On a CPU through calloc, which
+    hands out pages lazily: an idle node then costs no memory for its slots."""
+    if device.type != "cpu":
+        return torch.zeros(shape, dtype=dtype, device=device)
+    size = torch.empty((), dtype=dtype).element_size()
+    raw = np.zeros(math.prod(shape) * size, dtype=np.uint8)
+    return torch.from_numpy(raw).view(dtype).view(shape)

@@ -1,0 +1,274 @@
+"""The gateway: keeps a snapshot in step with the registry, routes a prompt, lets a node answer, drains at the end.
+
+Knows nothing of HTTP (api.py) nor of decoding (engines/). answer.py holds one running answer.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from experts.device import Device
+from experts.registry import Registry, RegistryError
+from experts.tokenizer import Message
+from experts.tree import Tree
+from routing.router import Ranked, Route
+from serving.answer import Answer, Timing
+from serving.engines.interface import Engine, EngineClosed, EngineFull, Failed, LoadFailed, Sampling, Work
+from serving.errors import ApiError
+from serving.pool import Pool, Resident, Retired
+from serving.snapshot import Snapshot, build, find
+from settings import Settings
+
+_LOG = logging.getLogger(__name__)
+_RETRY_FAILED_S = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """One checked request. node: asked for by name, or None for the router. client_gone: whether anybody still waits."""
+
+    messages: Sequence[Message]
+    node: str | None = None
+    max_new_tokens: int | None = None
+    sampling: Sampling | None = None
+    stop: tuple[str, ...] = ()
+    logprobs: int | None = None
+    loop_guard: bool = True
+    client_gone: Callable[[], bool] = bool
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """A route and who answers for it in this snapshot."""
+
+    route: Route
+    resident: Resident
+    seconds: float
+
+
+class Gateway:
+    """Everything between HTTP and the engines. start() before use, close() after."""
+
+    def __init__(self, settings: Settings, *, engine: Engine, device: Device) -> None:
+        self.settings = settings
+        self.tree = Tree.from_settings(settings.tree)
+        self.registry = Registry(Path(settings.run.dir))
+        self.engine = engine
+        self.device = device
+        budget = settings.serve.memory_mib
+        self.pool = Pool(engine, budget_bytes=None if budget is None else budget * 2**20)
+        self.snapshot: Snapshot | None = None  # replaced by one assignment, read once a request
+        self.last_failure: str | None = None
+        self.swaps = 0
+        self._failed: tuple[int, float] | None = None
+        self._looking = threading.Lock()
+        self._state = threading.Condition()
+        self._running: set[Answer] = set()
+        self._draining = False
+        self._stop = threading.Event()
+        self._poller: threading.Thread | None = None
+
+    def start(self) -> None:
+        """Take the versions in force, and look for new ones from now on."""
+        self._poller = threading.Thread(target=self._poll, name="poll-registry", daemon=True)
+        self._poller.start()
+
+    def _poll(self) -> None:
+        while not self._stop.is_set():
+            try:
+                self.look()
+            except (RegistryError, OSError, ValueError) as error:
+                self._note(f"the registry can't be read: {error}")
+            self._stop.wait(self.settings.serve.poll_s)
+
+    def look(self, *, again: bool = False) -> bool:
+        """Serve what the pointer names now; True when another snapshot was put in place. again: try a failed generation at once."""
+        with self._looking:
+            generation = self.registry.pointer().generation
+            if self.snapshot is not None and self.snapshot.generation == generation:
+                return False
+            if self._failed and self._failed[0] == generation and not again and time.monotonic() - self._failed[1] < _RETRY_FAILED_S:
+                return False
+            try:
+                built = build(find(self.registry, self.tree), tree=self.tree, pool=self.pool, before=self.snapshot)
+            except LoadFailed as error:
+                self._failed = (generation, time.monotonic())
+                self._note(f"generation {generation} isn't served, what was served before stays: {error}")
+                self._drop_unused()
+                return False
+            self._failed = None
+            if built is None:
+                return False
+            self.snapshot, self.last_failure, self.swaps = built, None, self.swaps + 1
+            self._drop_unused()
+            _LOG.info("serving generation %d: %s, router %s", built.generation, built.versions, built.router_version)
+            return True
+
+    def _drop_unused(self) -> None:
+        self.pool.keep_only(self.snapshot.residents.values() if self.snapshot else ())
+
+    def _note(self, failure: str) -> None:
+        if failure != self.last_failure:
+            _LOG.error("%s", failure)
+            self.last_failure = failure
+
+    @property
+    def not_ready(self) -> str | None:
+        """Why no request is taken, or None."""
+        if self._draining:
+            return "draining: the gateway is shutting down"
+        if self.snapshot is None:
+            return f"no promoted version of {self.tree.root} is loaded yet" + (f"; {self.last_failure}" if self.last_failure else "")
+        return None
+
+    def decide(self, messages: Sequence[Message], *, node: str | None) -> Decision:
+        """Which node is to answer, and which version stands for it. Raises ApiError."""
+        snapshot = self._ready_snapshot()
+        began = time.monotonic()
+        route = self._route(snapshot, messages, node=node)
+        return self._stand_in(snapshot, route, seconds=time.monotonic() - began)
+
+    def _ready_snapshot(self) -> Snapshot:
+        snapshot = self.snapshot
+        if self._draining:
+            raise ApiError(503, "the gateway is shutting down; ask another one or try again later", code="draining", retry_after_s=5)
+        if snapshot is None:
+            raise ApiError(503, "no model is served yet; GET /readyz says why", code="not_ready", retry_after_s=5)
+        return snapshot
+
+    def _route(self, snapshot: Snapshot, messages: Sequence[Message], *, node: str | None) -> Route:
+        if node is not None:
+            if node not in self.tree.nodes:
+                raise ApiError(404, f"no node named {node!r}; there are: auto, {', '.join(self.tree.nodes)}", param="node", code="model_not_found")
+            kind, path = self.tree.node(node).kind, self.tree.path(node)
+            return Route(node=node, branch=path[1] if kind != "root" else None, expert=node if kind == "expert" else None,
+                         confidence=1.0, ranked=(), abstained=False, reason="asked for by name")
+        if snapshot.router is None:
+            return Route(node=self.tree.root, branch=None, expert=None, confidence=0.0, ranked=(), abstained=True,
+                         reason=f"no router has been promoted yet, so {self.tree.root} answers")
+        return snapshot.router.route(list(messages))  # type: ignore[arg-type]  # two rooms, one shape of Message
+
+    def _stand_in(self, snapshot: Snapshot, route: Route, *, seconds: float) -> Decision:
+        stand = snapshot.stands[route.node]
+        if stand.note:
+            route = replace(route, reason=f"{route.reason}; {stand.note}")
+        return Decision(route, snapshot.residents[stand.model], seconds)
+
+    def answer(self, ask: Ask) -> Answer:
+        """Start an answer; returns when its first text (or its end) is there. Raises ApiError.
+
+        A node that breaks before its first text is passed over for the next-ranked one, unless it was asked for by name.
+        """
+        arrived = time.monotonic()
+        while True:
+            decision = self.decide(ask.messages, node=ask.node)
+            try:
+                return self._first_that_works(ask, decision, arrived=arrived)
+            except Retired:
+                continue  # a swap came between reading the snapshot and taking hold of the version
+
+    def _first_that_works(self, ask: Ask, decision: Decision, *, arrived: float) -> Answer:
+        failed: list[str] = []
+        for candidate in self._candidates(ask, decision):
+            if candidate.resident.name in failed:
+                continue
+            answer = self._try(ask, candidate, arrived=arrived, failed=failed)
+            if answer is not None:
+                return answer
+            failed.append(candidate.resident.name)
+        raise ApiError(503, "no node could answer; the log says why", code="node_failed", retry_after_s=5)
+
+    def _candidates(self, ask: Ask, decision: Decision) -> list[Decision]:
+        snapshot = self.snapshot
+        if ask.node is not None or snapshot is None:
+            return [decision]
+        names = [ranked.node for ranked in decision.route.ranked if ranked.node != decision.route.node]
+        stands = [snapshot.stands[name] for name in (*names, self.tree.root)]
+        return [decision, *(Decision(decision.route, snapshot.residents[stand.model], decision.seconds) for stand in stands)]
+
+    def _try(self, ask: Ask, candidate: Decision, *, arrived: float, failed: list[str]) -> Answer | None:
+        """A started answer, or None when this node broke before its first text."""
+        resident, route = candidate.resident, candidate.route
+        if failed:
+            route = replace(route, reason=f"{route.reason}; {', '.join(failed)} failed, so {resident.name} answers")
+        try:
+            model = resident.acquire()
+        except LoadFailed as error:
+            self._note(f"{resident.name} {resident.version} can't be loaded: {error}")
+            return None
+        answer: Answer | None = None
+        try:
+            work = self._work(ask, resident, model.context_tokens, tuple(model.encode(ask.messages)), arrived=arrived)
+            stream = model.submit(work)
+            answer = Answer(route, resident, stream, Timing(arrived, candidate.seconds), client_gone=ask.client_gone, on_close=self._finished)
+            with self._state:
+                self._running.add(answer)
+            first = answer.wait_first()
+        except EngineFull as error:
+            resident.release()
+            raise ApiError(429, f"{resident.name} is busy and its queue is full; try again", code="queue_full", retry_after_s=error.retry_after_s) from error
+        except EngineClosed as error:
+            resident.release()
+            raise Retired(str(error)) from error
+        except ApiError:
+            answer.close() if answer else resident.release()
+            raise
+        if isinstance(first, Failed):
+            answer.close()
+            if first.kind == "queue":
+                raise ApiError(503, f"no slot of {resident.name} came free in time; try again", code="queue_timeout", retry_after_s=5)
+            _LOG.error("%s %s broke before its first text: %s", resident.name, resident.version, first.reason)
+            return None
+        return answer
+
+    def _work(self, ask: Ask, resident: Resident, context: int, prompt_ids: tuple[int, ...], *, arrived: float) -> Work:
+        serve = self.settings.serve
+        if len(prompt_ids) >= context:
+            raise ApiError(400, f"the prompt has {len(prompt_ids)} tokens; {resident.name} takes {context} with the answer, so at most {context - 1}; shorten it",
+                           param="prompt", code="context_length_exceeded")
+        wanted = ask.max_new_tokens or serve.default_new_tokens
+        if wanted > serve.max_new_tokens:
+            raise ApiError(400, f"max_new_tokens = {wanted} is more than serve.max_new_tokens = {serve.max_new_tokens}; ask for less",
+                           param="max_new_tokens", code="max_new_tokens_too_large")
+        return Work(prompt_ids, min(wanted, context - len(prompt_ids)), ask.sampling or Sampling(seed=secrets.randbits(63)), ask.stop,
+                    arrived + serve.deadline_s, ask.logprobs, ask.loop_guard, tuple(ask.messages))
+
+    def _finished(self, answer: Answer) -> None:
+        with self._state:
+            self._running.discard(answer)
+            self._state.notify_all()
+
+    @property
+    def running(self) -> int:
+        """Answers under way."""
+        return len(self._running)
+
+    def drain(self, timeout_s: float) -> int:
+        """Take no more requests, let the running ones finish; after timeout_s the rest get an error. Returns how many did."""
+        with self._state:
+            self._draining = True
+            self._state.wait_for(lambda: not self._running, timeout=timeout_s)
+            survivors = list(self._running)
+            for answer in survivors:
+                answer.cut()
+            self._state.wait_for(lambda: not self._running, timeout=2.0)
+        return len(survivors)
+
+    def close(self) -> None:
+        """Stop polling and free everything."""
+        self._draining = True
+        self._stop.set()
+        if self._poller is not None:
+            self._poller.join(timeout=10)
+        self.engine.close()
+
+
+def ranked_json(ranked: Sequence[Ranked]) -> list[dict[str, object]]:
+    """Ranked experts as JSON."""
+    return [{"node": one.node, "probability": one.probability} for one in ranked]

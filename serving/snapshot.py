@@ -1,0 +1,118 @@
+"""What the gateway serves at one moment: one generation of the pointer, a version for every node, a router.
+
+A snapshot is built whole beside the one in use and never changes. Does not poll and does not answer (gateway.py).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from experts.registry import Registry, RegistryError
+from experts.tree import Tree
+from routing.router import Router
+from serving.engines.interface import LoadFailed
+from serving.pool import Pool, Resident
+
+_LOG = logging.getLogger(__name__)
+_TRIES = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Stand:
+    """Who answers for a node. model: the node whose weights are used; note: why it isn't the node itself, or empty."""
+
+    model: str
+    note: str
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """Immutable. stands: for every node of the tree; residents: by the name of the model; router_version: None without a router."""
+
+    generation: int
+    stands: Mapping[str, Stand]
+    residents: Mapping[str, Resident]
+    router: Router | None
+    router_version: str | None
+
+    @property
+    def versions(self) -> dict[str, str]:
+        """Version of every node that has a model of its own in force."""
+        return {name: resident.version for name, resident in self.residents.items()}
+
+
+def stands_of(tree: Tree, promoted: Collection[str]) -> dict[str, Stand]:
+    """Who answers for every node when only some have a promoted version; the root must be among them. Pure."""
+    return {name: _stand(tree, name, promoted) for name in tree.nodes}
+
+
+def _stand(tree: Tree, name: str, promoted: Collection[str]) -> Stand:
+    shared = tree.model_of(name)
+    if shared in promoted:
+        return Stand(shared, "" if shared == name else f"{name} shares the model of {shared}")
+    for ancestor in reversed(tree.path(name)[:-1]):
+        if tree.model_of(ancestor) in promoted:
+            return Stand(tree.model_of(ancestor), f"{name} has no promoted version yet, so its ancestor {ancestor} answers")
+    raise KeyError(f"neither {name} nor an ancestor of it has a promoted version; the root must be promoted first")
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """Whole versions in force, read at one generation."""
+
+    generation: int
+    folders: Mapping[str, Path]
+    router: Path | None
+
+
+def find(registry: Registry, tree: Tree) -> Found:
+    """Folders of the versions in force, all of one generation. Raises RegistryError when the pointer never stands still."""
+    for _ in range(_TRIES):
+        pointer = registry.pointer()
+        folders = {name: registry.served(name) for name in pointer.nodes if name in tree.nodes}
+        router = registry.served("router") if pointer.router else None
+        if registry.pointer().generation == pointer.generation:
+            return Found(pointer.generation, {name: folder for name, folder in folders.items() if folder is not None}, router)
+    raise RegistryError(f"the pointer changed in each of {_TRIES} looks; promotions come faster than they can be read")
+
+
+def build(found: Found, *, tree: Tree, pool: Pool, before: Snapshot | None) -> Snapshot | None:
+    """A snapshot of what was found, its models loaded and warmed up; None while the root has no version.
+
+    Raises LoadFailed when a version can't be served and there is a snapshot to keep. Without one, a node that fails is
+    left out, because an ancestor's answer is better than none.
+    """
+    residents: dict[str, Resident] = {}
+    for name, folder in found.folders.items():
+        resident = pool.resident(name, folder.name, folder, pinned=name == tree.root)
+        try:
+            resident.acquire()
+        except LoadFailed as error:
+            if before is not None or name == tree.root:
+                raise
+            _LOG.error("%s is left out, its ancestor answers: %s", name, error)
+            continue
+        resident.release()
+        residents[name] = resident
+    if tree.root not in residents:
+        return None
+    router, version = _router(found, tree=tree, before=before)
+    return Snapshot(found.generation, stands_of(tree, residents), residents, router, version)
+
+
+def _router(found: Found, *, tree: Tree, before: Snapshot | None) -> tuple[Router | None, str | None]:
+    if found.router is None:
+        return None, None
+    version = found.router.name
+    if before is not None and before.router_version == version:
+        return before.router, version
+    try:
+        return Router.load(found.router, tree), version
+    except (OSError, ValueError, KeyError) as error:
+        if before is not None:
+            raise LoadFailed(f"router {version} from {found.router} can't be used: {type(error).__name__}: {error}") from error
+        _LOG.error("router %s can't be used, the root answers: %s", version, error)
+        return None, None
