@@ -1,0 +1,287 @@
+"""The data of one cycle, ready for training: examples, tokenizer and packed shards of every domain, made once and kept.
+
+Under <run>/data: examples/<domain>-<fingerprint>/, shards/<domain>-<fingerprint>/, tokenizer/, corpus.json. A fingerprint covers all
+that decides a folder's content, so a changed file makes new folders of its own domain and nothing else is redone. Does not
+train, and does not decide when a cycle begins.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from data_prep import curriculum
+from data_prep.intake import Lessons, fingerprint, load_intake, read_examples, take_in
+from data_prep.pack import DamagedShard, Shard, documents, efficiency, verify_shard, write_shard
+from data_prep.records import Example, Split
+from data_prep.report import DomainReport, Intake, Packing, Report
+from data_prep.sources import DataError as DataError
+from data_prep.sources import DataFile, list_folder
+from data_prep.split import SPLITS
+from experts import tokenizer as tokenizers
+from experts.durable import move_aside, new_folder, remove_folder, remove_leftovers, write_json
+from experts.tokenizer import Tokenizer
+from experts.tree import Tree
+from settings import Settings
+
+logger = logging.getLogger(__name__)
+
+FORMAT = 1  # goes up when the same examples give other shards
+MANIFEST = "corpus.json"
+FACTS = "facts.json"
+TOKENIZER_CHARS = 2_000_000  # of each domain, so that none owns the vocabulary; more changes few merges and takes longer
+Log = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Corpus:
+    """Examples and shards of all domains. fingerprint: of everything in it, tokenizer included. folder: <run>/data."""
+
+    tokenizer: Tokenizer
+    fingerprint: str
+    folder: Path
+    report: Report
+    folders: Mapping[str, _Folders] = field(repr=False)
+
+    def shard(self, domain: str, split: Split) -> Shard:
+        """The packed documents of a domain and split."""
+        return Shard.open(self._of(domain).shards, split)
+
+    def examples(self, domain: str, split: Split) -> list[Example]:
+        """The examples of a domain and split, in the order of the records."""
+        return read_examples(self._of(domain).examples / f"{split}.parquet", domain=domain)
+
+    def _of(self, domain: str) -> _Folders:
+        try:
+            return self.folders[domain]
+        except KeyError:
+            raise KeyError(f"no data of a domain {domain!r}; there is some of {', '.join(self.folders)}") from None
+
+
+@dataclass(frozen=True, slots=True)
+class _Folders:
+    """Where a domain's examples and shards lie."""
+
+    examples: Path
+    shards: Path
+
+
+def prepare(settings: Settings, tree: Tree, *, cycle: int, log: Log, tokenizer: Tokenizer | None = None,
+            levels: Mapping[str, int] | None = None, resume: bool = True) -> Corpus:
+    """Bring the data folder up to date for a cycle and open it.
+
+    tokenizer: of a pretrained base; without one the family's own is trained by the first call and kept. levels: highest
+    curriculum level by domain, for those above data.curriculum_level. resume: when this cycle was prepared before with the
+    same settings, take that corpus even if files have changed since (the next cycle takes them up), so that training goes on
+    where it was. Raises DataError for a data folder that can't be used and for a domain without data.
+    """
+    folder = Path(settings.run.dir) / "data"
+    work = _Work(settings, tree, folder, cycle, log, {domain: max(settings.data.curriculum_level, (levels or {}).get(domain, 0)) for domain in tree.domains})
+    for sub in ("examples", "shards"):
+        (folder / sub).mkdir(parents=True, exist_ok=True)
+        remove_leftovers(folder / sub)
+    manifest = _read_manifest(folder)
+    if resume and manifest.get("request") == work.request():
+        try:
+            return _reopen(work, manifest, tokenizer=tokenizer)
+        except (DamagedShard, OSError, ValueError) as error:
+            logger.warning("the corpus prepared for cycle %d can't be used any more (%s); it is made again", cycle, error)
+    examples, notes = _examples(work)
+    tokenizer = tokenizer or _family_tokenizer(work, examples)
+    shards = {domain: _shards(work, domain, path, tokenizer=tokenizer) for domain, path in examples.items()}
+    corpus = _assemble(folder, {domain: _Folders(examples[domain], shards[domain]) for domain in tree.domains}, notes, tokenizer=tokenizer)
+    _write_manifest(work, corpus, manifest)
+    return corpus
+
+
+@dataclass(frozen=True, slots=True)
+class _Work:
+    """What one call of prepare works with."""
+
+    settings: Settings
+    tree: Tree
+    folder: Path
+    cycle: int
+    log: Log
+    levels: Mapping[str, int]
+
+    def request(self) -> str:
+        """sha256 (hex) of what was asked for, contents of files aside."""
+        settings = self.settings
+        parts = [FORMAT, self.cycle, list(self.tree.domains), settings.data.model_dump(), settings.tokenizer.model_dump(), settings.train.row_tokens,
+                 settings.exam.tasks, settings.run.seed, dict(self.levels)]
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+    def lessons(self, domain: str) -> Lessons:
+        return Lessons.of(self.settings, domain=domain, cycle=self.cycle, level=self.levels[domain])
+
+
+def _read_manifest(folder: Path) -> dict[str, Any]:
+    try:
+        found = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        logger.warning("%s can't be read (%s); the data is prepared anew", folder / MANIFEST, error)
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _reopen(work: _Work, manifest: Mapping[str, Any], *, tokenizer: Tokenizer | None) -> Corpus:
+    folders = {domain: _Folders(work.folder / "examples" / names["examples"], work.folder / "shards" / names["shards"])
+               for domain, names in manifest["domains"].items()}
+    for places in folders.values():
+        for split in SPLITS:
+            verify_shard(places.shards, split)
+    tokenizer = tokenizer or tokenizers.load(work.folder / "tokenizer")
+    corpus = _assemble(work.folder, folders, tuple(manifest["notes"]), tokenizer=tokenizer)
+    if corpus.fingerprint != manifest["fingerprint"]:
+        raise ValueError("the tokenizer is another one")
+    return corpus
+
+
+def _examples(work: _Work) -> tuple[dict[str, Path], tuple[str, ...]]:
+    """The examples folder of each domain, made where absent, and notes for the user."""
+    data = work.settings.data
+    domains = work.tree.domains
+    files: Mapping[str, Sequence[DataFile]] = dict.fromkeys(domains, ())
+    notes: list[str] = []
+    if data.path is not None:
+        listing = list_folder(Path(data.path), domains=domains)
+        files, notes = listing.files, list(listing.notes)
+    folders = {}
+    for domain in domains:
+        taught = data.curriculum != "never" and domain in curriculum.domains()
+        lessons = work.lessons(domain) if taught and (data.curriculum == "always" or not files[domain]) else None
+        if not files[domain] and lessons is None:
+            raise _no_data(work, domain)
+        folder, intake = _take_in(work, domain, files[domain], lessons)
+        if intake.own == 0 and lessons is None:
+            if not taught:
+                raise _no_data(work, domain, intake)
+            notes.append(f"{domain}: none of the {intake.read:,} records in its folder can be used; the curriculum takes their place")
+            folder, intake = _take_in(work, domain, files[domain], work.lessons(domain))
+        if intake.kept["train"] == 0:
+            raise _no_data(work, domain, intake)
+        folders[domain] = folder
+    return folders, tuple(notes)
+
+
+def _take_in(work: _Work, domain: str, files: Sequence[DataFile], lessons: Lessons | None) -> tuple[Path, Intake]:
+    name = fingerprint(domain, files=files, lessons=lessons, settings=work.settings)
+    folder = work.folder / "examples" / f"{domain}-{name[:16]}"
+    found = load_intake(folder)
+    if found is None:
+        work.log(f"{domain}: reading {', '.join(file.name for file in files) or 'the curriculum'}")
+        found = take_in(folder, files=files, lessons=lessons, settings=work.settings, cache_dir=work.folder / "cache")
+    return folder, found
+
+
+def _no_data(work: _Work, domain: str, intake: Intake | None = None) -> DataError:
+    data = work.settings.data
+    found = f"data.path is {data.path!r}" if data.path is not None else "data.path is unset"
+    if intake is not None:
+        dropped = "; ".join(f"{drops.count} {reason} ({drops.first[0]})" for reason, drops in intake.drops.items())
+        found += f", {intake.read} records read, {intake.kept['train']} left for training" + (f", left out: {dropped}" if dropped else "")
+    teaches = "data.curriculum is never" if data.curriculum == "never" and domain in curriculum.domains() else \
+        f"there is no curriculum for it (only for {', '.join(curriculum.domains())})"
+    return DataError(f"domain {domain!r} has no data to train on: {found}, and {teaches}; put records with prompt and response into "
+                     f"<data.path>/{domain}/, or take {domain!r} out of tree.branches")
+
+
+def _family_tokenizer(work: _Work, examples: Mapping[str, Path]) -> Tokenizer:
+    """The tokenizer of the run: the one that is there, since every version depends on it, or a new one trained on all domains."""
+    folder = work.folder / "tokenizer"
+    wanted = work.settings.tokenizer.model_dump()
+    if folder.is_dir():
+        made = json.loads((folder / FACTS).read_text(encoding="utf-8"))["settings"]
+        if made != wanted:
+            raise DataError(f"the tokenizer in {folder} was trained with {made}, the settings say {wanted}; "
+                            "set them back, or choose another folder with --run DIR")
+        return tokenizers.load(folder)
+    work.log(f"training the tokenizer ({wanted['kind']}) on {', '.join(examples)}")
+    tokenizer = tokenizers.train(_tokenizer_texts(examples), settings=work.settings.tokenizer)
+    with new_folder(folder, last=FACTS) as temporary:
+        tokenizers.save(tokenizer, temporary)
+        (temporary / FACTS).write_text(json.dumps({"settings": wanted, "fingerprint": tokenizers.fingerprint(tokenizer)}) + "\n", encoding="utf-8")
+    return tokenizers.load(folder)
+
+
+def _tokenizer_texts(examples: Mapping[str, Path]) -> Iterator[str]:
+    """Training prompts and responses, up to TOKENIZER_CHARS of each domain, chosen by content key."""
+    for domain, folder in examples.items():
+        left = TOKENIZER_CHARS
+        for row in sorted(read_examples(folder / "train.parquet", domain=domain), key=lambda row: row.key):
+            if left <= 0:
+                break
+            left -= len(row.prompt) + len(row.response)
+            yield row.prompt
+            yield row.response
+
+
+def _shards(work: _Work, domain: str, examples: Path, *, tokenizer: Tokenizer) -> Path:
+    """The shards folder of a domain, made where absent or damaged."""
+    row_tokens = work.settings.train.row_tokens
+    parts = [FORMAT, examples.name, tokenizers.fingerprint(tokenizer), row_tokens]
+    folder = work.folder / "shards" / f"{domain}-{hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]}"
+    if folder.is_dir():
+        try:
+            for split in SPLITS:
+                verify_shard(folder, split)
+            return folder
+        except DamagedShard as error:
+            logger.warning("%s; set aside as %s and made again", error, move_aside(folder, "damaged").name)
+    work.log(f"{domain}: tokenizing")
+    with new_folder(folder, last=FACTS) as temporary:
+        # A row has a place for every token but a document's last, which is only ever a target.
+        facts = {split: write_shard(temporary, split, documents(read_examples(examples / f"{split}.parquet", domain=domain), tokenizer=tokenizer,
+                                                                max_tokens=row_tokens + 1), vocab_size=len(tokenizer)) for split in SPLITS}
+        lengths = Shard.open(temporary, "train").lengths - 1
+        document = {"row_tokens": row_tokens, "efficiency": efficiency(lengths, row_tokens=row_tokens),
+                    "splits": {split: asdict(facts[split]) for split in SPLITS}}
+        (temporary / FACTS).write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+    return folder
+
+
+def _assemble(folder: Path, folders: Mapping[str, _Folders], notes: tuple[str, ...], *, tokenizer: Tokenizer) -> Corpus:
+    tokenizer_print = tokenizers.fingerprint(tokenizer)
+    names = [[domain, places.examples.name, places.shards.name] for domain, places in folders.items()]
+    report = Report(tuple(_domain_report(domain, places) for domain, places in folders.items()), notes,
+                    {"entries": len(tokenizer), "fingerprint": tokenizer_print})
+    return Corpus(tokenizer, hashlib.sha256(json.dumps([tokenizer_print, names]).encode()).hexdigest(), folder, report, folders)
+
+
+def _domain_report(domain: str, places: _Folders) -> DomainReport:
+    intake = load_intake(places.examples)
+    if intake is None:
+        raise FileNotFoundError(f"{places.examples} has no {FACTS}")
+    facts = json.loads((places.shards / FACTS).read_text(encoding="utf-8"))
+    splits = facts["splits"]
+    written = sum(splits[split]["tokens"] + splits[split]["cut_tokens"] for split in SPLITS)
+    packing = Packing(tokens={split: splits[split]["tokens"] for split in SPLITS}, answer_tokens={split: splits[split]["answer_tokens"] for split in SPLITS},
+                      cut_prompts=sum(splits[split]["cut_prompts"] for split in SPLITS), cut_responses=sum(splits[split]["cut_responses"] for split in SPLITS),
+                      cut_tokens=sum(splits[split]["cut_tokens"] for split in SPLITS), efficiency=facts["efficiency"],
+                      bytes_per_token=sum(intake.text_bytes.values()) / max(1, written))
+    return DomainReport(domain, intake, packing)
+
+
+def _write_manifest(work: _Work, corpus: Corpus, before: Mapping[str, Any]) -> None:
+    """Name the corpus as the cycle's, and remove folders that neither it nor the one before uses."""
+    domains = {domain: {"examples": places.examples.name, "shards": places.shards.name} for domain, places in corpus.folders.items()}
+    same = before.get("domains") == domains
+    previous = before.get("previous", {}) if same else before.get("domains", {})
+    write_json(work.folder / MANIFEST, {"cycle": work.cycle, "request": work.request(), "fingerprint": corpus.fingerprint, "domains": domains,
+                                        "previous": previous, "notes": list(corpus.report.notes)})
+    used = {name for part in (domains, previous) for names in part.values() for name in names.values()}
+    for sub in ("examples", "shards"):
+        for path in sorted((work.folder / sub).iterdir()):
+            if path.name not in used and not path.name.startswith("."):
+                try:
+                    remove_folder(path)
+                except OSError as error:  # Windows keeps a shard that some process has mapped
+                    logger.info("%s is in use and stays until the next cycle: %s", path, error)

@@ -1,0 +1,147 @@
+"""What became of the data: counts kept, dropped by reason with the first places, tokens, packing, overlap of train and exam.
+
+Numbers and tables. Does not compute them from data (intake.py, corpus.py and overlap.py do).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from data_prep.sources import Rejection
+
+PLACES_SHOWN = 5  # of each reason; the count says the rest
+
+
+@dataclass(frozen=True, slots=True)
+class Drops:
+    """What was left out for one reason, and where first."""
+
+    count: int
+    first: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Intake:
+    """One domain on its way from records to examples. own: examples that came from files; cycle: of the curriculum, None without."""
+
+    read: int
+    own: int
+    kept: Mapping[str, int]
+    sources: Mapping[str, int]
+    drops: Mapping[str, Drops]
+    text_bytes: Mapping[str, int]
+    cycle: int | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, facts: Mapping[str, Any]) -> Intake:
+        """The inverse of to_json."""
+        drops = {reason: Drops(found["count"], tuple(found["first"])) for reason, found in facts["drops"].items()}
+        return cls(**{**facts, "drops": drops})
+
+
+@dataclass(frozen=True, slots=True)
+class Packing:
+    """Token counts of one domain. efficiency: share of the places of training rows that hold a token."""
+
+    tokens: Mapping[str, int]
+    answer_tokens: Mapping[str, int]
+    cut_prompts: int
+    cut_responses: int
+    cut_tokens: int
+    efficiency: float
+    bytes_per_token: float
+
+
+@dataclass(frozen=True, slots=True)
+class Overlap:
+    """Exam rows (of real records) with a near-duplicate in training. pairs: (exam prompt, training prompt, similarity), the first few."""
+
+    exam_rows: int
+    overlapping: int
+    share: float
+    refused: bool
+    pairs: tuple[tuple[str, str, float], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class DomainReport:
+    """All that is known of one domain's data."""
+
+    domain: str
+    intake: Intake
+    packing: Packing
+    overlap: Overlap | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """All domains, and notes on the folder."""
+
+    domains: tuple[DomainReport, ...]
+    notes: tuple[str, ...] = ()
+    tokenizer: Mapping[str, Any] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data, domains by name."""
+        return {"domains": {entry.domain: {**asdict(entry.intake), **asdict(entry.packing), "overlap": asdict(entry.overlap) if entry.overlap else None}
+                            for entry in self.domains},
+                "notes": list(self.notes), "tokenizer": dict(self.tokenizer)}
+
+    def lines(self) -> list[str]:
+        """One line a domain and note, for a log."""
+        return [*(_line(entry) for entry in self.domains), *self.notes]
+
+    def print(self, console: Console) -> None:
+        """Tables of everything."""
+        console.print(self._kept_table())
+        if any(entry.intake.drops for entry in self.domains):
+            console.print(self._drops_table())
+        for note in self.notes:
+            console.print(f"note: {note}", markup=False, highlight=False)
+
+    def _kept_table(self) -> Table:
+        table = Table(title="data", title_justify="left")
+        for heading in ("domain", "read", "train", "validation", "exam", "dropped", "duplicates", "train tokens", "answer share", "bytes/token", "packed",
+                        "cut", "overlap"):
+            table.add_column(heading, justify="left" if heading == "domain" else "right")
+        for entry in self.domains:
+            intake, packing, overlap = entry.intake, entry.packing, entry.overlap
+            tokens = packing.tokens["train"]
+            table.add_row(
+                entry.domain, f"{intake.read:,}", *(f"{intake.kept[split]:,}" for split in ("train", "validation", "exam")),
+                f"{sum(drop.count for drop in intake.drops.values()):,}", f"{intake.drops['duplicate'].count if 'duplicate' in intake.drops else 0:,}",
+                f"{tokens:,}", f"{packing.answer_tokens['train'] / tokens:.1%}" if tokens else "-", f"{packing.bytes_per_token:.2f}",
+                f"{packing.efficiency:.1%}", f"{packing.cut_prompts + packing.cut_responses:,}",
+                "-" if overlap is None else f"{overlap.share:.1%}" + (" refused" if overlap.refused else ""))
+        return table
+
+    def _drops_table(self) -> Table:
+        table = Table("domain", "dropped because", "count", "first", title="left out", title_justify="left")
+        for entry in self.domains:
+            for reason, drops in sorted(entry.intake.drops.items(), key=lambda item: -item[1].count):
+                table.add_row(entry.domain, reason, f"{drops.count:,}", "\n".join(drops.first).replace("[", "\\["))
+        return table
+
+
+def count_drops(rejections: Iterable[Rejection]) -> dict[str, Drops]:
+    """Rejections by reason, with the first places of each."""
+    found: dict[str, list[Rejection]] = {}
+    for rejection in rejections:
+        found.setdefault(rejection.reason, []).append(rejection)
+    return {reason: Drops(len(same), tuple(f"{rejection.where}: {rejection.detail}" for rejection in same[:PLACES_SHOWN])) for reason, same in found.items()}
+
+
+def _line(entry: DomainReport) -> str:
+    intake, packing = entry.intake, entry.packing
+    kept = ", ".join(f"{intake.kept[split]:,} {split}" for split in ("train", "validation", "exam"))
+    drops = ", ".join(f"{drops.count:,} {reason}" for reason, drops in intake.drops.items())
+    return f"{entry.domain}: {kept}; {packing.tokens['train']:,} tokens, packed {packing.efficiency:.1%}" + (f"; left out: {drops}" if drops else "")
