@@ -187,7 +187,7 @@ def test_load_newest_state_of_a_later_program_is_refused_and_left(tmp_path):
     document = json.loads((folder / "state.json").read_text())
     del document["seal"]
     (folder / "state.json").write_text(json.dumps(durable.seal({**document, "format": 2})))
-    with pytest.raises(NewerState, match="format 2.*update the program"):
+    with pytest.raises(NewerState, match=r"format 2.*update the program"):
         load_newest(tmp_path)
     assert names_in(tmp_path) == ["state-000001"]
 

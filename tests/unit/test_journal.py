@@ -55,7 +55,7 @@ def test_append_numbers_that_json_has_not_become_strings(log):
 
 
 def test_append_fact_that_is_not_json_is_refused_and_nothing_is_written(log):
-    with pytest.raises(ValueError, match="object is not JSON serializable|type object"):
+    with pytest.raises(ValueError, match="type object is not JSON serializable"):
         log.append("bad", thing=object())
     assert log.events() == []
 
@@ -70,12 +70,12 @@ def test_append_number_is_never_used_again_even_after_deletion(log):
 
 
 def test_append_clock_goes_backwards_order_stays(log, monkeypatch):
-    class Clock(datetime):
-        now_is = [datetime.fromisoformat("2026-01-02T00:00:00+00:00"), datetime.fromisoformat("2020-01-01T00:00:00+00:00")]
+    times = [datetime.fromisoformat("2026-01-02T00:00:00+00:00"), datetime.fromisoformat("2020-01-01T00:00:00+00:00")]
 
+    class Clock(datetime):
         @classmethod
         def now(cls, tz=None):
-            return cls.now_is.pop(0)
+            return times.pop(0)
     monkeypatch.setattr(journal, "datetime", Clock)
     log.append("first")
     log.append("second")

@@ -419,7 +419,7 @@ def test_pointer_and_backup_damaged_is_a_clear_error_and_no_version_is_touched(r
 def test_pointer_of_a_later_program_is_refused_although_a_backup_is_there(run):
     grow(run, "math", promoted=1)
     (run.run_dir / "current.json").write_text('{"format": 99}')
-    with pytest.raises(RegistryError, match="format 99.*update the program"):
+    with pytest.raises(RegistryError, match=r"format 99.*update the program"):
         run.pointer()
 
 
