@@ -37,7 +37,7 @@ class RunSettings(Section):
                         pattern=r"^(auto|cpu|mps|xpu|cuda(:\d+)?|directml(:\d+)?)$")
     seed: int = Field(0, description="seed of every random choice", ge=0, le=2**31 - 1)
     threads: int | None = Field(None, description="CPU threads for training; unset: all cores", ge=1, le=1024)
-    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="how much is logged")
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("WARNING", description="how much is logged")
     tensorboard: bool = Field(True, description="write curves for TensorBoard under the run folder")
 
 
@@ -155,7 +155,18 @@ class RegistrySettings(Section):
 
 
 class RouterSettings(Section):
-    pass
+    words: int = Field(40_000, description="most words and word pairs in the router's vocabulary", ge=100, le=1_000_000)
+    letter_groups: int = Field(50_000, description="most groups of 3 to 5 letters in the vocabulary", ge=100, le=1_000_000)
+    min_rows: int = Field(2, description="prompts that a term must stand in to enter the vocabulary", ge=1, le=1000)
+    inverse_regularisation: float = Field(4.0, description="C of the logistic regressions; lower is smoother", gt=0, le=1000)
+    everyday_rows: int = Field(2500, description="short everyday prompts a domain that the router's own phrases add", ge=0, le=100_000)
+    none_rows: int = Field(5000, description="prompts of no domain that are added: other languages, gibberish, other tasks", ge=0, le=100_000)
+    perturbed_share: float = Field(0.3, description="share of the rows that are fitted a second time with a typo or the like", ge=0, le=1)
+    calibration_share: float = Field(0.12, description="share of the rows kept for temperatures and thresholds", gt=0, lt=0.5)
+    false_rejection: float = Field(0.05, description="share of in-domain prompts that may be turned away by the thresholds", gt=0, lt=0.5)
+    max_prompt_chars: int = Field(2000, description="characters read of a prompt: its first and its last half", ge=100, le=100_000)
+    history_turns: int = Field(3, description="earlier user turns that have a say in an unsure follow-up", ge=0, le=20)
+    history_decay: float = Field(0.5, description="weight of each earlier turn against the one after it", ge=0, le=1)
 
 
 class ServeSettings(Section):

@@ -1,0 +1,110 @@
+"""The loop over real parts at toy size: real records, tokenizer, trainer, exams, registry, router. Only sizes are small."""
+
+import hashlib
+import json
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from continuous_loop import router_fitter
+from experts.device import choose
+from experts.expert import Expert
+from training.loop import Loop
+from training.progress import Reporter
+from training.run_folder import RunMismatch, open_run
+
+
+class Stop:
+    """should_stop that says yes from the n-th question on."""
+
+    def __init__(self, after):
+        self.left = after
+
+    def __call__(self):
+        self.left -= 1
+        return self.left < 0
+
+
+def turn(chosen, *, cycles=1, should_stop=lambda: False, router=True):
+    """Run cycles of a loop; the registry's pointer and the journal's events afterwards."""
+    with open_run(chosen) as run:
+        fit_router = router_fitter(run.tree, chosen) if router else None
+        Loop(run, device=choose("cpu"), fit_router=fit_router, reporter=Reporter(quiet=True), should_stop=should_stop).run(cycles=cycles)
+        return run.registry, run.journal.events()
+
+
+def _weights(registry, node):
+    return hashlib.sha256((registry.served(node) / "model.safetensors").read_bytes()).hexdigest()
+
+
+def test_loop_first_cycle_trains_the_tree_parents_first_and_routes(toy_settings):
+    registry, events = turn(toy_settings())
+    started = [event.node for event in events if event.kind == "training_started"]
+    assert started == ["generalist", "analytical", "language", "math", "reasoning", "conversation", "knowledge", "code"]
+    offers = [event for event in events if event.kind in {"promoted", "refused"} and event.node != "router"]
+    assert {event.node for event in offers} == set(started)
+    assert all("bits per byte" in event.facts["reason"] for event in offers)
+    assert set(registry.pointer().nodes) == {event.node for event in offers if event.kind == "promoted"}
+    assert {"generalist", "math", "code"} <= set(registry.pointer().nodes)
+    assert registry.pointer().router == "v000001"
+
+
+def test_loop_promoted_version_is_a_stock_folder_with_equal_logits(toy_settings):
+    registry, _ = turn(toy_settings(), router=False)
+    folder = registry.served("generalist")
+    stock, ours = AutoModelForCausalLM.from_pretrained(folder), Expert.load(folder, device=choose("cpu"))
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    ids = tokenizer.apply_chat_template([{"role": "user", "content": "What is 3 plus 21?"}], add_generation_prompt=True, return_tensors="pt", return_dict=True)["input_ids"]
+    with torch.no_grad():
+        assert torch.allclose(stock(ids).logits, ours.model(ids).logits, atol=1e-5)
+    card = json.loads((folder / "card.json").read_text(encoding="utf-8"))
+    assert card["scorecard"]["outcomes"]
+    assert card["training"]["tokens"] > 0
+
+
+@pytest.mark.parametrize("asked", [1, 9, 24])
+def test_loop_stopped_and_started_again_ends_with_the_same_weights(toy_settings, asked):
+    whole, _ = turn(toy_settings(run="whole"), router=False)
+    parts = toy_settings(run="parts")
+    registry, events = turn(parts, should_stop=Stop(asked), router=False)
+    assert not [event for event in events if event.kind == "cycle_ended"]
+    registry, events = turn(parts, router=False)
+    assert [event.facts["cycle"] for event in events if event.kind == "cycle_ended"] == [0]
+    assert registry.pointer().nodes == whole.pointer().nodes
+    assert {node: _weights(registry, node) for node in registry.pointer().nodes} == {node: _weights(whole, node) for node in whole.pointer().nodes}
+
+
+def test_loop_later_cycle_trains_one_node_and_prunes(toy_settings):
+    chosen = toy_settings("registry.keep=2")
+    registry, events = turn(chosen, cycles=6, router=False)
+    later = [event for event in events if event.kind == "training_started" and event.facts["cycle"] > 0]
+    assert [event.facts["cycle"] for event in later] == [1, 2, 3, 4, 5]
+    assert all(len(registry.versions(node)) <= 3 for node in registry.pointer().nodes)
+
+
+def test_loop_added_domain_is_one_line_and_a_folder(toy_settings, tmp_path):
+    from tests.conftest import write_records
+    first = toy_settings()
+    turn(first)
+    data = write_records(tmp_path / "more")
+    write_records(data, domains=["law"])
+    registry, events = turn(toy_settings('tree.branches.technical=["code", "law"]', data=data))
+    trained = [event.node for event in events if event.kind == "training_started" and event.facts["cycle"] == 1]
+    assert trained == ["technical", "law"]
+    assert "law" in registry.pointer().nodes
+
+
+def test_loop_run_folder_of_another_model_is_refused_with_the_differences(toy_settings):
+    turn(toy_settings(), router=False)
+    with pytest.raises(RunMismatch, match=r"(?s)model\.width: the run has 32, the settings say 64.*tokenizer\.vocab_size: the run has 320, the settings say 330"), \
+            open_run(toy_settings("model.width=64", "tokenizer.vocab_size=330")):
+        pass
+
+
+def test_loop_first_version_comes_early_and_is_replaced(toy_settings):
+    """With first_answer_s almost zero the root's early version is up before its training ends."""
+    registry, events = turn(toy_settings("loop.first_answer_s=0.001", "loop.steps=60"), router=False)
+    roots = [event for event in events if event.node == "generalist" and event.kind in {"promoted", "refused"}]
+    assert "early, after" in roots[0].facts["reason"]
+    assert len(roots) >= 2

@@ -1,0 +1,79 @@
+"""training/exam.py: which rows an exam asks, and what is made of answers. The examinee is scripted; real models sit exams in test_loop.py."""
+
+import math
+
+import pytest
+
+from data_prep.records import Example, content_key
+from experts.expert import Answer, LogLikelihood
+from settings import ExamSettings
+from training.exam import Exam, bits_per_byte, examine, stratified
+
+SETTINGS = ExamSettings(tasks=10, root_tasks=10)
+
+
+def _row(number, *, source="gsm8k", level=None, answer="4"):
+    prompt, response = f"question {number}", f"steps\n#### {answer}"
+    meta = {"answer": answer} | ({"level": level} if level else {})
+    return Example("math", prompt, response, source, content_key("math", prompt, response), meta)
+
+
+class _Scripted:
+    """Answers from a list; every response costs 8 nats a row."""
+
+    def __init__(self, answers):
+        self.answers = answers
+
+    def generate(self, conversations, *, max_new_tokens, batch_rows):
+        return [Answer(text=text, token_ids=tuple(ids), finish_reason=reason, prompt_tokens=1) for text, ids, reason in self.answers[:len(conversations)]]
+
+    def log_likelihood(self, pairs, *, batch_rows):
+        return [LogLikelihood(nats=8.0, tokens=3, bytes=len(response.encode())) for _, response in pairs]
+
+
+def test_stratified_takes_from_every_source_and_level_in_turn():
+    rows = [_row(i, level=1) for i in range(50)] + [_row(i, level=2) for i in range(50, 60)] + [_row(i, source="mawps") for i in range(60, 63)]
+    taken = stratified(rows, count=12)
+    counts = {("gsm8k", 1): 0, ("gsm8k", 2): 0, ("mawps", None): 0}
+    for row in taken:
+        counts[row.source, row.meta.get("level")] += 1
+    assert counts == {("gsm8k", 1): 5, ("gsm8k", 2): 4, ("mawps", None): 3}
+
+
+def test_stratified_ignores_the_order_of_the_rows():
+    rows = [_row(i, level=1 + i % 3) for i in range(40)]
+    assert stratified(rows, count=15) == stratified(rows[::-1], count=15)
+
+
+def test_exam_fingerprint_changes_with_the_rows_and_only_then():
+    rows = [_row(i) for i in range(4)]
+    assert Exam({"math": rows}, {"math": rows}).fingerprint == Exam({"math": list(rows)}, {"math": list(rows)}).fingerprint
+    assert Exam({"math": rows}, {"math": rows}).fingerprint != Exam({"math": rows[:3]}, {"math": rows}).fingerprint
+    assert Exam({"math": rows}, {"math": rows[:3]}).fingerprint != Exam({"math": rows[:3]}, {"math": rows}).fingerprint
+
+
+def test_exam_without_rows_names_the_domain_and_the_repair():
+    with pytest.raises(ValueError, match=r"exam of 'math': 0 tasks and 1 held-out rows; give the domain more records"):
+        Exam({"math": []}, {"math": [_row(1)]})
+
+
+def test_examine_grades_answers_and_counts_loops():
+    rows = [_row(i) for i in range(4)]
+    answers = [("so\n#### 4", [1, 2, 3], "stop"), ("so\n#### 5", [1, 2, 3], "stop"), ("so\n#### 4", [7] * 16, "stop"), ("4 4 4", [4], "length")]
+    card = examine(_Scripted(answers), Exam({"math": rows}, {"math": rows}), settings=SETTINGS)
+    assert [outcome.score for outcome in card.outcomes] == [1.0, 0.0, 1.0, 0.0]
+    assert [outcome.looped for outcome in card.outcomes] == [False, False, True, True]
+    assert card.accuracy == 0.5
+    assert card.loop_rate == 0.5
+
+
+def test_examine_keeps_three_samples_with_one_wrong():
+    rows = [_row(i) for i in range(6)]
+    answers = [("#### 4", [1], "stop")] * 4 + [("#### 9", [1], "stop")] * 2
+    samples = examine(_Scripted(answers), Exam({"math": rows}, {"math": rows}), settings=SETTINGS).samples
+    assert [sample.score for sample in samples] == [1.0, 1.0, 0.0]
+
+
+def test_bits_per_byte_is_nats_over_ln2_and_bytes():
+    """Two rows of 8 nats and 12 bytes each ("steps" newline "#### 4"): 16 / ln 2 / 24."""
+    assert bits_per_byte(_Scripted([]), [_row(1), _row(2)], settings=SETTINGS) == pytest.approx(16 / math.log(2) / 24)
