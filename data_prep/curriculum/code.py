@@ -1,0 +1,84 @@
+"""Small Python functions composed of list, string, number and dict operations, asked for in words, judged by running tests.
+
+The composition (the order of operations) is the instance: one that an exam asks for was never part of training. The programs
+run in data_prep.sandbox; this module runs only expressions from its own tables.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from functools import lru_cache
+from random import Random
+from typing import Any
+
+from data_prep import sandbox
+from data_prep.curriculum.code_operations import KINDS, Kind, Operation
+from data_prep.curriculum.code_wording import ASK, JOIN, NAMES, OPENERS
+from data_prep.curriculum.tasks import Curriculum, Item, Task
+from data_prep.curriculum.wording import as_typed, fill, pick
+
+_FENCE = re.compile(r"```(?:python|py)?\n(.*?)```", re.DOTALL)
+TESTS = 4
+
+
+def grade(facts: Mapping[str, Any], text: str) -> bool:
+    """Whether the function in text passes facts["tests"] in the sandbox."""
+    return sandbox.run(program_with_tests(text, facts["tests"])).outcome == "passed"
+
+
+def program_with_tests(text: str, tests: list[str], *, setup: str = "") -> str:
+    """The code in an answer (fenced or bare) followed by its tests."""
+    fenced = _FENCE.search(text)
+    return "\n".join([setup, fenced.group(1) if fenced else text, *tests, ""])
+
+
+
+@lru_cache(maxsize=8192)
+def _compiled(expression: str, argument: str) -> Callable[[Any], Any]:
+    function: Callable[[Any], Any] = eval(f"lambda {argument}: {expression}")
+    return function
+
+
+def _compose(kind: Kind, *, changes: int) -> Callable[[Random, int], Item]:
+    def make(rng: Random, _level: int) -> Item:
+        # One change returned as it stands is the drill's, which is trained on whole.
+        results = [result for result in kind.results if changes > 1 or result is not kind.plain]
+        return _item(rng, kind, [pick(rng, kind.changes) for _ in range(changes)], pick(rng, results))
+    return make
+
+
+def _drill(rng: Random, _level: int) -> Item:
+    """One operation alone."""
+    kind = pick(rng, tuple(KINDS.values()))
+    return _item(rng, kind, [], pick(rng, kind.results)) if rng.random() < 0.5 else _item(rng, kind, [pick(rng, kind.changes)], kind.plain)
+
+
+def _item(rng: Random, kind: Kind, changes: list[Operation], result: Operation) -> Item:
+    numbers = [operation.number(rng) for operation in (*changes, result)]
+    wordings = [fill(rng, operation.wordings, k=number) for operation, number in zip((*changes, result), numbers, strict=True)]
+    expressions = [operation.expression.replace("{k}", str(number)) for operation, number in zip((*changes, result), numbers, strict=True)]
+    name = pick(rng, NAMES)
+    steps = pick(rng, JOIN).join(wordings[:-1])
+    asked = fill(rng, ASK if changes else OPENERS, name=name, takes=pick(rng, kind.takes), steps=steps, result=wordings[-1])
+    variable = kind.variable
+    body = [f"    {variable} = {expression}" for expression in expressions[:-1]]
+    response = "\n".join([f"def {name}({variable}):", *body, f"    return {expressions[-1]}"])
+    key = f"{kind.name}: {' '.join(operation.name for operation in (*changes, result))}"
+    return Item(as_typed(rng, asked), response, key, {"tests": _tests(rng, kind, name, expressions)})
+
+
+def _tests(rng: Random, kind: Kind, name: str, expressions: list[str]) -> list[str]:
+    lines = []
+    for _ in range(TESTS):
+        value = given = kind.draw(rng)
+        for expression in expressions:
+            value = _compiled(expression, kind.variable)(value)
+        lines.append(f"assert {name}({given!r}) == {value!r}")
+    return lines
+
+
+_TASKS = tuple(Task(f"{kind.name}_{changes + 1}", {changes: weight}, _compose(kind, changes=changes))
+               for changes in (1, 2, 3, 4, 5) for kind, weight in zip(KINDS.values(), (3.0, 2.0, 1.0, 1.0), strict=True))
+
+CURRICULUM = Curriculum("code", (*_TASKS, Task("drill", {1: 2.0}, _drill, drill=True)), grade)

@@ -1,0 +1,149 @@
+"""Everyday talk: greetings, thanks, feelings, requests, facts to remember over turns, and polite refusal of the unknowable.
+
+A reply is graded by its kind and by the fact it recalls, not word by word. Turns before the last question are role-tagged lines.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from random import Random
+from typing import Any
+
+from data_prep.curriculum import conversation_wording as say
+from data_prep.curriculum.tasks import Curriculum, Item, Task
+from data_prep.curriculum.wording import NAMES, as_typed, fill, pick, sample
+from data_prep.records import Message, join_turns
+
+MAX_REPLY_CHARS = 240
+
+
+def grade(facts: Mapping[str, Any], text: str) -> bool:
+    """Whether a reply is of the wanted kind, holds one of the wanted facts and none of the wrong ones, and is short."""
+    reply = " ".join(text.lower().split())
+    if not reply or len(reply) > MAX_REPLY_CHARS:
+        return False
+    wanted, wrong = facts.get("any_of", ()), facts.get("none_of", ())
+    return (re.search(say.KIND_PATTERNS[facts["kind"]], reply) is not None
+            and (not wanted or any(_says(reply, fact) for fact in wanted))
+            and not any(_says(reply, fact) for fact in wrong))
+
+
+def _says(reply: str, fact: str) -> bool:
+    return re.search(rf"(?<!\w){re.escape(fact.lower())}(?!\w)", reply) is not None
+
+
+def _small_talk(kind: str) -> Callable[[Random, int], Item]:
+    """A remark of one kind put together from an opening and a tail; the pair is the instance."""
+    def make(rng: Random, _level: int) -> Item:
+        opening, tail = pick(rng, say.REMARKS[kind][0]), pick(rng, say.REMARKS[kind][1])
+        prompt = as_typed(rng, f"{opening}{tail}")
+        return Item(prompt, pick(rng, say.REPLIES[kind]), f"{kind} {opening}|{tail}", {"kind": kind})
+    return make
+
+
+def _introduction(rng: Random, _level: int) -> Item:
+    name, form = pick(rng, say.CALLED), int(rng.random() * len(say.INTRODUCTIONS))
+    opening = pick(rng, say.REMARKS["greeting"][0])
+    return Item(as_typed(rng, say.INTRODUCTIONS[form].format(hello=opening, name=name)), fill(rng, say.MEETINGS, name=name),
+                f"introduction {name} {form}", {"kind": "greeting", "any_of": [name]})
+
+
+def _echo(rng: Random, level: int) -> Item:
+    words = sample(rng, say.WORDS, min(level + 1, 5))
+    phrase = " ".join(words)
+    return Item(as_typed(rng, fill(rng, say.ECHOES, phrase=phrase)), phrase, f"echo {phrase}", {"kind": "any", "any_of": [phrase]})
+
+
+def _counting(rng: Random, level: int) -> Item:
+    start, length = rng.randint(1, 30 * level), rng.randint(2, 4 + level)
+    counted = ", ".join(str(number) for number in range(start, start + length + 1))
+    return Item(as_typed(rng, fill(rng, say.COUNTS, a=start, b=start + length)), counted, f"count {start} {start + length}",
+                {"kind": "any", "any_of": [counted]})
+
+
+def _choice(rng: Random, _level: int) -> Item:
+    first, second = sample(rng, pick(rng, say.CHOICES), 2)
+    chosen = pick(rng, (first, second))
+    return Item(as_typed(rng, fill(rng, say.EITHER, a=first, b=second)), fill(rng, say.CHOSEN, a=chosen),
+                f"choice {' '.join(sorted((first, second)))}", {"kind": "any", "any_of": [first, second]})
+
+
+def _recall(rng: Random, level: int) -> Item:
+    """A fact told earlier is asked for. Level 1: in the same turn; 2: one turn on, with a second fact; from 3 on more turns, and changed facts."""
+    slot, other = sample(rng, tuple(say.SLOTS), 2)
+    value, decoy = pick(rng, say.SLOTS[slot].values), pick(rng, say.SLOTS[other].values)
+    told, question = fill(rng, say.SLOTS[slot].tell, v=value), fill(rng, say.SLOTS[slot].ask)
+    reply = say.SLOTS[slot].reply.format(v=value)
+    key = f"recall {slot} {value} {other if level > 1 else ''} {decoy if level > 1 else ''}"
+    facts: dict[str, Any] = {"kind": "any", "any_of": [value]}
+    if level == 1:
+        return Item(f"{told} {question}", reply, f"{key} {say.SLOTS[slot].ask.index(question)}", facts)
+    turns = [(told, _acknowledge(rng, slot, value)), (fill(rng, say.SLOTS[other].tell, v=decoy), _acknowledge(rng, other, decoy))]
+    if rng.random() < 0.5:
+        turns.reverse()
+    if level == 2 and rng.random() < 0.4:
+        turns = [turn for turn in turns if turn[0] == told]
+    if level >= 3:
+        if rng.random() < 0.25:
+            old = pick(rng, [old for old in say.SLOTS[slot].values if old != value])
+            turns.insert(0, (fill(rng, say.SLOTS[slot].tell, v=old), _acknowledge(rng, slot, old)))
+            turns = [(fill(rng, say.CHANGES) + text if text == told else text, answer) for text, answer in turns]
+            facts["none_of"] = [old]
+            key += f" was {old}"
+        for _ in range(rng.randint(1, level - 1)):
+            kind = pick(rng, ("thanks", "mood", "ability"))
+            remark = pick(rng, say.REMARKS[kind][0]) + pick(rng, say.REMARKS[kind][1])
+            turns.insert(rng.randint(1, len(turns)), (remark, pick(rng, say.REPLIES[kind])))
+    return Item(_dialogue(turns, question), reply, key, facts)
+
+
+def _not_told(rng: Random, level: int) -> Item:
+    """A fact that was never told is asked for while others were told."""
+    slot, *others = sample(rng, tuple(say.SLOTS), min(level, 4))
+    turns, told = [], []
+    for other in others:
+        value = pick(rng, say.SLOTS[other].values)
+        turns.append((fill(rng, say.SLOTS[other].tell, v=value), _acknowledge(rng, other, value)))
+        told.append(f"{other} {value}")
+    question = pick(rng, say.SLOTS[slot].ask)
+    return Item(_dialogue(turns, question), fill(rng, say.UNTOLD, slot=say.SLOTS[slot].noun),
+                f"untold {slot} {say.SLOTS[slot].ask.index(question) if not told else ''} {told}",
+                {"kind": "unknown"})
+
+
+def _acknowledge(rng: Random, slot: str, value: str) -> str:
+    return fill(rng, say.ACKNOWLEDGEMENTS, v=value, noun=say.SLOTS[slot].noun)
+
+
+def _dialogue(turns: list[tuple[str, str]], question: str) -> str:
+    messages: list[Message] = []
+    for text, answer in turns:
+        messages += [{"role": "user", "content": text}, {"role": "assistant", "content": answer}]
+    return join_turns([*messages, {"role": "user", "content": question}])
+
+
+def _unknowable(rng: Random, _level: int) -> Item:
+    opening, topic = pick(rng, say.UNKNOWABLE[0]), pick(rng, say.UNKNOWABLE[1])
+    return Item(as_typed(rng, opening.format(topic=topic)), pick(rng, say.REPLIES["unknown"]), f"unknowable {opening}|{topic}", {"kind": "unknown"})
+
+
+def _greet_person(rng: Random, _level: int) -> Item:
+    """A request to write a line for somebody: the name and the kind must be there."""
+    name, (occasion, line, pattern) = pick(rng, NAMES), pick(rng, say.OCCASIONS)
+    return Item(as_typed(rng, fill(rng, say.LINE_REQUESTS, name=name, occasion=occasion)), line.format(name=name), f"line {name} {occasion}",
+                {"kind": pattern, "any_of": [name]})
+
+
+CURRICULUM = Curriculum("conversation", (
+    *(Task(kind, {1: 1.0, 2: 0.4, 3: 0.2, 4: 0.2, 5: 0.2}, _small_talk(kind)) for kind in ("greeting", "thanks", "farewell", "mood")),
+    *(Task(kind, {2: 1.0, 3: 0.5, 4: 0.3, 5: 0.3}, _small_talk(kind)) for kind in ("sympathy", "joy", "ability", "apology")),
+    Task("introduction", {1: 1.0, 2: 0.5}, _introduction),
+    Task("echo", {1: 1.0, 2: 1.0, 3: 1.0, 4: 1.0, 5: 1.0}, _echo),
+    Task("counting", {2: 0.6, 3: 0.6, 4: 0.6}, _counting),
+    Task("choice", {2: 1.0, 3: 0.6}, _choice),
+    Task("recall", {1: 2.0, 2: 3.0, 3: 4.0, 4: 4.0, 5: 4.0}, _recall),
+    Task("not_told", {2: 1.0, 3: 1.0, 4: 1.0, 5: 1.0}, _not_told),
+    Task("unknowable", {1: 1.0, 2: 1.0, 3: 1.0}, _unknowable),
+    Task("line_for", {2: 0.6, 3: 1.0, 4: 1.0}, _greet_person),
+), grade)

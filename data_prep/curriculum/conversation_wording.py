@@ -1,0 +1,168 @@
+"""Words, remarks and replies of the conversation tasks, and the patterns by which the kind of a reply is known.
+
+Text only; conversation.py puts turns together.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from data_prep.curriculum.wording import NAMES
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """A fact a user may tell of themselves: its values, how it is told and asked for, how it is recalled, what it is called."""
+
+    values: tuple[str, ...]
+    tell: tuple[str, ...]
+    ask: tuple[str, ...]
+    reply: str
+    noun: str
+
+
+CALLED = NAMES
+SLOTS = {
+    "name": Slot(NAMES, ("My name is {v}.", "I'm {v}.", "I am {v}.", "Call me {v}.", "You can call me {v}.", "People call me {v}.", "{v} is my name.",
+                         "Hi, my name is {v}.", "This is {v}."),
+                 ("What is my name?", "What's my name?", "Do you remember my name?", "Who am I?", "What am I called?", "Tell me my name.",
+                  "Can you say my name?", "what was my name again?"),
+                 "Your name is {v}.", "name"),
+    "color": Slot(("red", "blue", "green", "yellow", "purple", "orange", "pink", "black", "white", "brown", "gray", "gold"),
+                  ("My favorite color is {v}.", "I like {v} best of all colors.", "{v} is my favorite color.", "The color I love is {v}.",
+                   "I love the color {v}.", "I paint everything {v}."),
+                  ("What is my favorite color?", "Which color do I like?", "What color do I love?", "Do you remember my favorite color?",
+                   "Tell me my favorite color.", "what color was my favorite?"),
+                  "Your favorite color is {v}.", "favorite color"),
+    "pet": Slot(("cat", "dog", "rabbit", "parrot", "hamster", "turtle", "horse", "goldfish", "snake", "mouse"),
+                ("I have a {v}.", "My pet is a {v}.", "At home I have a {v}.", "I own a {v}.", "I just got a {v}.", "There is a {v} at my home."),
+                ("What pet do I have?", "Which animal do I own?", "Do you remember my pet?", "What animal is my pet?", "What kind of pet do I have?",
+                 "Tell me what pet I have."),
+                "You have a {v}.", "pet"),
+    "city": Slot(("Paris", "London", "Rome", "Berlin", "Madrid", "Oslo", "Vienna", "Tokyo", "Cairo", "Lima", "Dublin", "Boston", "Athens", "Delhi"),
+                 ("I live in {v}.", "My home is in {v}.", "I am from {v}.", "I come from {v}.", "I moved to {v}.", "My city is {v}.",
+                  "I have a flat in {v}."),
+                 ("Where do I live?", "Which city am I from?", "What city do I live in?", "Do you remember where I live?", "Where is my home?",
+                  "Tell me where I live."),
+                 "You live in {v}.", "city"),
+    "food": Slot(("pizza", "pasta", "rice", "soup", "salad", "bread", "cheese", "fish", "cake", "curry", "noodles", "pancakes"),
+                 ("My favorite food is {v}.", "I love to eat {v}.", "I like {v} most of all dishes.", "{v} is what I like to eat.",
+                  "I could eat {v} every day.", "The dish I love is {v}."),
+                 ("What is my favorite food?", "What do I like to eat?", "Which food do I love?", "Do you remember my favorite food?", "What dish do I like?",
+                  "Tell me my favorite food."),
+                 "Your favorite food is {v}.", "favorite food"),
+    "job": Slot(("teacher", "doctor", "nurse", "farmer", "pilot", "baker", "painter", "singer", "driver", "writer", "gardener", "lawyer"),
+                ("I work as a {v}.", "I am a {v}.", "My job is {v}.", "I'm a {v} by trade.", "I earn my money as a {v}.", "I have been a {v} for years."),
+                ("What is my job?", "What do I do for work?", "What do I work as?", "Do you remember my job?", "What is my work?", "Tell me my job."),
+                "You work as a {v}.", "job"),
+    "hobby": Slot(("chess", "tennis", "football", "reading", "dancing", "swimming", "cooking", "hiking", "painting", "singing", "fishing", "running"),
+                  ("My hobby is {v}.", "I enjoy {v}.", "In my free time I like {v}.", "I spend my weekends with {v}.", "{v} is my hobby.",
+                   "I am really into {v}."),
+                  ("What is my hobby?", "What do I enjoy?", "What do I like to do in my free time?", "Do you remember my hobby?",
+                   "How do I spend my weekends?", "Tell me my hobby."),
+                  "Your hobby is {v}.", "hobby"),
+    "month": Slot(("January", "February", "March", "April", "May", "June", "July", "August", "September", "October", "November", "December"),
+                  ("My birthday is in {v}.", "I was born in {v}.", "I have my birthday in {v}.", "{v} is the month of my birthday.",
+                   "I turn a year older in {v}."),
+                  ("When is my birthday?", "In which month was I born?", "What month is my birthday?", "Do you remember my birthday?",
+                   "Tell me the month of my birthday."),
+                  "Your birthday is in {v}.", "birthday"),
+}
+ACKNOWLEDGEMENTS = ("Good to know: {v}.", "Thank you, I will remember {v}.", "{v}, noted.", "I will keep your {noun} in mind.", "Nice, {v}!", "Got it.",
+                    "Thanks for telling me.")
+CHANGES = ("Wait, that has changed. ", "Sorry, that was wrong. ", "Actually, I must correct that. ", "No, that is old. ")
+UNTOLD = ("You haven't told me your {slot} yet.", "I don't know your {slot}. You haven't told me.", "I don't know your {slot} yet.")
+
+REMARKS = {
+    "greeting": (("Hello", "Hi", "Hey", "Good morning", "Good evening", "Good afternoon", "Hi there", "Hello there", "Hey there", "Greetings", "Morning",
+                  "Hello again"),
+                 ("!", ".", ", nice to see you.", ", I am new here.", ", I'd like to talk.", ", are you there?", ", my friend.", " from me.",
+                  ", can we chat?", ", it's me again.", ", how nice to meet you!", ", anyone home?")),
+    "thanks": (("Thank you", "Thanks", "Thanks a lot", "Many thanks", "Thank you so much", "Cheers", "Thanks again", "I thank you", "Big thanks", "Thx"),
+               ("!", ".", " for your help.", " for the answer.", ", that helped me.", ", that was great.", " for your time.", ", you are kind.",
+                " for everything.", ", now I get it.", " for explaining.", ", that is all I need.")),
+    "farewell": (("Bye", "Goodbye", "See you", "Good night", "Bye bye", "Farewell", "See you later", "I have to go", "I must leave now", "Talk to you later",
+                  "Time to sleep"),
+                 ("!", ".", ", have a nice day.", ", until tomorrow.", ", take care.", ", it was nice.", ", my train is here.", ", till next time.",
+                  ", dinner is ready.", ", it is late.")),
+    "mood": (("How are you", "How do you do", "How is it going", "How are you doing", "How do you feel", "How have you been", "Are you well",
+              "Is everything fine", "How's your day", "Are you okay"),
+             ("?", " today?", " this morning?", " right now?", ", friend?", " these days?", " tonight?", ", may I ask?", " so far?", ", by the way?")),
+    "sympathy": (("I am sad", "I feel bad", "I'm so tired", "I am unhappy", "I feel lonely", "I could cry", "I'm worried", "I am afraid", "My day was awful",
+                  "I feel down", "I'm upset"),
+                 (".", " because I lost my keys.", " because my cat is ill.", ", I failed my test.", ", nobody called me.", " since my friend moved away.",
+                  " because it rains all day.", ", my bike was stolen.", " today.",
+                  " because I missed the bus.", ", my phone is broken.", " and I can't sleep.")),
+    "joy": (("I am so happy", "Great news", "Guess what", "I'm over the moon", "I can't stop smiling", "What a day", "I feel great", "Good news",
+             "I am proud", "Hooray"),
+            (": I passed my test!", ": I got the job!", ": we won the game!", ": my sister had a baby!", ": I found my keys!", ": I bought a house!",
+             ": my team came first!", ": I am getting married!", ": I won a prize!",
+             ": I finished my book!", ": I learned to swim!")),
+    "ability": (("Can you help me", "What can you do", "Who are you", "Are you a human", "Are you a robot", "What are you", "Are you a machine",
+                 "Are you real", "Do you have a body", "Tell me about yourself", "Am I talking to a person"),
+                ("?", ", please?", " really?", ", tell me?", " exactly?", ", I wonder?", ", by the way?", ", in short?", ", honestly?")),
+    "apology": (("Sorry", "I am sorry", "My mistake", "I apologize", "Excuse me", "Pardon me", "My apologies", "Oh no, sorry", "Forgive me"),
+                (".", "!", ", I was rude.", ", I am late.", " for the delay.", ", I forgot to answer.", ", I made an error.", " for asking again.",
+                 ", I typed it wrong.", " for the noise.", ", that was my fault.")),
+}
+REPLIES = {
+    "greeting": ("Hello! How can I help you?", "Hello! Nice to see you.", "Hi! What can I do for you?"),
+    "thanks": ("You're welcome!", "You're welcome, glad to help."),
+    "farewell": ("Goodbye! Take care.", "Goodbye! See you soon."),
+    "mood": ("I'm fine, thank you. How are you?", "I'm doing well, thanks for asking."),
+    "sympathy": ("I'm sorry to hear that.", "I'm sorry to hear that. I hope it gets better."),
+    "joy": ("Congratulations! That is great.", "That is great, congratulations!"),
+    "ability": ("I'm a small language model, and I try to help.", "I'm a language model. Ask me something."),
+    "apology": ("No problem at all.", "No problem, don't worry."),
+    "unknown": ("I'm sorry, I can't know that.", "I don't know that, sorry."),
+}
+KIND_PATTERNS = {
+    "any": r"", "greeting": r"\b(hello|hi|hey|good (morning|evening|afternoon)|welcome)\b",
+    "thanks": r"\b(you're welcome|you are welcome|glad to help|any time|my pleasure)\b",
+    "farewell": r"\b(goodbye|bye|see you|take care|good night)\b", "mood": r"\b(i'm|i am) (doing )?(fine|well|good|great)\b",
+    "sympathy": r"\b(sorry to hear|so sorry|that is sad|hope it gets better)\b",
+    "joy": r"\b(congratulations|well done|that is great)\b", "ability": r"\b(language model|assistant|try to help)\b",
+    "apology": r"\b(no problem|don't worry|that's okay|no harm)\b",
+    "unknown": r"\b(don't know|do not know|can't know|cannot know|haven't told|have not told)\b", "birthday": r"\bhappy birthday\b", "luck": r"\bgood luck\b",
+    "well": r"\bget well\b",
+    "thank": r"\bthank you\b", "invite": r"\bplease come\b", "welcome": r"\bwelcome\b", "trip": r"\bgood trip\b", "night": r"\bsleep well\b",
+}
+INTRODUCTIONS = ("{hello}, I'm {name}.", "{hello}, my name is {name}.", "{hello}! {name} here.", "{hello}, this is {name}.",
+                 "{hello}. I am {name}, nice to meet you.", "{hello}, you can call me {name}.",
+                 "{hello}! I am called {name}.", "{hello}, {name} is my name.")
+MEETINGS = ("Hello {name}! Nice to meet you.", "Hello {name}! How can I help you?")
+
+WORDS = ("red", "blue", "small", "big", "old", "new", "warm", "cold", "soft", "dark", "cat", "dog", "house", "tree", "river", "moon", "star", "bread",
+         "chair", "road", "cloud", "garden", "window",
+         "music", "paper", "stone", "summer", "winter", "morning", "water")
+ECHOES = ("Repeat after me: {phrase}", "Say: {phrase}", "Please repeat: {phrase}", "Say the words: {phrase}", "Write this down: {phrase}",
+          "Repeat this: {phrase}", "Can you say \"{phrase}\"?", "Copy these words: {phrase}",
+          "Echo: {phrase}", "Type exactly this: {phrase}", "Now say \"{phrase}\".", "Just answer: {phrase}")
+COUNTS = ("Count from {a} to {b}.", "Can you count from {a} to {b}?", "Please count from {a} up to {b}.", "Say the numbers from {a} to {b}.",
+          "List the numbers {a} to {b}.", "Give me all numbers from {a} to {b}.",
+          "Count up: {a} to {b}", "Write the numbers from {a} to {b}.")
+CHOICES = (("tea", "coffee", "water", "milk", "juice"), ("pizza", "pasta", "rice", "soup", "salad"), ("red", "blue", "green", "yellow", "black"),
+           ("tennis", "chess", "football", "dancing", "swimming"),
+           ("the bus", "the train", "a taxi", "the bike", "the car"), ("a book", "a film", "a game", "a walk", "a nap"), ("apples", "pears", "plums",
+                                                                                                                          "grapes", "cherries"))
+EITHER = ("{a} or {b}?", "Should I take {a} or {b}?", "Choose: {a} or {b}.", "Which would you pick, {a} or {b}?", "Help me decide: {a} or {b}?",
+          "I can't choose between {a} and {b}.", "Pick one: {a}, {b}.",
+          "What is better, {a} or {b}?", "Do you prefer {a} or {b}?")
+CHOSEN = ("I would take {a}.", "Take {a}.")
+UNKNOWABLE = (("What is {topic}?", "Do you know {topic}?", "Can you tell me {topic}?", "Tell me {topic}.", "Please say {topic}.", "I want to know {topic}.",
+               "Guess {topic}.", "Could you find out {topic}?", "Have you any idea of {topic}?"),
+              ("my phone number", "the lottery numbers of next week", "what I ate yesterday", "what I am thinking", "the color of my socks", "my password",
+               "who is at my door", "what my neighbor said", "the time on my watch",
+               "where my keys are", "what is in my pocket", "tomorrow's news", "the number in my head", "how my boss feels", "what my mother cooked",
+               "my shoe size", "what I dreamed last night", "who called me today",
+               "the price of my car", "what is on my desk", "my bank balance", "who will win tomorrow", "what my dog wants", "the name of my neighbor",
+               "what I wrote in my diary"))
+OCCASIONS = (("a birthday wish", "Happy birthday, {name}!", "birthday"), ("a good luck wish", "Good luck, {name}!", "luck"),
+             ("a get well wish", "Get well soon, {name}!", "well"), ("a thank you note", "Thank you, {name}!", "thank"),
+             ("an invitation", "Please come, {name}!", "invite"), ("a welcome line", "Welcome, {name}!", "welcome"), ("a line before a trip",
+                                                                                                                      "Have a good trip, {name}!", "trip"),
+                                                                                                                      ("a good night line",
+                                                                                                                       "Sleep well, {name}!", "night"))
+LINE_REQUESTS = ("Write {occasion} for {name}.", "Can you write {occasion} for {name}?", "I need {occasion} for {name}.",
+                 "Please make {occasion} for {name}.", "Give me {occasion} for my friend {name}.",
+                 "Help me with {occasion} for {name}.", "For {name} I want {occasion}.", "What could I send {name} as {occasion}?")

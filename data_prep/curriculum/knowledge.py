@@ -1,0 +1,67 @@
+"""True facts under many wordings, some held out for the exam, and questions on a short passage, answers copied from it.
+
+The instance of a fact is the pair of fact and wording: the fact is trained on, the pair in the exam is not. Graded by exact
+match after SQuAD's normalisation, any of the aliases.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import cache
+from random import Random
+from typing import Any
+
+from data_prep.curriculum import knowledge_passages as passages
+from data_prep.curriculum.answer_match import exact_match
+from data_prep.curriculum.knowledge_facts import TABLES, Table
+from data_prep.curriculum.knowledge_wording import FILLERS, WORDINGS
+from data_prep.curriculum.tasks import Curriculum, Item, Task
+from data_prep.curriculum.wording import as_typed, pick
+
+
+def grade(facts: Mapping[str, Any], text: str) -> bool:
+    """Whether text is one of facts["answers"], case, articles and marks aside."""
+    return exact_match(text, facts["answers"])
+
+
+def _fact(level: int) -> Callable[[Random, int], Item]:
+    """A question about a fact of this level or, in part, of a lower one (what was learnt is asked again)."""
+    def make(rng: Random, asked_level: int) -> Item:
+        subject, relation, answers = pick(rng, facts_of(min(level, asked_level)))
+        number = int(rng.random() * len(WORDINGS[relation]))
+        question = WORDINGS[relation][number].format(x=subject)
+        opening = pick(rng, FILLERS) if rng.random() < 0.25 else ""
+        return Item(as_typed(rng, opening + question), answers[0], f"{relation}|{subject}|{number}", {"answers": list(answers)})
+    return make
+
+
+@cache
+def facts_of(level: int) -> tuple[tuple[str, str, tuple[str, ...]], ...]:
+    """(subject, relation, answers) of every fact of a level."""
+    found: list[tuple[str, str, tuple[str, ...]]] = []
+    for table in TABLES:
+        found += _of_table(table, level)
+    return tuple(found)
+
+
+def _of_table(table: Table, level: int) -> list[tuple[str, str, tuple[str, ...]]]:
+    rows = [row.split("|") for row in table.rows.strip().splitlines()]
+    found = []
+    for number, row in enumerate(rows):
+        cells = dict(zip(table.columns, row, strict=True))
+        for relation in table.relations:
+            if relation.level(number) == level and cells[relation.answer] and cells[relation.subject]:
+                found.append((cells[relation.subject], relation.name, tuple(cells[relation.answer].split("/"))))
+    return found
+
+
+def _passage(rng: Random, level: int) -> Item:
+    passage, question, answer, key = passages.draw(rng, level)
+    asked = f"{passage}\n{question}" if rng.random() < 0.6 else f"{passage} {question}"
+    return Item(asked, answer, key, {"answers": [answer]})
+
+
+CURRICULUM = Curriculum("knowledge", (
+    *(Task(f"fact_{level}", {level: 2.0, **({level + 1: 0.5} if level < 5 else {})}, _fact(level)) for level in (1, 2, 3, 4, 5)),
+    Task("passage", {1: 1.0, 2: 1.0, 3: 1.0, 4: 1.0, 5: 1.0}, _passage),
+), grade)

@@ -1,0 +1,371 @@
+"""The tables of true facts, written for this project. One row a line, columns by "|", aliases of an answer by "/".
+
+Data only. A relation says which column is asked by which, and from which row on at which level (first rows first).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Relation:
+    """A question form of a table: subject column -> answer column. steps: (rows below this number, level); others: never."""
+
+    name: str
+    subject: str
+    answer: str
+    steps: tuple[tuple[int, int], ...]
+
+    def level(self, row: int) -> int | None:
+        """The level at which a row's fact is taught."""
+        return next((level for below, level in self.steps if row < below), None)
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """Rows of facts with the relations asked of them."""
+
+    columns: tuple[str, ...]
+    relations: tuple[Relation, ...]
+    rows: str
+
+
+COUNTRIES = Table(("country", "capital", "continent", "currency", "language"), (
+    Relation("capital_of", "country", "capital", ((30, 1), (48, 3), (64, 4), (99, 5))),
+    Relation("continent_of", "country", "continent", ((30, 1), (48, 2), (64, 4), (99, 5))),
+    Relation("country_of_capital", "capital", "country", ((30, 2), (48, 4), (99, 5))),
+    Relation("currency_of", "country", "currency", ((20, 2), (40, 3), (64, 4), (99, 5))),
+    Relation("language_of", "country", "language", ((30, 3), (64, 4), (99, 5))),
+), """
+France|Paris|Europe|euro|French
+Germany|Berlin|Europe|euro|German
+Italy|Rome|Europe|euro|Italian
+Spain|Madrid|Europe|euro|Spanish
+Japan|Tokyo|Asia|yen|Japanese
+China|Beijing|Asia|yuan/renminbi|Chinese/Mandarin
+Egypt|Cairo|Africa|Egyptian pound/pound|Arabic
+Kenya|Nairobi|Africa|shilling/Kenyan shilling|Swahili
+Canada|Ottawa|North America|Canadian dollar/dollar|English
+Mexico|Mexico City|North America|peso/Mexican peso|Spanish
+Brazil|Brasilia|South America|real|Portuguese
+Peru|Lima|South America|sol|Spanish
+Poland|Warsaw|Europe|zloty|Polish
+Norway|Oslo|Europe|krone/Norwegian krone|Norwegian
+Greece|Athens|Europe|euro|Greek
+Russia|Moscow|Europe|ruble|Russian
+Turkey|Ankara|Asia|lira/Turkish lira|Turkish
+Thailand|Bangkok|Asia|baht|Thai
+Vietnam|Hanoi|Asia|dong|Vietnamese
+Cuba|Havana|North America|peso/Cuban peso|Spanish
+Chile|Santiago|South America|peso/Chilean peso|Spanish
+Colombia|Bogota|South America|peso/Colombian peso|Spanish
+Nigeria|Abuja|Africa|naira|English
+Morocco|Rabat|Africa|dirham|Arabic
+Portugal|Lisbon|Europe|euro|Portuguese
+Austria|Vienna|Europe|euro|German
+Sweden|Stockholm|Europe|krona/Swedish krona|Swedish
+Hungary|Budapest|Europe|forint|Hungarian
+Iran|Tehran|Asia|rial|Persian/Farsi
+Australia|Canberra|Oceania/Australia|Australian dollar/dollar|English
+Ireland|Dublin|Europe|euro|English
+Finland|Helsinki|Europe|euro|Finnish
+Denmark|Copenhagen|Europe|krone/Danish krone|Danish
+Belgium|Brussels|Europe|euro|Dutch
+Ukraine|Kyiv/Kiev|Europe|hryvnia|Ukrainian
+Romania|Bucharest|Europe|leu|Romanian
+Bulgaria|Sofia|Europe||Bulgarian
+Iraq|Baghdad|Asia|dinar/Iraqi dinar|Arabic
+Nepal|Kathmandu|Asia|rupee/Nepalese rupee|Nepali
+Mongolia|Ulaanbaatar|Asia|tugrik/togrog|Mongolian
+Ghana|Accra|Africa|cedi|English
+Ethiopia|Addis Ababa|Africa|birr|Amharic
+Angola|Luanda|Africa|kwanza|Portuguese
+Algeria|Algiers|Africa|dinar/Algerian dinar|Arabic
+Argentina|Buenos Aires|South America|peso/Argentine peso|Spanish
+Uruguay|Montevideo|South America|peso/Uruguayan peso|Spanish
+Venezuela|Caracas|South America|bolivar|Spanish
+New Zealand|Wellington|Oceania|New Zealand dollar/dollar|English
+Iceland|Reykjavik|Europe|krona/Icelandic krona|Icelandic
+Serbia|Belgrade|Europe|dinar/Serbian dinar|Serbian
+Slovakia|Bratislava|Europe|euro|Slovak
+Latvia|Riga|Europe|euro|Latvian
+Estonia|Tallinn|Europe|euro|Estonian
+Lithuania|Vilnius|Europe|euro|Lithuanian
+Albania|Tirana|Europe|lek|Albanian
+Pakistan|Islamabad|Asia|rupee/Pakistani rupee|Urdu
+Bangladesh|Dhaka|Asia|taka|Bengali/Bangla
+Cambodia|Phnom Penh|Asia|riel|Khmer
+Jordan|Amman|Asia|dinar/Jordanian dinar|Arabic
+Lebanon|Beirut|Asia|pound/Lebanese pound|Arabic
+Syria|Damascus|Asia|pound/Syrian pound|Arabic
+Tunisia|Tunis|Africa|dinar/Tunisian dinar|Arabic
+Libya|Tripoli|Africa|dinar/Libyan dinar|Arabic
+Sudan|Khartoum|Africa|pound/Sudanese pound|Arabic
+Uganda|Kampala|Africa|shilling/Ugandan shilling|English
+Zambia|Lusaka|Africa|kwacha/Zambian kwacha|English
+Somalia|Mogadishu|Africa|shilling/Somali shilling|Somali
+Senegal|Dakar|Africa|CFA franc/franc|French
+Mali|Bamako|Africa|CFA franc/franc|
+Cameroon|Yaounde|Africa|CFA franc/franc|
+Ecuador|Quito|South America|US dollar/dollar|Spanish
+Paraguay|Asuncion|South America|guarani|
+Guatemala|Guatemala City|North America|quetzal|Spanish
+Honduras|Tegucigalpa|North America|lempira|Spanish
+Panama|Panama City|North America|balboa|Spanish
+Jamaica|Kingston|North America|Jamaican dollar/dollar|English
+Haiti|Port-au-Prince|North America|gourde|
+Fiji|Suva|Oceania|Fijian dollar/dollar|English
+Georgia|Tbilisi|Asia|lari|Georgian
+Armenia|Yerevan|Asia|dram|Armenian
+""")
+
+ANIMALS = Table(("animal", "group", "young", "home", "sound"), (
+    Relation("animal_group", "animal", "group", ((26, 1), (40, 3))),
+    Relation("animal_young", "animal", "young", ((26, 2), (40, 4))),
+    Relation("animal_home", "animal", "home", ((40, 3),)),
+    Relation("animal_sound", "animal", "sound", ((40, 4),)),
+), """
+dog|mammal|puppy|kennel|barks
+cat|mammal|kitten||meows
+cow|mammal|calf|barn|moos
+horse|mammal|foal|stable|neighs
+sheep|mammal|lamb||bleats
+pig|mammal|piglet|sty|oinks/grunts
+lion|mammal|cub|den|roars
+bear|mammal|cub|den|growls
+whale|mammal|calf||sings
+bat|mammal|pup|cave|
+rabbit|mammal|kit|burrow|
+kangaroo|mammal|joey||
+deer|mammal|fawn||
+eagle|bird|eaglet|nest|
+duck|bird|duckling|nest|quacks
+owl|bird|owlet|nest|hoots
+penguin|bird|chick||
+goose|bird|gosling|nest|honks
+swan|bird|cygnet|nest|
+frog|amphibian|tadpole||croaks
+toad|amphibian|tadpole||croaks
+shark|fish|pup||
+salmon|fish|fry||
+snake|reptile|snakelet||hisses
+turtle|reptile|hatchling||
+bee|insect|larva|hive|buzzes
+ant|insect|larva|anthill|
+butterfly|insect|caterpillar||
+spider|arachnid|spiderling|web|
+scorpion|arachnid|||
+crocodile|reptile|hatchling||
+lizard|reptile|hatchling||
+newt|amphibian|||
+tuna|fish|||
+hen|bird|chick|coop|clucks
+goat|mammal|kid||bleats
+elephant|mammal|calf||trumpets
+fox|mammal|kit/cub|den|
+wolf|mammal|pup|den|howls
+beaver|mammal|kit|lodge|
+""")
+
+ELEMENTS = Table(("element", "symbol", "number"), (
+    Relation("symbol_of", "element", "symbol", ((20, 2), (44, 4))),
+    Relation("element_of_symbol", "symbol", "element", ((20, 3), (44, 5))),
+    Relation("number_of", "element", "number", ((20, 3), (44, 5))),
+), """
+hydrogen|H|1
+helium|He|2
+carbon|C|6
+nitrogen|N|7
+oxygen|O|8
+sodium|Na|11
+iron|Fe|26
+gold|Au|79
+silver|Ag|47
+copper|Cu|29
+lead|Pb|82
+tin|Sn|50
+potassium|K|19
+calcium|Ca|20
+chlorine|Cl|17
+zinc|Zn|30
+neon|Ne|10
+mercury|Hg|80
+sulfur|S|16
+aluminum|Al|13
+lithium|Li|3
+beryllium|Be|4
+boron|B|5
+fluorine|F|9
+magnesium|Mg|12
+silicon|Si|14
+phosphorus|P|15
+argon|Ar|18
+titanium|Ti|22
+chromium|Cr|24
+manganese|Mn|25
+cobalt|Co|27
+nickel|Ni|28
+bromine|Br|35
+krypton|Kr|36
+iodine|I|53
+xenon|Xe|54
+barium|Ba|56
+tungsten|W|74
+platinum|Pt|78
+radon|Rn|86
+radium|Ra|88
+uranium|U|92
+plutonium|Pu|94
+""")
+
+PLANETS = Table(("planet", "place", "kind", "next"), (
+    Relation("planet_place", "planet", "place", ((8, 1),)),
+    Relation("planet_at", "place", "planet", ((8, 2),)),
+    Relation("planet_kind", "planet", "kind", ((8, 3),)),
+    Relation("planet_next", "planet", "next", ((8, 3),)),
+), """
+Mercury|first|rocky planet|Venus
+Venus|second|rocky planet|Earth
+Earth|third|rocky planet|Mars
+Mars|fourth|rocky planet|Jupiter
+Jupiter|fifth|gas giant|Saturn
+Saturn|sixth|gas giant|Uranus
+Uranus|seventh|ice giant|Neptune
+Neptune|eighth|ice giant|
+""")
+
+INVENTIONS = Table(("thing", "person", "year"), (
+    Relation("inventor_of", "thing", "person", ((16, 2), (24, 3), (40, 5))),
+    Relation("year_of", "thing", "year", ((12, 3), (24, 4), (40, 5))),
+), """
+the telephone|Alexander Graham Bell/Bell|1876
+the phonograph|Thomas Edison/Edison|1877
+dynamite|Alfred Nobel/Nobel|1867
+the World Wide Web|Tim Berners-Lee/Berners-Lee|1989
+penicillin|Alexander Fleming/Fleming|1928
+the battery|Alessandro Volta/Volta|1800
+the diesel engine|Rudolf Diesel/Diesel|1893
+X-rays|Wilhelm Roentgen/Roentgen|1895
+radium|Marie Curie/Curie|1898
+the theory of general relativity|Albert Einstein/Einstein|1915
+the Rubik's Cube|Erno Rubik/Rubik|1974
+the safety elevator|Elisha Otis/Otis|1852
+the saxophone|Adolphe Sax/Sax|
+the theory of evolution|Charles Darwin/Darwin|
+the periodic table|Dmitri Mendeleev/Mendeleev|1869
+braille|Louis Braille/Braille|1824
+the mercury thermometer|Daniel Fahrenheit/Fahrenheit|1714
+the lightning rod|Benjamin Franklin/Franklin|1752
+vulcanized rubber|Charles Goodyear/Goodyear|
+the cotton gin|Eli Whitney/Whitney|1793
+the electron|J. J. Thomson/Thomson|1897
+the neutron|James Chadwick/Chadwick|1932
+the smallpox vaccine|Edward Jenner/Jenner|1796
+the polio vaccine|Jonas Salk/Salk|
+""")
+
+WORKS = Table(("work", "author"), (Relation("author_of", "work", "author", ((14, 3), (99, 5))),), """
+Hamlet|William Shakespeare/Shakespeare
+Don Quixote|Miguel de Cervantes/Cervantes
+War and Peace|Leo Tolstoy/Tolstoy
+Oliver Twist|Charles Dickens/Dickens
+Faust|Goethe/Johann Wolfgang von Goethe
+The Odyssey|Homer
+Emma|Jane Austen/Austen
+Moby-Dick|Herman Melville/Melville
+Dracula|Bram Stoker/Stoker
+Frankenstein|Mary Shelley/Shelley
+Tom Sawyer|Mark Twain/Twain
+The Divine Comedy|Dante/Dante Alighieri
+Ulysses|James Joyce/Joyce
+Les Miserables|Victor Hugo/Hugo
+Jane Eyre|Charlotte Bronte
+The Trial|Franz Kafka/Kafka
+Treasure Island|Robert Louis Stevenson/Stevenson
+Crime and Punishment|Fyodor Dostoevsky/Dostoevsky
+The Raven|Edgar Allan Poe/Poe
+Candide|Voltaire
+""")
+
+QUANTITIES = Table(("unit", "count"), (Relation("how_many", "unit", "count", ((12, 1), (24, 3), (99, 5))),), """
+days in a week|7/seven
+months in a year|12/twelve
+hours in a day|24
+minutes in an hour|60
+seconds in a minute|60
+legs on a spider|8/eight
+legs on an insect|6/six
+sides on a triangle|3/three
+sides on a square|4/four
+centimeters in a meter|100
+grams in a kilogram|1000
+things in a dozen|12/twelve
+sides on a hexagon|6/six
+sides on a pentagon|5/five
+sides on an octagon|8/eight
+years in a century|100
+years in a decade|10/ten
+planets in the solar system|8/eight
+meters in a kilometer|1000
+millimeters in a centimeter|10/ten
+letters in the English alphabet|26
+players on a soccer team|11/eleven
+strings on a violin|4/four
+keys on a piano|88
+degrees in a right angle|90
+degrees in a circle|360
+cards in a standard deck|52
+squares on a chessboard|64
+bits in a byte|8/eight
+feet in a yard|3/three
+inches in a foot|12/twelve
+continents on Earth|7/seven
+""")
+
+OPPOSITES = Table(("word", "opposite"), (
+    Relation("opposite_of", "word", "opposite", ((22, 1), (99, 2))),
+), """
+hot|cold
+big|small/little
+up|down
+day|night
+fast|slow
+old|young/new
+open|closed/shut
+full|empty
+happy|sad/unhappy
+early|late
+hard|soft/easy
+light|dark/heavy
+wet|dry
+left|right
+in|out
+tall|short
+strong|weak
+rich|poor
+loud|quiet
+clean|dirty
+near|far
+thick|thin
+high|low
+good|bad
+black|white
+love|hate
+win|lose
+begin|end
+buy|sell
+push|pull
+true|false
+first|last
+north|south
+east|west
+inside|outside
+always|never
+deep|shallow
+wide|narrow
+sharp|blunt/dull
+brave|cowardly
+""")
+
+TABLES = (COUNTRIES, ANIMALS, ELEMENTS, PLANETS, INVENTIONS, WORKS, QUANTITIES, OPPOSITES)

@@ -1,0 +1,184 @@
+"""Arithmetic: the four operations, comparisons, fractions and percent, word problems, equations, units; worked steps first.
+
+Graded by the number after "####". Every operation has one instance key, whatever story is told around it, so that an
+operation of the exam never occurs in training under another wording.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from random import Random
+from typing import Any
+
+from data_prep.curriculum.arithmetic import answer, instance, steps_of
+from data_prep.curriculum.math_wording import ASK, COMPARE, EQUATIONS, FRACTIONS, PERCENTS, STORIES, TWO_STEP_STORIES, UNITS
+from data_prep.curriculum.tasks import Curriculum, Item, Task
+from data_prep.curriculum.wording import NAMES, THINGS, as_typed, fill, pick, sample
+
+
+def grade(facts: Mapping[str, Any], text: str) -> bool:
+    """Whether the number after the last "####" equals facts["answer"]."""
+    got = final_number(text)
+    return got is not None and got == float(facts["answer"])
+
+
+_FINAL = re.compile(r"####\s*\$?\s*(-?[\d,]*\.?\d+)")
+
+
+def final_number(text: str) -> float | None:
+    """The number after the last "####", thousands commas dropped; None where there is none."""
+    found = _FINAL.findall(text)
+    return float(found[-1].replace(",", "")) if found else None
+
+
+def operands(rng: Random, sign: str, level: int) -> tuple[int, int]:
+    """Operands of a level whose result is a natural number; / is exact."""
+    digits = {1: (2, 1), 2: (2, 2), 3: (3, 3), 4: (4, 4)}.get(level, (5, 5))
+    if sign in "+-":
+        # Differences of level 1 start at 20: below that they are the drill's, which is trained on whole.
+        first = rng.randint(20 if sign == "-" else 10, 99) if level == 1 else _with_digits(rng, digits[0])
+        second = _with_digits(rng, digits[1])
+        return (second, first) if (sign == "-" and second > first) or (sign == "+" and rng.random() < 0.3) else (first, second)
+    digit = rng.randint(2, 9)
+    if sign == "*":
+        return _with_digits(rng, 2 if level <= 3 else level - 1), digit
+    result = rng.randint(11, 24 if level <= 2 else 99 if level == 3 else 999)
+    return result * digit, digit
+
+
+def _with_digits(rng: Random, digits: int) -> int:
+    return rng.randint(10 ** (digits - 1), 10 ** digits - 1)
+
+
+def _item(prompt: str, expression: str, steps: list[str], result: int, *, key: str) -> Item:
+    return Item(prompt, answer(expression, steps, result), key, {"answer": str(result)})
+
+
+def _operation(sign: str) -> Any:
+    def make(rng: Random, level: int) -> Item:
+        first, second = operands(rng, sign, level)
+        steps, result = steps_of(first, sign, second)
+        prompt = as_typed(rng, fill(rng, ASK[sign], a=first, b=second))
+        return _item(prompt, f"{first}{sign}{second}", steps, result, key=instance(first, sign, second))
+    return make
+
+
+def _drill(rng: Random, _level: int) -> Item:
+    """Single-digit facts that longer sums are made of."""
+    sign = pick(rng, "+-*/")
+    first, second = rng.randint(1, 9), rng.randint(1, 9)
+    if sign == "-":
+        first += second
+    elif sign == "/":
+        first *= second
+    result = {"+": first + second, "-": first - second, "*": first * second, "/": first // second}[sign]
+    prompt = as_typed(rng, fill(rng, ASK[sign], a=first, b=second))
+    return _item(prompt, f"{first}{sign}{second}={result}", [], result, key=instance(first, sign, second))
+
+
+def _compare(rng: Random, level: int) -> Item:
+    digits = level + 1
+    first = _with_digits(rng, digits)
+    second = first
+    while second == first:
+        second = _with_digits(rng, digits) if rng.random() < 0.7 else first // 10 * 10 + rng.randint(0, 9)
+    larger = rng.random() < 0.5
+    steps = []
+    for a, b in zip(str(first), str(second), strict=True):
+        steps.append(f"{a}{'=' if a == b else '>' if a > b else '<'}{b}")
+        if a != b:
+            break
+    result = max(first, second) if larger else min(first, second)
+    prompt = as_typed(rng, fill(rng, COMPARE["larger" if larger else "smaller"], a=first, b=second))
+    low, high = sorted((first, second))
+    return _item(prompt, f"{'max' if larger else 'min'} {first} {second}", steps, result, key=f"compare {low} {high}")
+
+
+def _story(rng: Random, level: int) -> Item:
+    sign = pick(rng, "+-" if level == 1 else "+-*/")
+    first, second = operands(rng, sign, level)
+    if sign == "+" and first < second:
+        first, second = second, first
+    name, other = sample(rng, NAMES, 2)
+    prompt = as_typed(rng, fill(rng, STORIES[sign], a=first, b=second, name=name, other=other, things=pick(rng, THINGS)))
+    steps, result = steps_of(first, sign, second)
+    return _item(prompt, f"{first}{sign}{second}", steps, result, key=instance(first, sign, second))
+
+
+def _two_step_story(rng: Random, level: int) -> Item:
+    """One to three operations one after the other; each one's result starts the next."""
+    signs = pick(rng, tuple(TWO_STEP_STORIES))
+    first = rng.randint(10, 60 if level <= 3 else 500)
+    value, expression, steps, numbers = first, str(first), list[str](), [first]
+    for sign in signs:
+        number = rng.randint(2, 9) if sign in "*/" else rng.randint(2, 9 if sign == "-" or level <= 3 else 99)
+        if sign == "-":
+            number = min(number, value - 1)
+        more, result = steps_of(value, sign, number)
+        steps += [f"{value}{sign}{number}", *more, f"={result}"]
+        value, expression = result, f"{expression}{sign}{number}"
+        numbers.append(number)
+    name, other = sample(rng, NAMES, 2)
+    places = dict(zip("abcd", numbers, strict=False))
+    prompt = as_typed(rng, fill(rng, TWO_STEP_STORIES[signs], **places, name=name, other=other, things=pick(rng, THINGS)))
+    return _item(prompt, expression, steps, value, key=f"steps {expression}")
+
+
+def _equation(rng: Random, level: int) -> Item:
+    """x+a=b, x-a=b, a+x=b, ax=b, x/a=b; from level 4 on ax+b=c."""
+    form = pick(rng, ("x+a", "x-a", "a+x") if level <= 2 else ("x+a", "x-a", "a+x", "ax"))
+    letter = pick(rng, "xynmk")
+    if form == "x-a":
+        first, second = operands(rng, "+", min(level, 2))
+        equation, sign = f"{letter} - {second} = {first}", "+"
+    elif form == "ax":
+        first, second = operands(rng, "/", min(level, 3))
+        equation, sign = f"{second}{letter} = {first}", "/"
+    else:
+        first, second = operands(rng, "-", min(level, 2))
+        if first == second:
+            first += 1
+        equation, sign = (f"{letter} + {second} = {first}" if form == "x+a" else f"{second} + {letter} = {first}"), "-"
+    steps, result = steps_of(first, sign, second)
+    prompt = as_typed(rng, fill(rng, EQUATIONS, equation=equation, x=letter))
+    return _item(prompt, f"{letter}={first}{sign}{second}", steps, result, key=instance(first, sign, second))
+
+
+def _part(rng: Random, level: int) -> Item:
+    """A fraction or percent of a number, as a division."""
+    percent = rng.random() < 0.5
+    word, digit = pick(rng, (("50%", 2), ("25%", 4), ("20%", 5)) if percent else (("half", 2), ("a third", 3), ("a quarter", 4), ("a fifth", 5), ("1/2", 2),
+                                                                                  ("1/3", 3), ("1/4", 4), ("1/6", 6)))
+    whole = rng.randint(11, 40 if level <= 3 else 250) * digit
+    steps, result = steps_of(whole, "/", digit)
+    prompt = as_typed(rng, fill(rng, PERCENTS if percent else FRACTIONS, part=word, whole=whole, things=pick(rng, THINGS), name=pick(rng, NAMES)))
+    return _item(prompt, f"{whole}/{digit}", steps, result, key=instance(whole, "/", digit))
+
+
+def _unit(rng: Random, _level: int) -> Item:
+    """So many small units in a number of large ones; a factor of 60 or 100 is a digit's product with zeros put behind."""
+    large, small, digit, zeros = pick(rng, UNITS)
+    number = rng.randint(2, 99)
+    steps, product = steps_of(number, "*", digit) if digit > 1 else (list[str](), number)
+    result = product * 10 ** zeros
+    asked = fill(rng, ("How many {small} are in {n} {large}?", "Convert {n} {large} to {small}.", "{n} {large} in {small}?",
+                       "What is {n} {large} in {small}?",
+                       "Change {n} {large} into {small}.", "{n} {large} is how many {small}?", "Express {n} {large} in {small}.",
+                       "How many {small} make {n} {large}?"), n=number, small=small, large=large)
+    return _item(as_typed(rng, asked), f"{number}*{digit * 10 ** zeros}", steps, result, key=f"{number} {large} in {small}")
+
+
+CURRICULUM = Curriculum("math", (
+    Task("add", {1: 2, 2: 2, 3: 2, 4: 1, 5: 1}, _operation("+")),
+    Task("subtract", {1: 2, 2: 2, 3: 2, 4: 1, 5: 1}, _operation("-")),
+    Task("multiply", {2: 2, 3: 1, 4: 1, 5: 1}, _operation("*")),
+    Task("divide", {3: 1, 4: 1, 5: 1}, _operation("/")),
+    Task("drill", {1: 1}, _drill, drill=True),
+    Task("compare", {1: 1, 2: 1, 3: 0.5, 4: 0.5}, _compare),
+    Task("story", {1: 2, 2: 2, 3: 1, 4: 1, 5: 1}, _story),
+    Task("steps", {3: 1, 4: 2, 5: 2}, _two_step_story),
+    Task("equation", {2: 1, 3: 1, 4: 1}, _equation),
+    Task("part", {3: 1, 4: 1, 5: 1}, _part),
+    Task("unit", {3: 1, 4: 1}, _unit),
+), grade)

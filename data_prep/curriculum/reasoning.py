@@ -1,0 +1,172 @@
+"""Small puzzles with one right answer: rules, ordering, membership, family, boolean logic, calendar; the chain of used facts first.
+
+Graded by exact match of what follows "####". The rule sets, orders and stories of the exam never occur in training.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
+from random import Random
+from typing import Any
+
+from data_prep.curriculum import reasoning_wording as say
+from data_prep.curriculum.tasks import Curriculum, Item, Task
+from data_prep.curriculum.wording import NAMES, as_typed, fill, pick, sample
+
+_EDGES = " \t\n.!?,;:\"'"
+
+
+def grade(facts: Mapping[str, Any], text: str) -> bool:
+    """Whether what follows the last "####" is facts["answer"], case and outer marks aside."""
+    _, mark, final = text.rpartition("####")
+    return bool(mark) and final.strip(_EDGES).lower() == str(facts["answer"]).lower()
+
+
+def _item(prompt: str, steps: str, result: str, *, key: str) -> Item:
+    return Item(prompt, f"{steps}\n#### {result}", key, {"answer": result})
+
+
+def _rules(rng: Random, level: int) -> Item:
+    """A fact and a chain of rules; the question's property follows (yes), is denied (no) or is never reached (unknown).
+
+    A chain has as many rules as the level says; from level 3 on a rule that doesn't apply stands among them.
+    """
+    hops = min(level, 4)
+    kinds = sample(rng, say.KINDS, hops + 1)
+    wanted, other = sample(rng, say.PROPERTIES, 2)
+    outcome = pick(rng, ("yes", "no", "unknown"))
+    name = pick(rng, NAMES)
+    chain = kinds[:hops]
+    rules = [fill(rng, say.RULES, a=a, b=b, an_a=_an(a), an_b=_an(b)) for a, b in pairwise(chain)]
+    reached = other if outcome == "unknown" else wanted
+    rules.append(fill(rng, say.NOT_PROPERTY_RULES if outcome == "no" else say.PROPERTY_RULES, a=chain[-1], an_a=_an(chain[-1]), p=reached))
+    stray = ""
+    if level >= 3:
+        stray = f" {kinds[-1]}>{wanted}"
+        rules.append(fill(rng, say.PROPERTY_RULES, a=kinds[-1], an_a=_an(kinds[-1]), p=wanted))
+    if level >= 2:
+        rng.shuffle(rules)
+    fact = fill(rng, say.IS_A, name=name, an_a=_an(chain[0]))
+    sentences = [fact, *rules] if rng.random() < 0.7 else [*rules, fact]
+    question = fill(rng, say.IS_IT, name=name, p=wanted)
+    steps = " > ".join([name, *chain, f"not {reached}" if outcome == "no" else reached])
+    key = f"rules {'>'.join(chain)}>{'not ' if outcome == 'no' else ''}{reached}{stray} ask {wanted}"
+    return _item(as_typed(rng, f"{' '.join(sentences)} {question}"), steps, outcome, key=key)
+
+
+def _an(noun: str) -> str:
+    return f"{'an' if noun[0] in 'aeiou' else 'a'} {noun}"
+
+
+def _ordering(rng: Random, level: int) -> Item:
+    """Who is tallest, oldest, ... of two (level 1), three, four: the whole order is written, then its end that is asked."""
+    people = sample(rng, NAMES, min(level + 1, 5))
+    more, less, most, least = pick(rng, say.SCALES)
+    sentences = []
+    for high, low in pairwise(people):
+        if rng.random() < 0.5:
+            sentences.append(f"{high} is {more} than {low}.")
+        else:
+            sentences.append(f"{low} is {less} than {high}.")
+    rng.shuffle(sentences)
+    top = rng.random() < 0.5
+    question = fill(rng, say.WHO_IS, most=(more if top else less) if len(people) == 2 else (most if top else least))
+    prompt = as_typed(rng, f"{' '.join(sentences)} {question}")
+    return _item(prompt, " > ".join(people), people[0] if top else people[-1], key=f"order {'>'.join(people)}")
+
+
+def _membership(rng: Random, level: int) -> Item:
+    """Level 1: is a thing in a list. Level 2: which of two places has it. From level 3: after it was moved."""
+    things = sample(rng, say.OBJECTS, 3 if level == 1 else 4)
+    name, other = sample(rng, NAMES, 2)
+    if level == 1:
+        place = pick(rng, say.PLACES)
+        asked = pick(rng, things) if rng.random() < 0.5 else pick(rng, [thing for thing in say.OBJECTS if thing not in things])
+        prompt = f"{fill(rng, say.HOLDS, place=place, things=_list(things), name=name)} {fill(rng, say.IS_THERE, an_a=_an(asked), place=place, name=name)}"
+        return _item(as_typed(rng, prompt), f"{place}: {', '.join(things)}", "yes" if asked in things else "no",
+                     key=f"member {','.join(sorted(things))} ask {asked}")
+    places = sample(rng, say.PLACES, 3)
+    where = {things[0]: places[0], things[1]: places[1]}
+    sentences = [fill(rng, say.PUTS, name=name, thing=thing, place=place) for thing, place in where.items()]
+    rng.shuffle(sentences)
+    asked = pick(rng, list(where))
+    steps = [f"{asked}: {where[asked]}"]
+    if level >= 3:
+        moved = pick(rng, list(where))
+        sentences.append(fill(rng, say.MOVES, name=other, thing=moved, place=places[2]))
+        where[moved] = places[2]
+        if moved == asked:
+            steps[0] += f" > {places[2]}"
+    prompt = as_typed(rng, f"{' '.join(sentences)} {fill(rng, say.WHERE, thing=asked)}")
+    return _item(prompt, steps[0], where[asked], key=f"where {' '.join(sorted(f'{thing}:{place}' for thing, place in where.items()))} {steps[0]}")
+
+
+def _list(things: Sequence[str]) -> str:
+    return f"{', '.join(_an(thing) for thing in things[:-1])} and {_an(things[-1])}"
+
+
+def _family(rng: Random, level: int) -> Item:
+    """Level 1: the other side of one relation. From level 2: two relations make a third."""
+    people = sample(rng, NAMES, 3)
+    if level == 1:
+        parent = pick(rng, ("mother", "father", "parent", "teacher", "boss", "coach"))
+        child = say.CONVERSE[parent]
+        fact = fill(rng, say.RELATION, x=people[0], y=people[1], r=parent)
+        up = rng.random() < 0.5
+        question = fill(rng, say.WHO_RELATED, y=people[1] if up else people[0], r=parent if up else child)
+        return _item(as_typed(rng, f"{fact} {question}"), f"{people[0]} {parent} {people[1]}", people[0] if up else people[1],
+                     key=f"family {people[0]} {parent} {people[1]}")
+    first, second, result = pick(rng, say.COMPOSED[:8] if level == 2 else say.COMPOSED)
+    facts = [fill(rng, say.RELATION, x=people[0], y=people[1], r=first), fill(rng, say.RELATION, x=people[1], y=people[2], r=second)]
+    if rng.random() < 0.3:
+        facts.reverse()
+    steps = f"{people[0]} {first} {people[1]} {second} {people[2]}"
+    prompt = as_typed(rng, f"{' '.join(facts)} {fill(rng, say.HOW_RELATED, x=people[0], y=people[2])}")
+    return _item(prompt, steps, result, key=f"family {steps}")
+
+
+def _boolean(rng: Random, level: int) -> Item:
+    """States of things and a claim about them joined by and/or, from level 3 on with three parts."""
+    things = sample(rng, tuple(say.STATES), min(level, 3))
+    states = [pick(rng, (0, 1)) for _ in things]
+    claims = [pick(rng, (0, 1)) for _ in things]
+    joints = [pick(rng, ("and", "or")) for _ in things[1:]][:1] * (len(things) - 1)
+    facts = " ".join(f"The {thing} is {say.STATES[thing][state]}." for thing, state in zip(things, states, strict=True))
+    parts = [f"the {thing} is {say.STATES[thing][claim]}" for thing, claim in zip(things, claims, strict=True)]
+    claim = parts[0] + "".join(f" {joint} {part}" for joint, part in zip(joints, parts[1:], strict=True))
+    truths = [state == claimed for state, claimed in zip(states, claims, strict=True)]
+    value = all(truths) if not joints or joints[0] == "and" else any(truths)
+    steps = " ".join("true" if truth else "false" for truth in truths)
+    if joints:
+        steps = f" {joints[0]} ".join(steps.split())
+    prompt = as_typed(rng, f"{facts} {fill(rng, say.IS_TRUE, claim=claim)}")
+    key = f"boolean {' '.join(f'{thing}:{state}{claimed}' for thing, state, claimed in zip(things, states, claims, strict=True))} {joints[:1]}"
+    return _item(prompt, steps, "yes" if value else "no", key=key)
+
+
+def _calendar(rng: Random, level: int) -> Item:
+    """So many days (from level 2 on also months) before or after a given one, counted step by step."""
+    names, unit, here = (say.DAYS, "day", say.TODAY) if level == 1 or rng.random() < 0.5 else (say.MONTHS, "month", say.THIS_MONTH)
+    start, count = int(rng.random() * len(names)), rng.randint(1, 3 + 2 * level)
+    forward = rng.random() < 0.7
+    sign = 1 if forward else -1
+    steps = [names[(start + sign * step) % len(names)] for step in range(1, count + 1)]
+    units = unit if count == 1 else f"{unit}s"
+    question = fill(rng, (say.AFTER if forward else say.BEFORE)[unit], n=count, units=units)
+    prompt = as_typed(rng, f"{fill(rng, here, start=names[start])} {question}")
+    counted = ", ".join(f"{number} {name}" for number, name in enumerate(steps, 1))
+    return _item(prompt, f"{names[start]}: {counted}", steps[-1], key=f"calendar {names[start]} {sign * count}")
+
+
+Maker = Callable[[Random, int], Item]
+_ALL = {1: 1.0, 2: 1.0, 3: 1.0, 4: 1.0, 5: 1.0}
+
+CURRICULUM = Curriculum("reasoning", (
+    Task("rules", dict.fromkeys(_ALL, 2.0), _rules),
+    Task("ordering", _ALL, _ordering),
+    Task("membership", _ALL, _membership),
+    Task("family", _ALL, _family),
+    Task("boolean", _ALL, _boolean),
+    Task("calendar", _ALL, _calendar),
+), grade)

@@ -1,0 +1,120 @@
+"""How a curriculum is built: tasks that draw items, the side an instance lies on, and the drawing of records and exams.
+
+Knows no domain. An instance (operands, entities, rule set, composition, fact x phrasing) lies on the exam's side or on
+training's by the hash of its key, so the two never share one. Seeded by text, so the same on every machine.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from random import Random
+from typing import Any
+
+from data_prep.records import Record
+
+EXAM_LEVELS = (1, 2, 3)
+EXAM_SHARE = 10
+_TRIES = 2000
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One drawn question. instance: what makes it this question, whatever its wording. facts: what the grader needs."""
+
+    prompt: str
+    response: str
+    instance: str
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """One kind of question. levels: level -> weight in that level. drill: too few instances to hold any out, so training only."""
+
+    name: str
+    levels: Mapping[int, float]
+    make: Callable[[Random, int], Item]
+    drill: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Curriculum:
+    """The tasks of a domain and the grader of its answers: grade(facts, text)."""
+
+    domain: str
+    tasks: tuple[Task, ...]
+    grade: Callable[[Mapping[str, Any], str], bool]
+
+    def levels(self) -> tuple[int, ...]:
+        """Levels that have a task, lowest first."""
+        return tuple(sorted({level for task in self.tasks for level in task.levels}))
+
+
+def on_exam_side(instance: str) -> bool:
+    """Whether an instance belongs to exams: one in ten, by the SHA-256 of its key."""
+    return int.from_bytes(hashlib.sha256(instance.encode()).digest()[:8], "big") % EXAM_SHARE == 0
+
+
+def draw_records(curriculum: Curriculum, *, count: int, levels: Sequence[int], seed: int) -> Iterator[Record]:
+    """count training records, the levels in turn. Raises ValueError for a level without a task or a negative count."""
+    _check_levels(curriculum, levels)
+    if count < 0:
+        raise ValueError(f"count = {count}; give the number of records wanted, 0 or more")
+    rng = Random(f"{curriculum.domain}/{seed}")
+    wanted = sorted(set(levels))
+    choices = {level: [task for task in curriculum.tasks if level in task.levels] for level in wanted}
+    for number in range(count):
+        level = wanted[number % len(wanted)]
+        task = rng.choices(choices[level], weights=[task.levels[level] for task in choices[level]])[0]
+        item = _draw(task, rng, level, exam=False)
+        yield _record(curriculum, task, item, level=level, where=f"curriculum/{curriculum.domain}:{seed}:{number + 1}", exam=False)
+
+
+def draw_exam(curriculum: Curriculum, *, count: int) -> list[Record]:
+    """count exam records, levels 1-3 in turn and within a level its tasks in turn by weight; no prompt twice. Always the same."""
+    rng = Random(f"{curriculum.domain}/exam")
+    turns = {level: _turns(curriculum, level) for level in EXAM_LEVELS}
+    records: list[Record] = []
+    prompts: set[str] = set()
+    while len(records) < count:
+        level = EXAM_LEVELS[len(records) % len(EXAM_LEVELS)]
+        task = next(turns[level])
+        item = _draw(task, rng, level, exam=True, unlike=prompts)
+        prompts.add(item.prompt)
+        records.append(_record(curriculum, task, item, level=level, where=f"curriculum/{curriculum.domain}:exam:{len(records) + 1}", exam=True))
+    return records
+
+
+def _turns(curriculum: Curriculum, level: int) -> Iterator[Task]:
+    """Tasks of a level for ever, each as often as its weight says, spread evenly."""
+    tasks = [task for task in curriculum.tasks if level in task.levels and not task.drill]
+    due = [0.0] * len(tasks)
+    while True:
+        due = [have + task.levels[level] for have, task in zip(due, tasks, strict=True)]
+        first = max(range(len(tasks)), key=due.__getitem__)
+        due[first] -= sum(task.levels[level] for task in tasks)
+        yield tasks[first]
+
+
+def _draw(task: Task, rng: Random, level: int, *, exam: bool, unlike: set[str] | None = None) -> Item:
+    for _ in range(_TRIES):
+        item = task.make(rng, level)
+        if task.drill or (on_exam_side(item.instance) == exam and (unlike is None or item.prompt not in unlike)):
+            return item
+    side = "exam" if exam else "training"
+    raise RuntimeError(f"task {task.name!r} gave no new {side} item at level {level} in {_TRIES} draws; give it more instances or wordings, or ask for fewer")
+
+
+def _record(curriculum: Curriculum, task: Task, item: Item, *, level: int, where: str, exam: bool) -> Record:
+    meta = {"task": task.name, "level": level, "instance": item.instance, **item.facts}
+    return Record(domain=curriculum.domain, prompt=item.prompt, response=item.response, source=f"curriculum/{curriculum.domain}",
+                  meta=meta, where=where, exam_only=exam)
+
+
+def _check_levels(curriculum: Curriculum, levels: Sequence[int]) -> None:
+    known = curriculum.levels()
+    missing = [level for level in levels if level not in known]
+    if missing or not levels:
+        raise ValueError(f"curriculum {curriculum.domain!r} has no level {missing or 'given'}; give some of {list(known)}")

@@ -1,0 +1,49 @@
+"""Words that several domains share (names, things) and how people type: a stray lower case, a missing mark, a please.
+
+Draws only from the given random source. Knows no task.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from random import Random
+from typing import TypeVar
+
+Choice = TypeVar("Choice")
+
+NAMES = ("Anna", "Ben", "Carl", "Dora", "Emma", "Finn", "Grace", "Hugo", "Iris", "Jack", "Kate", "Leo", "Mia", "Nina", "Omar", "Paul",
+         "Rosa", "Sam", "Tina", "Uma", "Vera", "Will", "Yara", "Zoe", "Adam", "Bella", "Clara", "David", "Ella", "Frank", "Lucy", "Max",
+         "Noah", "Olga", "Peter", "Ruth", "Sara", "Tom", "Victor", "Maya")
+THINGS = ("apples", "books", "pens", "coins", "cards", "stamps", "shells", "cookies", "marbles", "stickers", "eggs", "balls", "keys", "cups",
+          "plums", "pears", "toys", "bags", "hats", "roses")
+
+
+def pick(rng: Random, options: Sequence[Choice]) -> Choice:
+    """One of the options."""
+    return options[int(rng.random() * len(options))]
+
+
+def sample(rng: Random, options: Sequence[Choice], count: int) -> list[Choice]:
+    """count different options in random order."""
+    return rng.sample(options, count)
+
+
+def fill(rng: Random, templates: Sequence[str], **values: object) -> str:
+    """One template with its {places} filled."""
+    return pick(rng, templates).format(**values)
+
+
+_LAST_MARK = re.compile(r"[.?!]$")
+
+
+def as_typed(rng: Random, text: str) -> str:
+    """Text as somebody may type it: mostly as it stands, now and then without the last mark or the first capital."""
+    luck = rng.random()
+    if luck < 0.06:
+        text = _LAST_MARK.sub("", text)
+    elif luck < 0.12:
+        text = text[:1].lower() + text[1:]
+    elif luck < 0.16:
+        text = _LAST_MARK.sub("", text[:1].lower() + text[1:])
+    return text
