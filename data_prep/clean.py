@@ -25,10 +25,11 @@ _PUNCTUATION = re.compile(r"""[;:?'"\u2018\u2019\u201c\u201d\u2026]|!(?!=)|[.,](
 
 @dataclass(frozen=True, slots=True)
 class Cleaned:
-    """Examples in the order of the records, and the records left out with their reasons."""
+    """Examples in the order of the records, where each was found (by key), and the records left out with their reasons."""
 
     examples: list[Example]
     rejections: list[Rejection]
+    places: dict[str, str]
 
 
 def clean(records: Iterable[Record], *, settings: DataSettings) -> Cleaned:
@@ -40,6 +41,7 @@ def clean(records: Iterable[Record], *, settings: DataSettings) -> Cleaned:
     numbered = list(enumerate(records))
     kept: list[tuple[int, Example]] = []
     rejections: list[Rejection] = []
+    places: dict[str, str] = {}
     seen: dict[bytes, str] = {}
     asked: dict[bytes, str] = {}
     for index, record in sorted(numbered, key=lambda item: (not item[1].exam_only, item[0])):
@@ -57,8 +59,9 @@ def clean(records: Iterable[Record], *, settings: DataSettings) -> Cleaned:
         if record.exam_only:
             asked[question] = record.where
         key = content_key(record.domain, prompt, response)
+        places[key] = record.where
         kept.append((index, Example(record.domain, prompt, response, record.source, key, record.meta, record.exam_only)))
-    return Cleaned([example for _, example in sorted(kept, key=lambda item: item[0])], rejections)
+    return Cleaned([example for _, example in sorted(kept, key=lambda item: item[0])], rejections, places)
 
 
 def _digest(domain: str, *texts: str) -> bytes:

@@ -15,11 +15,11 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from data_prep import curriculum
-from data_prep.intake import Lessons, fingerprint, load_intake, read_examples, take_in
+from data_prep import curriculum, exam_check
+from data_prep.intake import DamagedExamples, Lessons, fingerprint, load_intake, read_examples, take_in
 from data_prep.pack import DamagedShard, Shard, documents, efficiency, verify_shard, write_shard
 from data_prep.records import Example, Split
-from data_prep.report import DomainReport, Intake, Packing, Report
+from data_prep.report import DomainReport, Intake, Overlap, Packing, Report
 from data_prep.sources import DataError as DataError
 from data_prep.sources import DataFile, list_folder
 from data_prep.split import SPLITS
@@ -53,8 +53,10 @@ class Corpus:
         return Shard.open(self._of(domain).shards, split)
 
     def examples(self, domain: str, split: Split) -> list[Example]:
-        """The examples of a domain and split, in the order of the records."""
-        return read_examples(self._of(domain).examples / f"{split}.parquet", domain=domain)
+        """The examples of a domain and split, in the order of the records; exam rows that training repeats are left out."""
+        rows = read_examples(self._of(domain).examples / f"{split}.parquet", domain=domain)
+        seen = self._of(domain).seen
+        return [row for row in rows if row.key not in seen] if split == "exam" and seen else rows
 
     def _of(self, domain: str) -> _Folders:
         try:
@@ -65,20 +67,22 @@ class Corpus:
 
 @dataclass(frozen=True, slots=True)
 class _Folders:
-    """Where a domain's examples and shards lie."""
+    """Where a domain's examples and shards lie. seen: keys of exam rows that training repeats."""
 
     examples: Path
     shards: Path
+    seen: frozenset[str] = frozenset()
 
 
 def prepare(settings: Settings, tree: Tree, *, cycle: int, log: Log, tokenizer: Tokenizer | None = None,
-            levels: Mapping[str, int] | None = None, resume: bool = True) -> Corpus:
+            levels: Mapping[str, int] | None = None, resume: bool = True, allow_overlap: bool = False) -> Corpus:
     """Bring the data folder up to date for a cycle and open it.
 
     tokenizer: of a pretrained base; without one the family's own is trained by the first call and kept. levels: highest
     curriculum level by domain, for those above data.curriculum_level. resume: when this cycle was prepared before with the
     same settings, take that corpus even if files have changed since (the next cycle takes them up), so that training goes on
-    where it was. Raises DataError for a data folder that can't be used and for a domain without data.
+    where it was. Raises DataError for a data folder that can't be used and for a domain without data, ExamOverlap (one of them)
+    for an exam that training repeats beyond data.max_exam_overlap, unless allow_overlap.
     """
     folder = Path(settings.run.dir) / "data"
     work = _Work(settings, tree, folder, cycle, log, {domain: max(settings.data.curriculum_level, (levels or {}).get(domain, 0)) for domain in tree.domains})
@@ -86,16 +90,15 @@ def prepare(settings: Settings, tree: Tree, *, cycle: int, log: Log, tokenizer: 
         (folder / sub).mkdir(parents=True, exist_ok=True)
         remove_leftovers(folder / sub)
     manifest = _read_manifest(folder)
-    if resume and manifest.get("request") == work.request():
-        try:
-            return _reopen(work, manifest, tokenizer=tokenizer)
-        except (DamagedShard, OSError, ValueError) as error:
-            logger.warning("the corpus prepared for cycle %d can't be used any more (%s); it is made again", cycle, error)
-    examples, notes = _examples(work)
-    tokenizer = tokenizer or _family_tokenizer(work, examples)
-    shards = {domain: _shards(work, domain, path, tokenizer=tokenizer) for domain, path in examples.items()}
-    corpus = _assemble(folder, {domain: _Folders(examples[domain], shards[domain]) for domain in tree.domains}, notes, tokenizer=tokenizer)
-    _write_manifest(work, corpus, manifest)
+    corpus = _reopen(work, manifest, tokenizer=tokenizer) if resume and manifest.get("request") == work.request() else None
+    if corpus is None:
+        examples, notes = _examples(work)
+        tokenizer = tokenizer or _family_tokenizer(work, examples)
+        shards = {domain: _shards(work, domain, path, tokenizer=tokenizer) for domain, path in examples.items()}
+        corpus = _assemble(work, examples, shards, notes, manifest=manifest, tokenizer=tokenizer)
+        _write_manifest(work, corpus, manifest)
+    if not allow_overlap:
+        exam_check.require_exams({entry.domain: entry.overlap for entry in corpus.report.domains if entry.overlap}, most=settings.data.max_exam_overlap)
     return corpus
 
 
@@ -132,17 +135,22 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _reopen(work: _Work, manifest: Mapping[str, Any], *, tokenizer: Tokenizer | None) -> Corpus:
-    folders = {domain: _Folders(work.folder / "examples" / names["examples"], work.folder / "shards" / names["shards"])
-               for domain, names in manifest["domains"].items()}
-    for places in folders.values():
-        for split in SPLITS:
-            verify_shard(places.shards, split)
-    tokenizer = tokenizer or tokenizers.load(work.folder / "tokenizer")
-    corpus = _assemble(work.folder, folders, tuple(manifest["notes"]), tokenizer=tokenizer)
-    if corpus.fingerprint != manifest["fingerprint"]:
-        raise ValueError("the tokenizer is another one")
-    return corpus
+def _reopen(work: _Work, manifest: Mapping[str, Any], *, tokenizer: Tokenizer | None) -> Corpus | None:
+    """The corpus that a manifest names; None when part of it is gone or damaged."""
+    names: Mapping[str, Mapping[str, str]] = manifest["domains"]
+    examples = {domain: work.folder / "examples" / name["examples"] for domain, name in names.items()}
+    shards = {domain: work.folder / "shards" / name["shards"] for domain, name in names.items()}
+    try:
+        for domain in names:
+            _verify_shards(shards[domain])
+            if load_intake(examples[domain]) is None:
+                raise DamagedShard(f"{examples[domain]} isn't there")
+        tokenizer = tokenizer or tokenizers.load(work.folder / "tokenizer")
+    except (DamagedShard, DamagedExamples, FileNotFoundError) as error:
+        logger.warning("the corpus prepared for cycle %d can't be used any more (%s); it is made again", work.cycle, error)
+        return None
+    corpus = _assemble(work, examples, shards, tuple(manifest["notes"]), manifest=manifest, tokenizer=tokenizer)
+    return corpus if corpus.fingerprint == manifest["fingerprint"] else None
 
 
 def _examples(work: _Work) -> tuple[dict[str, Path], tuple[str, ...]]:
@@ -175,7 +183,11 @@ def _examples(work: _Work) -> tuple[dict[str, Path], tuple[str, ...]]:
 def _take_in(work: _Work, domain: str, files: Sequence[DataFile], lessons: Lessons | None) -> tuple[Path, Intake]:
     name = fingerprint(domain, files=files, lessons=lessons, settings=work.settings)
     folder = work.folder / "examples" / f"{domain}-{name[:16]}"
-    found = load_intake(folder)
+    try:
+        found = load_intake(folder)
+    except DamagedExamples as error:
+        logger.warning("%s; set aside as %s and made again", error, move_aside(folder, "damaged").name)
+        found = None
     if found is None:
         work.log(f"{domain}: reading {', '.join(file.name for file in files) or 'the curriculum'}")
         found = take_in(folder, files=files, lessons=lessons, settings=work.settings, cache_dir=work.folder / "cache")
@@ -231,8 +243,7 @@ def _shards(work: _Work, domain: str, examples: Path, *, tokenizer: Tokenizer) -
     folder = work.folder / "shards" / f"{domain}-{hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]}"
     if folder.is_dir():
         try:
-            for split in SPLITS:
-                verify_shard(folder, split)
+            _verify_shards(folder)
             return folder
         except DamagedShard as error:
             logger.warning("%s; set aside as %s and made again", error, move_aside(folder, "damaged").name)
@@ -248,26 +259,40 @@ def _shards(work: _Work, domain: str, examples: Path, *, tokenizer: Tokenizer) -
     return folder
 
 
-def _assemble(folder: Path, folders: Mapping[str, _Folders], notes: tuple[str, ...], *, tokenizer: Tokenizer) -> Corpus:
+def _verify_shards(folder: Path) -> None:
+    for split in SPLITS:
+        verify_shard(folder, split)
+
+
+def _assemble(work: _Work, examples: Mapping[str, Path], shards: Mapping[str, Path], notes: tuple[str, ...], *,
+              manifest: Mapping[str, Any], tokenizer: Tokenizer) -> Corpus:
+    data = work.settings.data
+    question = exam_check.question(examples, data)
+    known = manifest.get("overlap", {})
+    if known.get("question") == question:
+        overlaps = {domain: Overlap.from_json(facts) for domain, facts in known["answer"].items()}
+    else:
+        overlaps = exam_check.overlaps(examples, similarity=data.near_duplicate, most=data.max_exam_overlap)
     tokenizer_print = tokenizers.fingerprint(tokenizer)
-    names = [[domain, places.examples.name, places.shards.name] for domain, places in folders.items()]
-    report = Report(tuple(_domain_report(domain, places) for domain, places in folders.items()), notes,
+    report = Report(tuple(_domain_report(domain, path, shards[domain], overlaps.get(domain)) for domain, path in examples.items()), notes,
                     {"entries": len(tokenizer), "fingerprint": tokenizer_print})
-    return Corpus(tokenizer, hashlib.sha256(json.dumps([tokenizer_print, names]).encode()).hexdigest(), folder, report, folders)
+    folders = {domain: _Folders(path, shards[domain], frozenset(overlaps[domain].keys if domain in overlaps else ())) for domain, path in examples.items()}
+    names = [[domain, places.examples.name, places.shards.name] for domain, places in folders.items()]
+    return Corpus(tokenizer, hashlib.sha256(json.dumps([tokenizer_print, names]).encode()).hexdigest(), work.folder, report, folders)
 
 
-def _domain_report(domain: str, places: _Folders) -> DomainReport:
-    intake = load_intake(places.examples)
+def _domain_report(domain: str, examples: Path, shards: Path, overlap: Overlap | None) -> DomainReport:
+    intake = load_intake(examples)
     if intake is None:
-        raise FileNotFoundError(f"{places.examples} has no {FACTS}")
-    facts = json.loads((places.shards / FACTS).read_text(encoding="utf-8"))
+        raise FileNotFoundError(f"{examples} is gone; something else removes files from the run folder")
+    facts = json.loads((shards / FACTS).read_text(encoding="utf-8"))
     splits = facts["splits"]
     written = sum(splits[split]["tokens"] + splits[split]["cut_tokens"] for split in SPLITS)
     packing = Packing(tokens={split: splits[split]["tokens"] for split in SPLITS}, answer_tokens={split: splits[split]["answer_tokens"] for split in SPLITS},
                       cut_prompts=sum(splits[split]["cut_prompts"] for split in SPLITS), cut_responses=sum(splits[split]["cut_responses"] for split in SPLITS),
                       cut_tokens=sum(splits[split]["cut_tokens"] for split in SPLITS), efficiency=facts["efficiency"],
                       bytes_per_token=sum(intake.text_bytes.values()) / max(1, written))
-    return DomainReport(domain, intake, packing)
+    return DomainReport(domain, intake, packing, overlap)
 
 
 def _write_manifest(work: _Work, corpus: Corpus, before: Mapping[str, Any]) -> None:
@@ -275,8 +300,11 @@ def _write_manifest(work: _Work, corpus: Corpus, before: Mapping[str, Any]) -> N
     domains = {domain: {"examples": places.examples.name, "shards": places.shards.name} for domain, places in corpus.folders.items()}
     same = before.get("domains") == domains
     previous = before.get("previous", {}) if same else before.get("domains", {})
+    examples = {domain: places.examples for domain, places in corpus.folders.items()}
+    overlap = {"question": exam_check.question(examples, work.settings.data),
+               "answer": {entry.domain: asdict(entry.overlap) for entry in corpus.report.domains if entry.overlap}}
     write_json(work.folder / MANIFEST, {"cycle": work.cycle, "request": work.request(), "fingerprint": corpus.fingerprint, "domains": domains,
-                                        "previous": previous, "notes": list(corpus.report.notes)})
+                                        "previous": previous, "notes": list(corpus.report.notes), "overlap": overlap})
     used = {name for part in (domains, previous) for names in part.values() for name in names.values()}
     for sub in ("examples", "shards"):
         for path in sorted((work.folder / sub).iterdir()):

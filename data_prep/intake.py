@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,17 +19,22 @@ import pyarrow.parquet as pq
 
 from data_prep import curriculum
 from data_prep.clean import Cleaned, clean, normalised
+from data_prep.overlap import Pair, near_duplicates
 from data_prep.records import Example, Record, Split
 from data_prep.report import Intake, count_drops
 from data_prep.sources import DataFile, Rejection, read_files
 from data_prep.split import SPLITS, split_of
 from experts.durable import new_folder, sha256_of
-from settings import Settings
+from settings import DataSettings, Settings
 
 FORMAT = 1  # goes up when the same input gives other examples
 FACTS = "facts.json"
 _SCHEMA = pa.schema([("prompt", pa.string()), ("response", pa.string()), ("source", pa.string()), ("key", pa.string()),
                      ("meta", pa.string()), ("exam_only", pa.bool_())])
+
+
+class DamagedExamples(ValueError):
+    """A folder of examples that isn't what was written. The message names it and the difference."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +70,7 @@ def fingerprint(domain: str, *, files: Sequence[DataFile], lessons: Lessons | No
     """sha256 (hex) of everything that decides the examples of a domain: names and contents of files, settings, lessons."""
     data = settings.data
     parts = [FORMAT, domain, [(file.name, sha256_of(file.path, cached=True)) for file in files], data.min_chars, data.max_prompt_chars, data.max_response_chars,
-             data.validation_share, data.exam_share, repr(lessons)]
+             data.validation_share, data.exam_share, data.near_duplicate, repr(lessons)]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
@@ -72,56 +78,82 @@ def take_in(folder: Path, *, files: Sequence[DataFile], lessons: Lessons | None,
     """Make the folder (absent before): <split>.parquet and facts.json. Returns what facts.json says."""
     reading = read_files(files, cache_dir=cache_dir)
     cleaned = clean(reading.records, settings=settings.data)
-    sources: dict[str, int] = {}
-    for record in reading.records:
-        sources[record.source] = sources.get(record.source, 0) + 1
-    has_exam = any(example.exam_only for example in cleaned.examples)
-    splits: dict[Split, list[Example]] = {split: [] for split in SPLITS}
-    for example in cleaned.examples:
-        splits[split_of(example, settings=settings.data, has_exam=has_exam)].append(example)
+    sources = Counter(record.source for record in reading.records)
+    splits = _split(cleaned.examples, settings=settings.data)
+    rejections = [*reading.rejections, *cleaned.rejections, *_keep_apart(splits, cleaned, similarity=settings.data.near_duplicate)]
     read = len(reading.records) + len(reading.rejections)
-    rejections = [*reading.rejections, *cleaned.rejections]
-    own = len(cleaned.examples)
+    own = sum(map(len, splits.values()))
     if lessons is not None:
         for split in SPLITS:
             made = clean(lessons.records(split), settings=settings.data)
             splits[split] += made.examples
             rejections += made.rejections
+            sources[f"curriculum/{lessons.domain}"] += len(made.examples) + len(made.rejections)
             read += len(made.examples) + len(made.rejections)
-            sources[f"curriculum/{lessons.domain}"] = sources.get(f"curriculum/{lessons.domain}", 0) + len(made.examples) + len(made.rejections)
         rejections += _part(splits)
-    intake = Intake(read=read, own=own, kept={split: len(splits[split]) for split in SPLITS}, sources=sources, drops=count_drops(rejections),
+    intake = Intake(read=read, own=own, kept={split: len(splits[split]) for split in SPLITS}, sources=dict(sources), drops=count_drops(rejections),
                     text_bytes={split: sum(len(row.prompt.encode()) + len(row.response.encode()) for row in splits[split]) for split in SPLITS},
                     cycle=lessons.cycle if lessons is not None else None)
     with new_folder(folder, last=FACTS) as temporary:
         for split in SPLITS:
             write_examples(temporary / f"{split}.parquet", splits[split])
-        (temporary / FACTS).write_text(json.dumps(intake.to_json(), indent=1) + "\n", encoding="utf-8")
+        hashes = {split: sha256_of(temporary / f"{split}.parquet") for split in SPLITS}
+        (temporary / FACTS).write_text(json.dumps({"intake": intake.to_json(), "sha256": hashes}, indent=1) + "\n", encoding="utf-8")
     return intake
+
+
+def _split(examples: Iterable[Example], *, settings: DataSettings) -> dict[Split, list[Example]]:
+    examples = list(examples)
+    has_exam = any(example.exam_only for example in examples)
+    splits: dict[Split, list[Example]] = {split: [] for split in SPLITS}
+    for example in examples:
+        splits[split_of(example, settings=settings, has_exam=has_exam)].append(example)
+    return splits
+
+
+def _keep_apart(splits: dict[Split, list[Example]], cleaned: Cleaned, *, similarity: float) -> list[Rejection]:
+    """Take near-duplicates of the rows that the split itself held out out of training; returns what went.
+
+    Where five questions share one passage, a split by row puts some of them on each side. A *_test file was chosen by the
+    user, so its rows take no training row away: exam_check.py reports on them.
+    """
+    held_out = [row for split in ("validation", "exam") for row in splits[split] if not row.exam_only]
+    near: dict[int, Pair] = {}
+    for pair in near_duplicates([row.prompt for row in held_out], (row.prompt for row in splits["train"]), similarity=similarity):
+        near.setdefault(pair.training, pair)
+    gone = [Rejection(cleaned.places[splits["train"][place].key], "near-duplicate of a held-out row",
+                      f"similarity {pair.similarity:.2f} to {cleaned.places[held_out[pair.held_out].key]}") for place, pair in near.items()]
+    splits["train"] = [row for place, row in enumerate(splits["train"]) if place not in near]
+    return gone
 
 
 def _part(splits: dict[Split, list[Example]]) -> list[Rejection]:
     """Take out of training what is asked in validation or exam, and out of validation what the exam asks; returns what went."""
     asked = {normalised(example.prompt) for example in splits["exam"]}
-    rejections: list[Rejection] = []
+    gone: list[Rejection] = []
     for split in ("validation", "train"):
-        rows = Cleaned([], rejections)
-        for example in splits[split]:
-            if normalised(example.prompt) in asked:
-                rejections.append(Rejection(example.source, "same prompt as a held-out row", example.prompt[:80]))
-            else:
-                rows.examples.append(example)
-        splits[split] = rows.examples
-        asked |= {normalised(example.prompt) for example in rows.examples}
-    return rejections
+        kept = [row for row in splits[split] if normalised(row.prompt) not in asked]
+        gone += [Rejection(row.source, "same prompt as a held-out row", row.prompt[:80]) for row in splits[split] if normalised(row.prompt) in asked]
+        asked |= {normalised(row.prompt) for row in kept}
+        splits[split] = kept
+    return gone
 
 
 def load_intake(folder: Path) -> Intake | None:
-    """What a finished folder says of itself; None when there is none (an unfinished one bears a temporary name)."""
-    try:
-        return Intake.from_json(json.loads((folder / FACTS).read_text(encoding="utf-8")))
-    except (FileNotFoundError, NotADirectoryError):
+    """What a finished folder says of itself; None when there is none (an unfinished one bears a temporary name).
+
+    Raises DamagedExamples when a file isn't the one that was written.
+    """
+    if not folder.is_dir():
         return None
+    try:
+        facts = json.loads((folder / FACTS).read_text(encoding="utf-8"))
+        wrong = [split for split in SPLITS if sha256_of(folder / f"{split}.parquet", cached=True) != facts["sha256"][split]]
+        if not wrong:
+            return Intake.from_json(facts["intake"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DamagedExamples(f"examples in {folder} can't be read: {error}") from error
+    raise DamagedExamples(f"examples in {folder}: {', '.join(wrong)} differ from what was written")
 
 
 def write_examples(path: Path, examples: Sequence[Example]) -> None:

@@ -63,13 +63,20 @@ class Packing:
 
 @dataclass(frozen=True, slots=True)
 class Overlap:
-    """Exam rows (of real records) with a near-duplicate in training. pairs: (exam prompt, training prompt, similarity), the first few."""
+    """Exam rows (of real records) with a near-duplicate in training; they are left out of the exam. keys: of those rows;
+    pairs: (exam prompt, training prompt, similarity) of the first few; refused: too many for an exam at all."""
 
     exam_rows: int
     overlapping: int
     share: float
     refused: bool
+    keys: tuple[str, ...] = ()
     pairs: tuple[tuple[str, str, float], ...] = ()
+
+    @classmethod
+    def from_json(cls, facts: Mapping[str, Any]) -> Overlap:
+        """The inverse of dataclasses.asdict after a way through JSON."""
+        return cls(**{**facts, "keys": tuple(facts["keys"]), "pairs": tuple((asked, trained, alike) for asked, trained, alike in facts["pairs"])})
 
 
 @dataclass(frozen=True, slots=True)
