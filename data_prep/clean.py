@@ -32,11 +32,12 @@ class Cleaned:
     places: dict[str, str]
 
 
-def clean(records: Iterable[Record], *, settings: DataSettings) -> Cleaned:
+def clean(records: Iterable[Record], *, settings: DataSettings, loosely: bool = True) -> Cleaned:
     """Clean all records of a domain (or of several).
 
-    Of records with the same content the exam_only one stays, else the first. A record whose prompt an exam_only record of its
-    domain asks too is left out, whatever it answers.
+    loosely: contents that differ in case, spacing and sentence marks only count as one; else equal ones alone do. Of records
+    with the same content the exam_only one stays, else the first. A record whose prompt an exam_only record of its domain asks
+    too is left out, whatever it answers.
     """
     numbered = list(enumerate(records))
     kept: list[tuple[int, Example]] = []
@@ -46,7 +47,8 @@ def clean(records: Iterable[Record], *, settings: DataSettings) -> Cleaned:
     asked: dict[bytes, str] = {}
     for index, record in sorted(numbered, key=lambda item: (not item[1].exam_only, item[0])):
         prompt, response = clean_text(record.prompt), clean_text(record.response)
-        question, content = _digest(record.domain, prompt), _digest(record.domain, prompt, response)
+        key = content_key(record.domain, prompt, response)
+        question, content = _digest(record.domain, prompt), _digest(record.domain, prompt, response) if loosely else bytes.fromhex(key)
         rejection = _fault(prompt, response, where=record.where, settings=settings)
         if rejection is None and content in seen:
             rejection = Rejection(record.where, "duplicate", f"same content as {seen[content]}")
@@ -58,7 +60,6 @@ def clean(records: Iterable[Record], *, settings: DataSettings) -> Cleaned:
         seen[content] = record.where
         if record.exam_only:
             asked[question] = record.where
-        key = content_key(record.domain, prompt, response)
         places[key] = record.where
         kept.append((index, Example(record.domain, prompt, response, record.source, key, record.meta, record.exam_only)))
     return Cleaned([example for _, example in sorted(kept, key=lambda item: item[0])], rejections, places)

@@ -22,7 +22,7 @@ from data_prep.records import Example, Split
 from data_prep.report import DomainReport, Intake, Overlap, Packing, Report
 from data_prep.sources import DataError as DataError
 from data_prep.sources import DataFile, list_folder
-from data_prep.split import SPLITS
+from data_prep.split import LEAST_ROWS, SPLITS
 from experts import tokenizer as tokenizers
 from experts.durable import move_aside, new_folder, remove_folder, remove_leftovers, write_json
 from experts.tokenizer import Tokenizer
@@ -124,6 +124,12 @@ class _Work:
         return Lessons.of(self.settings, domain=domain, cycle=self.cycle, level=self.levels[domain])
 
 
+def last_cycle(folder: Path) -> int | None:
+    """The cycle whose corpus lies in a data folder; None when there is none."""
+    cycle = _read_manifest(folder).get("cycle")
+    return cycle if isinstance(cycle, int) else None
+
+
 def _read_manifest(folder: Path) -> dict[str, Any]:
     try:
         found = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
@@ -169,12 +175,10 @@ def _examples(work: _Work) -> tuple[dict[str, Path], tuple[str, ...]]:
         if not files[domain] and lessons is None:
             raise _no_data(work, domain)
         folder, intake = _take_in(work, domain, files[domain], lessons)
-        if intake.own == 0 and lessons is None:
-            if not taught:
-                raise _no_data(work, domain, intake)
-            notes.append(f"{domain}: none of the {intake.read:,} records in its folder can be used; the curriculum takes their place")
+        if lessons is None and taught and not all(intake.kept.values()):
+            notes.append(f"{domain}: {intake.own:,} of the {intake.read:,} records in its folder can be used, too few; the curriculum adds its own")
             folder, intake = _take_in(work, domain, files[domain], work.lessons(domain))
-        if intake.kept["train"] == 0:
+        if not all(intake.kept.values()):
             raise _no_data(work, domain, intake)
         folders[domain] = folder
     return folders, tuple(notes)
@@ -199,10 +203,11 @@ def _no_data(work: _Work, domain: str, intake: Intake | None = None) -> DataErro
     found = f"data.path is {data.path!r}" if data.path is not None else "data.path is unset"
     if intake is not None:
         dropped = "; ".join(f"{drops.count} {reason} ({drops.first[0]})" for reason, drops in intake.drops.items())
-        found += f", {intake.read} records read, {intake.kept['train']} left for training" + (f", left out: {dropped}" if dropped else "")
+        kept = ", ".join(f"{count} for {split}" for split, count in intake.kept.items())
+        found += f", {intake.read} records read, kept {kept} (at least {LEAST_ROWS} are needed)" + (f", left out: {dropped}" if dropped else "")
     teaches = "data.curriculum is never" if data.curriculum == "never" and domain in curriculum.domains() else \
         f"there is no curriculum for it (only for {', '.join(curriculum.domains())})"
-    return DataError(f"domain {domain!r} has no data to train on: {found}, and {teaches}; put records with prompt and response into "
+    return DataError(f"domain {domain!r} has too little data: {found}, and {teaches}; put records with prompt and response into "
                      f"<data.path>/{domain}/, or take {domain!r} out of tree.branches")
 
 

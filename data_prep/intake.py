@@ -23,11 +23,11 @@ from data_prep.overlap import Pair, near_duplicates
 from data_prep.records import Example, Record, Split
 from data_prep.report import Intake, count_drops
 from data_prep.sources import DataFile, Rejection, read_files
-from data_prep.split import SPLITS, split_of
+from data_prep.split import SPLITS, split_all
 from experts.durable import new_folder, sha256_of
-from settings import DataSettings, Settings
+from settings import Settings
 
-FORMAT = 1  # goes up when the same input gives other examples
+FORMAT = 3  # goes up when the same input gives other examples
 FACTS = "facts.json"
 _SCHEMA = pa.schema([("prompt", pa.string()), ("response", pa.string()), ("source", pa.string()), ("key", pa.string()),
                      ("meta", pa.string()), ("exam_only", pa.bool_())])
@@ -79,13 +79,14 @@ def take_in(folder: Path, *, files: Sequence[DataFile], lessons: Lessons | None,
     reading = read_files(files, cache_dir=cache_dir)
     cleaned = clean(reading.records, settings=settings.data)
     sources = Counter(record.source for record in reading.records)
-    splits = _split(cleaned.examples, settings=settings.data)
+    splits = split_all(cleaned.examples, settings=settings.data)
     rejections = [*reading.rejections, *cleaned.rejections, *_keep_apart(splits, cleaned, similarity=settings.data.near_duplicate)]
     read = len(reading.records) + len(reading.rejections)
     own = sum(map(len, splits.values()))
     if lessons is not None:
         for split in SPLITS:
-            made = clean(lessons.records(split), settings=settings.data)
+            # Its phrasings differ in case and marks on purpose, and an exam keeps every task.
+            made = clean(lessons.records(split), settings=settings.data, loosely=False)
             splits[split] += made.examples
             rejections += made.rejections
             sources[f"curriculum/{lessons.domain}"] += len(made.examples) + len(made.rejections)
@@ -100,15 +101,6 @@ def take_in(folder: Path, *, files: Sequence[DataFile], lessons: Lessons | None,
         hashes = {split: sha256_of(temporary / f"{split}.parquet") for split in SPLITS}
         (temporary / FACTS).write_text(json.dumps({"intake": intake.to_json(), "sha256": hashes}, indent=1) + "\n", encoding="utf-8")
     return intake
-
-
-def _split(examples: Iterable[Example], *, settings: DataSettings) -> dict[Split, list[Example]]:
-    examples = list(examples)
-    has_exam = any(example.exam_only for example in examples)
-    splits: dict[Split, list[Example]] = {split: [] for split in SPLITS}
-    for example in examples:
-        splits[split_of(example, settings=settings, has_exam=has_exam)].append(example)
-    return splits
 
 
 def _keep_apart(splits: dict[Split, list[Example]], cleaned: Cleaned, *, similarity: float) -> list[Rejection]:

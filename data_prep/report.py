@@ -9,8 +9,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from rich.console import Console
+from rich.console import Group
 from rich.table import Table
+from rich.text import Text
 
 from data_prep.sources import Rejection
 
@@ -107,36 +108,42 @@ class Report:
         """One line a domain and note, for a log."""
         return [*(_line(entry) for entry in self.domains), *self.notes]
 
-    def print(self, console: Console) -> None:
-        """Tables of everything."""
-        console.print(self._kept_table())
-        if any(entry.intake.drops for entry in self.domains):
-            console.print(self._drops_table())
-        for note in self.notes:
-            console.print(f"note: {note}", markup=False, highlight=False)
+    def tables(self) -> Group:
+        """Everything as rich shows it."""
+        drops = [self._drops_table()] if any(entry.intake.drops for entry in self.domains) else []
+        return Group(self._kept_table(), self._tokens_table(), *drops, *(Text(f"note: {note}") for note in self.notes))
 
     def _kept_table(self) -> Table:
-        table = Table(title="data", title_justify="left")
-        for heading in ("domain", "read", "train", "validation", "exam", "dropped", "duplicates", "train tokens", "answer share", "bytes/token", "packed",
-                        "cut", "overlap"):
-            table.add_column(heading, justify="left" if heading == "domain" else "right")
+        table = _table("records", "domain", "read", "train", "valid.", "exam", "left out", "doubles", "overlap")
         for entry in self.domains:
-            intake, packing, overlap = entry.intake, entry.packing, entry.overlap
-            tokens = packing.tokens["train"]
-            table.add_row(
-                entry.domain, f"{intake.read:,}", *(f"{intake.kept[split]:,}" for split in ("train", "validation", "exam")),
-                f"{sum(drop.count for drop in intake.drops.values()):,}", f"{intake.drops['duplicate'].count if 'duplicate' in intake.drops else 0:,}",
-                f"{tokens:,}", f"{packing.answer_tokens['train'] / tokens:.1%}" if tokens else "-", f"{packing.bytes_per_token:.2f}",
-                f"{packing.efficiency:.1%}", f"{packing.cut_prompts + packing.cut_responses:,}",
-                "-" if overlap is None else f"{overlap.share:.1%}" + (" refused" if overlap.refused else ""))
+            intake, overlap = entry.intake, entry.overlap
+            doubles = intake.drops["duplicate"].count if "duplicate" in intake.drops else 0
+            table.add_row(entry.domain, f"{intake.read:,}", *(f"{intake.kept[split]:,}" for split in ("train", "validation", "exam")),
+                          f"{sum(drops.count for drops in intake.drops.values()):,}", f"{doubles:,}",
+                          "-" if overlap is None else f"{overlap.share:.1%}" + (" refused" if overlap.refused else ""))
+        return table
+
+    def _tokens_table(self) -> Table:
+        table = _table("tokens", "domain", "train", "of answers", "bytes/token", "packed", "cut")
+        for entry in self.domains:
+            packing, tokens = entry.packing, entry.packing.tokens["train"]
+            table.add_row(entry.domain, f"{tokens:,}", f"{packing.answer_tokens['train'] / max(1, tokens):.1%}", f"{packing.bytes_per_token:.2f}",
+                          f"{packing.efficiency:.1%}", f"{packing.cut_prompts + packing.cut_responses:,}")
         return table
 
     def _drops_table(self) -> Table:
         table = Table("domain", "dropped because", "count", "first", title="left out", title_justify="left")
         for entry in self.domains:
             for reason, drops in sorted(entry.intake.drops.items(), key=lambda item: -item[1].count):
-                table.add_row(entry.domain, reason, f"{drops.count:,}", "\n".join(drops.first).replace("[", "\\["))
+                table.add_row(entry.domain, reason, f"{drops.count:,}", Text("\n".join(drops.first)))
         return table
+
+
+def _table(title: str, first: str, *others: str) -> Table:
+    table = Table(first, title=title, title_justify="left")
+    for heading in others:
+        table.add_column(heading, justify="right")
+    return table
 
 
 def count_drops(rejections: Iterable[Rejection]) -> dict[str, Drops]:

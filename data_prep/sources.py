@@ -99,7 +99,7 @@ def list_folder(path: Path, *, domains: Sequence[str]) -> Listing:
         if entry.name.startswith(".") or entry.name in domains:
             continue
         if entry.is_dir():
-            notes.append(f"{entry.name}/: no domain of that name in tree.branches ({', '.join(domains)}); left alone")
+            notes.append(f"{entry.name}/: no domain of that name in tree.branches ({', '.join(domains)}); left alone. Name it there to train on it")
         elif _kind(entry) is not None:
             notes.append(f"{entry.name}: lies beside the domain folders; move it into one of {', '.join(domains)}; left alone")
     for domain in domains:
@@ -209,6 +209,7 @@ def _parquet_items(file: DataFile, *, cache_dir: Path) -> Iterator[Record | Reje
     import datasets  # slow to import, and most folders have no Parquet
     import pyarrow
 
+    datasets.logging.set_verbosity(logging.CRITICAL)  # it logs what is reported below, without the file's name in the run's terms
     row = 0
     try:
         rows = datasets.load_dataset("parquet", data_files=[str(file.path)], split="train", streaming=True, cache_dir=str(cache_dir))

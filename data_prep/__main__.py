@@ -1,0 +1,62 @@
+"""python -m data_prep build|report: make the shards of a data folder, and show what became of every record.
+
+build brings the run's data folder up to date with the files; report shows what the loop works with at present (and builds
+when there is nothing yet). Does not train.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import settings
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command. Returns its exit code: 0, 1 when an exam is refused, 2 when the data can't be used."""
+    parser = argparse.ArgumentParser(prog="python -m data_prep", description="Make shards of a data folder and report on them.")
+    parser.add_argument("action", choices=("build", "report"), help="build: take the files as they are now; report: show what was prepared last")
+    settings.add_arguments(parser)
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the report as JSON")
+    parsed = parser.parse_args(arguments)
+    chosen = settings.from_arguments(parser, parsed)
+    logging.basicConfig(level=chosen.run.log_level, format="%(message)s", stream=sys.stderr)
+    return _run(chosen, action=parsed.action, json_file=parsed.json)
+
+
+def _run(chosen: settings.Settings, *, action: str, json_file: Path | None) -> int:
+    from rich.console import Console
+
+    from data_prep.corpus import DataError, last_cycle, prepare
+    from data_prep.exam_check import ExamOverlap, require_exams
+    from experts.durable import NotWritable, OutOfSpace, write_text
+    from experts.run_lock import RunLock, RunLocked
+    from experts.tree import Tree
+
+    errors = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
+    try:
+        folder = Path(chosen.run.dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        with RunLock(folder):
+            corpus = prepare(chosen, Tree.from_settings(chosen.tree), cycle=last_cycle(folder / "data") or 1, log=errors.print, resume=action == "report",
+                             allow_overlap=True)
+    except (DataError, NotWritable, OutOfSpace, RunLocked, settings.SettingsError) as error:
+        errors.print(f"data_prep: {error}")
+        return 2
+    Console().print(corpus.report.tables())
+    if json_file is not None:
+        write_text(json_file, json.dumps(corpus.report.to_json(), indent=1) + "\n")
+    try:
+        require_exams({entry.domain: entry.overlap for entry in corpus.report.domains if entry.overlap}, most=chosen.data.max_exam_overlap)
+    except ExamOverlap as error:
+        errors.print(f"data_prep: {error}")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
