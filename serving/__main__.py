@@ -9,7 +9,7 @@ from pathlib import Path
 
 from settings import Settings, SettingsError, add_arguments, check, from_arguments
 
-_LOG = logging.getLogger("serving")
+log = logging.getLogger("serving")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -36,34 +36,38 @@ def _with_address(settings: Settings, parser: argparse.ArgumentParser, *, host: 
 def _serve(settings: Settings, parser: argparse.ArgumentParser, *, parent_pid: int | None) -> int:
     from serving.limits import read_keys  # after the settings are known to be right: torch takes seconds to import
     from serving.server import PortTaken, Server, StopSignal, listen, parent_watch, remove_address, write_address
-    from serving.wiring import DeviceError, make_gateway
 
     stop, alive = StopSignal(), parent_watch(parent_pid)
     stop.install()
     try:
         keys = read_keys(settings.serve)
         sock = listen(settings.serve.host, settings.serve.port)
-        gateway = make_gateway(settings)
-    except (SettingsError, PortTaken, DeviceError) as error:
+    except (SettingsError, PortTaken) as error:
         parser.exit(2, f"{parser.prog}: {error}\n")
     from serving.app import create_app
+    from serving.wiring import DeviceError, make_gateway
+
+    try:
+        gateway = make_gateway(settings)
+    except DeviceError as error:
+        parser.exit(2, f"{parser.prog}: {error}\n")
 
     server = Server(create_app(gateway, keys=keys), sock, serve=settings.serve)
     server.start()
     gateway.start()
     address = write_address(Path(settings.run.dir), server)
-    _LOG.info("listening on %s, device %s (%s)", server.url, gateway.device.kind, gateway.device.reason)
+    log.info("listening on %s, device %s (%s)", server.url, gateway.device.kind, gateway.device.reason)
     while not stop.event.wait(timeout=settings.serve.poll_s):
         if not alive():
-            _LOG.warning("process %s, which started this gateway, is gone; draining", parent_pid)
+            log.warning("process %s, which started this gateway, is gone; draining", parent_pid)
             break
-    _LOG.info("draining: %d answers under way, at most %g s", gateway.running, settings.serve.drain_s)
+    log.info("draining: %d answers under way, at most %g s", gateway.running, settings.serve.drain_s)
     cut = gateway.drain(settings.serve.drain_s)
     server.flush(timeout_s=2.0)
     remove_address(address)
     server.stop()
     gateway.close()
-    _LOG.info("ended; %d answers were cut", cut)
+    log.info("ended; %d answers were cut", cut)
     return 0
 
 

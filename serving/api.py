@@ -24,10 +24,22 @@ from serving.answer import Answer, ClientGone
 from serving.engines.interface import Sampling
 from serving.errors import ApiError, body_of, from_unforeseen
 from serving.gateway import Ask, Gateway, ranked_json
-from serving.schemas import (AdminReply, GenerateBody, GenerateReply, HealthReply, PromptBody, ReadyReply, RollbackBody,
-                             RouteBody, RouteOnlyReply, RouteReply, SamplingBody, WordReply)
+from serving.schemas import (
+    AdminReply,
+    GenerateBody,
+    GenerateReply,
+    HealthReply,
+    PromptBody,
+    ReadyReply,
+    RollbackBody,
+    RouteBody,
+    RouteOnlyReply,
+    RouteReply,
+    SamplingBody,
+    WordReply,
+)
 
-_LOG = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 BodyT = TypeVar("BodyT", bound=BaseModel)
 blueprint = Blueprint("api", __name__)
 
@@ -42,7 +54,8 @@ def the_gateway() -> Gateway:
 def read_body(shape: type[BodyT]) -> BodyT:
     """The checked JSON body of this request. Raises ApiError 415 or pydantic's ValidationError."""
     if request.mimetype != "application/json":
-        raise ApiError(415, f"the body is {request.mimetype or 'of no named type'}; send JSON with Content-Type: application/json", code="unsupported_media_type")
+        named = request.mimetype or "of no named type"
+        raise ApiError(415, f"the body is {named}; send JSON with Content-Type: application/json", code="unsupported_media_type")
     return shape.model_validate_json(request.get_data(cache=False))
 
 
@@ -86,7 +99,7 @@ def generate() -> Response:
     """Answer a prompt, as one body or as events."""
     body = read_body(GenerateBody)
     ask = Ask(messages_of(body), node_of(body.node), body.max_new_tokens, sampling_of(body), stops_of(body.stop),
-              loop_guard=body.loop_guard, client_gone=request.environ.get("waitress.client_disconnected", bool))
+              loop_guard=body.loop_guard, ignore_end=body.ignore_end, client_gone=request.environ.get("waitress.client_disconnected", bool))
     answer = the_gateway().answer(ask)
     note_answer(answer)
     if body.stream:
@@ -143,7 +156,7 @@ def route() -> Response:
     router = gateway.snapshot.router if gateway.snapshot else None
     words: list[WordReply] = []
     if router is not None and node_of(body.node) is None:
-        words = [WordReply(text=word.text, weight=word.weight) for word in explain(router, messages).words]
+        words = [WordReply(text=term.term, weight=term.weight) for term in explain(router, messages).terms]
     response = reply(RouteOnlyReply(node=decision.resident.name, version=decision.resident.version, route=route_reply(decision.route), words=words))
     response.headers["X-Version"] = decision.resident.version
     return response
@@ -190,7 +203,7 @@ def _admin_reply(gateway: Gateway) -> Response:
     try:
         changed = gateway.look(again=True)
     except (RegistryError, OSError, ValueError) as error:
-        _LOG.error("reload: %s", error)
+        log.error("reload: %s", error)
         raise ApiError(503, "the registry can't be read now; the log says why", code="registry_unreadable", retry_after_s=5) from error
     snapshot = gateway.snapshot
     return reply(AdminReply(changed=changed, generation=snapshot.generation if snapshot else 0, nodes=snapshot.versions if snapshot else {},

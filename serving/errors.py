@@ -14,13 +14,15 @@ from pydantic import ValidationError
 from waitress.task import ErrorTask
 from werkzeug.exceptions import HTTPException
 
-_LOG = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 _TYPES = {400: "invalid_request_error", 401: "authentication_error", 403: "permission_error", 404: "not_found_error",
           405: "invalid_request_error", 413: "invalid_request_error", 415: "invalid_request_error", 429: "rate_limit_error",
           431: "invalid_request_error", 503: "overloaded_error"}
-_MESSAGES = {404: "no such address; GET /openapi.json lists what there is", 405: "this address doesn't take that method; GET /openapi.json lists what there is",
-             415: "the body must be JSON; send it with Content-Type: application/json", 500: "something broke on our side; the log has it under this request id"}
+_MESSAGES = {404: "no such address; GET /openapi.json lists what there is",
+             405: "this address doesn't take that method; GET /openapi.json lists what there is",
+             415: "the body must be JSON; send it with Content-Type: application/json",
+             500: "something broke on our side; the log has it under this request id"}
 
 
 class ApiError(Exception):
@@ -91,7 +93,7 @@ def _answer_http_exception(error: HTTPException) -> Response:
 
 def from_unforeseen(error: Exception, *, request_id: str) -> ApiError:
     """500 for whatever nobody expected: the exception goes to the log, the client gets the request id's worth of it."""
-    _LOG.error("request %s failed", request_id, exc_info=error)
+    log.error("request %s failed", request_id, exc_info=error)
     return ApiError(500, _MESSAGES[500], code="internal_error")
 
 

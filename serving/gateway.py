@@ -18,14 +18,14 @@ from experts.registry import Registry, RegistryError
 from experts.tokenizer import Message
 from experts.tree import Tree
 from routing.router import Ranked, Route
-from serving.answer import Answer, Timing
+from serving.answer import Answer, ClientGone, Timing
 from serving.engines.interface import Engine, EngineClosed, EngineFull, Failed, LoadFailed, Sampling, Work
 from serving.errors import ApiError
 from serving.pool import Pool, Resident, Retired
 from serving.snapshot import Snapshot, build, find
 from settings import Settings
 
-_LOG = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 _RETRY_FAILED_S = 30.0
 
 
@@ -40,6 +40,7 @@ class Ask:
     stop: tuple[str, ...] = ()
     logprobs: int | None = None
     loop_guard: bool = True
+    ignore_end: bool = False
     client_gone: Callable[[], bool] = bool
 
 
@@ -102,12 +103,16 @@ class Gateway:
                 self._note(f"generation {generation} isn't served, what was served before stays: {error}")
                 self._drop_unused()
                 return False
-            self._failed = None
             if built is None:
+                self._failed = (generation, time.monotonic())
+                if self.snapshot is not None:
+                    self._note(f"generation {generation} has no version of {self.tree.root}; what was served before stays")
+                self._drop_unused()
                 return False
+            self._failed = None
             self.snapshot, self.last_failure, self.swaps = built, None, self.swaps + 1
             self._drop_unused()
-            _LOG.info("serving generation %d: %s, router %s", built.generation, built.versions, built.router_version)
+            log.info("serving generation %d: %s, router %s", built.generation, built.versions, built.router_version)
             return True
 
     def _drop_unused(self) -> None:
@@ -115,7 +120,7 @@ class Gateway:
 
     def _note(self, failure: str) -> None:
         if failure != self.last_failure:
-            _LOG.error("%s", failure)
+            log.error("%s", failure)
             self.last_failure = failure
 
     @property
@@ -152,7 +157,7 @@ class Gateway:
         if snapshot.router is None:
             return Route(node=self.tree.root, branch=None, expert=None, confidence=0.0, ranked=(), abstained=True,
                          reason=f"no router has been promoted yet, so {self.tree.root} answers")
-        return snapshot.router.route(list(messages))  # type: ignore[arg-type]  # two rooms, one shape of Message
+        return snapshot.router.route(list(messages))
 
     def _stand_in(self, snapshot: Snapshot, route: Route, *, seconds: float) -> Decision:
         stand = snapshot.stands[route.node]
@@ -216,28 +221,31 @@ class Gateway:
         except EngineClosed as error:
             resident.release()
             raise Retired(str(error)) from error
-        except ApiError:
-            answer.close() if answer else resident.release()
+        except (ApiError, ClientGone):
+            if answer is None:
+                resident.release()
+            else:
+                answer.close()
             raise
         if isinstance(first, Failed):
             answer.close()
             if first.kind == "queue":
                 raise ApiError(503, f"no slot of {resident.name} came free in time; try again", code="queue_timeout", retry_after_s=5)
-            _LOG.error("%s %s broke before its first text: %s", resident.name, resident.version, first.reason)
+            log.error("%s %s broke before its first text: %s", resident.name, resident.version, first.reason)
             return None
         return answer
 
     def _work(self, ask: Ask, resident: Resident, context: int, prompt_ids: tuple[int, ...], *, arrived: float) -> Work:
         serve = self.settings.serve
         if len(prompt_ids) >= context:
-            raise ApiError(400, f"the prompt has {len(prompt_ids)} tokens; {resident.name} takes {context} with the answer, so at most {context - 1}; shorten it",
-                           param="prompt", code="context_length_exceeded")
+            raise ApiError(400, f"the prompt has {len(prompt_ids)} tokens; {resident.name} takes {context} with the answer, so at most {context - 1}; "
+                                "shorten it", param="prompt", code="context_length_exceeded")
         wanted = ask.max_new_tokens or serve.default_new_tokens
         if wanted > serve.max_new_tokens:
             raise ApiError(400, f"max_new_tokens = {wanted} is more than serve.max_new_tokens = {serve.max_new_tokens}; ask for less",
                            param="max_new_tokens", code="max_new_tokens_too_large")
         return Work(prompt_ids, min(wanted, context - len(prompt_ids)), ask.sampling or Sampling(seed=secrets.randbits(63)), ask.stop,
-                    arrived + serve.deadline_s, ask.logprobs, ask.loop_guard, tuple(ask.messages))
+                    arrived + serve.deadline_s, ask.logprobs, ask.loop_guard, ask.ignore_end, tuple(ask.messages))
 
     def _finished(self, answer: Answer) -> None:
         with self._state:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from serving.engines.interface import Engine, LoadFailed, Model
 
-_LOG = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 
 class Retired(Exception):
@@ -151,7 +151,7 @@ class Pool:
             self._make_room(sum(file.stat().st_size for file in resident.folder.glob("*.safetensors")))
             began = time.monotonic()
             model = self._engine.load(resident.folder, name=f"{resident.name} {resident.version}")
-            _LOG.info("loaded %s %s in %.2f s", resident.name, resident.version, time.monotonic() - began)
+            log.info("loaded %s %s in %.2f s", resident.name, resident.version, time.monotonic() - began)
             with self._lock:
                 resident.model = model
             return model

@@ -34,7 +34,8 @@ class PromptBody(Body):
     """A prompt, or the messages of a conversation, and who is to answer."""
 
     prompt: Text | None = Field(None, description="text to answer; give this or messages")
-    messages: list[Turn] | None = Field(None, min_length=1, max_length=256, description="turns of a conversation, the last one from the user; give this or prompt")
+    messages: list[Turn] | None = Field(None, min_length=1, max_length=256,
+                                        description="turns of a conversation, the last one from the user; give this or prompt")
     node: str | None = Field(None, min_length=1, max_length=64, description="node that is to answer; unset: the router decides")
 
     @model_validator(mode="after")
@@ -71,6 +72,7 @@ class GenerateBody(PromptBody, SamplingBody):
         None, description="text before which the answer ends: one string or up to 8")
     stream: bool = Field(False, description="server-sent events route, token, done, error in place of one body")
     loop_guard: bool = Field(True, description="end an answer that repeats itself")
+    ignore_end: bool = Field(False, description="go on after the end token, for measurements of a fixed length")
 
 
 class RouteBody(PromptBody):

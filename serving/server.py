@@ -25,7 +25,7 @@ from experts import durable
 from serving.errors import JsonErrorTask
 from settings import ServeSettings
 
-_LOG = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 ADDRESS_FILE = "gateway.json"
 _SPARE_THREADS = 16  # threads beyond the engine's slots and queue, so that a refusal never waits behind an answer
 _CONNECTIONS = 400 if os.name == "nt" else 1000  # Windows waits with select(), which takes 512 sockets at most

@@ -16,7 +16,7 @@ from routing.router import Router
 from serving.engines.interface import LoadFailed
 from serving.pool import Pool, Resident
 
-_LOG = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 _TRIES = 20
 
 
@@ -93,7 +93,7 @@ def build(found: Found, *, tree: Tree, pool: Pool, before: Snapshot | None) -> S
         except LoadFailed as error:
             if before is not None or name == tree.root:
                 raise
-            _LOG.error("%s is left out, its ancestor answers: %s", name, error)
+            log.error("%s is left out, its ancestor answers: %s", name, error)
             continue
         resident.release()
         residents[name] = resident
@@ -114,5 +114,5 @@ def _router(found: Found, *, tree: Tree, before: Snapshot | None) -> tuple[Route
     except (OSError, ValueError, KeyError) as error:
         if before is not None:
             raise LoadFailed(f"router {version} from {found.router} can't be used: {type(error).__name__}: {error}") from error
-        _LOG.error("router %s can't be used, the root answers: %s", version, error)
+        log.error("router %s can't be used, the root answers: %s", version, error)
         return None, None

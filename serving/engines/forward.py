@@ -108,11 +108,11 @@ class LeanQwen3:
         self._heads, self._kv_heads, self._width = config.num_attention_heads, config.num_key_value_heads, inner.layers[0].self_attn.head_dim
         self._eps = config.rms_norm_eps
         self._context = config.max_position_embeddings
-        self._embed = inner.embed_tokens.weight.detach().to(device)
+        self._embed = inner.embed_tokens.weight.detach().clone().to(device)
         head: Any = model.get_output_embeddings()  # type: ignore[operator]
         tied = head.weight is inner.embed_tokens.weight
-        self._head = self._embed if tied else head.weight.detach().to(device)
-        self._norm_E = inner.norm.weight.detach().to(device)
+        self._head = self._embed if tied else head.weight.detach().clone().to(device)
+        self._norm_E = inner.norm.weight.detach().clone().to(device)
         self._layers = [self._fuse(layer) for layer in inner.layers]
         cos_CD, sin_CD = inner.rotary_emb(self._embed.cpu()[:1, None], torch.arange(self._context)[None])
         half = self._width // 2
@@ -123,7 +123,11 @@ class LeanQwen3:
         self.weight_bytes = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
     def _fuse(self, layer: Any) -> _Layer:
-        attention, mlp, move = layer.self_attn, layer.mlp, lambda tensor: tensor.detach().to(self._device).contiguous()
+        attention, mlp = layer.self_attn, layer.mlp
+
+        def move(tensor: Tensor) -> Tensor:  # a copy, so that no file of the version stays mapped: Windows could not remove it
+            return tensor.detach().clone().to(self._device)
+
         norms = [attention.q_norm.weight.expand(self._heads, -1), attention.k_norm.weight.expand(self._kv_heads, -1)]
         return _Layer(move(layer.input_layernorm.weight), move(torch.cat([attention.q_proj.weight, attention.k_proj.weight, attention.v_proj.weight])),
                       move(torch.cat(norms)), move(attention.o_proj.weight), move(layer.post_attention_layernorm.weight),
@@ -174,13 +178,13 @@ class _SlotCache(Cache):  # type: ignore[misc]
     def __init__(self, placed: Placed, slots: Slots) -> None:  # the base class would allocate layers of its own
         self._placed = placed
         self._slots = slots
-        self.layers = []
+        self.layers: list[object] = []
 
     def update(self, key_states: Tensor, value_states: Tensor, layer_idx: int, *_: object, **__: object) -> tuple[Tensor, Tensor]:
         write_columns(self._placed, self._slots, layer_idx, key_states, value_states)
         return self._slots.read(layer_idx, self._placed.start, self._placed.rows, self._placed.columns)
 
-    def get_seq_length(self, layer_idx: int = 0) -> int:
+    def get_seq_length(self, layer_idx: int = 0) -> int:  # noqa: ARG002
         return self._placed.columns - self._placed.ids_BT.shape[1]
 
     def __len__(self) -> int:
@@ -192,6 +196,8 @@ class HubForward:
 
     def __init__(self, model: nn.Module, *, device: torch.device) -> None:
         self._device = device
+        for parameter in model.parameters():
+            parameter.data = parameter.data.clone()  # no file of the version stays mapped: Windows could not remove it
         self._model: Callable[..., Any] = model.to(device).eval()
         config: Any = model.config
         self._config = config

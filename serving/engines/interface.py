@@ -49,7 +49,7 @@ class Sampling:
 @dataclass(frozen=True, slots=True)
 class Work:
     """One prompt to continue. deadline: time.monotonic() after which decoding stops; logprobs: None, or how many
-    alternatives to report beside the chosen token. prompt: the messages, for engines that take text."""
+    alternatives to report beside the chosen token. ignore_end: go on after the end token. messages: for engines that take text."""
 
     prompt_ids: tuple[int, ...]
     max_new_tokens: int
@@ -58,6 +58,7 @@ class Work:
     deadline: float | None = None
     logprobs: int | None = None
     loop_guard: bool = True
+    ignore_end: bool = False
     messages: Sequence[Message] = ()
 
 

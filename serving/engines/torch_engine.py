@@ -25,7 +25,7 @@ from serving.engines.interface import Capacity, End, EngineClosed, EngineFull, F
 from serving.engines.sampling import RowState, choose
 from serving.engines.text_stream import LoopGuard, TextStream
 
-_LOG = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 _WARM_UP_TOKENS = 8
 
 
@@ -61,7 +61,7 @@ class _Row:
         self.state = RowState(self.work.sampling, list(self.work.prompt_ids))
 
     def end(self, reason: FinishReason) -> None:
-        text = self.text.finish() if reason in {"length", "loop", "deadline"} or not self.text.stopped else ""
+        text = self.text.finish()
         if text or self.logprobs:
             self.stream.put(Piece(text, self.unsent, tuple(self.logprobs)))
         queue_s = (self.started or time.monotonic()) - self.submitted
@@ -171,7 +171,7 @@ class TorchModel:
             if over:
                 row.end(over)
                 self._leave(row)
-        over = self._partial and _over(self._partial, now)
+        over = _over(self._partial, now) if self._partial else None
         if self._partial and over:
             self._partial.end(over)
             self._partial = None
@@ -236,7 +236,7 @@ class TorchModel:
                 self._leave(row)
 
     def _take(self, row: _Row, token: int, logprobs_V: Tensor | None) -> FinishReason | None:
-        if token == self._end_id:
+        if token == self._end_id and not row.work.ignore_end:
             return "stop"
         row.state.ids.append(token)
         row.count += 1
@@ -255,7 +255,8 @@ class TorchModel:
 
     def _logprob(self, token: int, logprobs_V: Tensor, alternatives: int) -> TokenLogprob:
         best = logprobs_V.topk(alternatives) if alternatives else None
-        top = tuple((tokens.decode(self._tokenizer, [int(other)]), float(value)) for value, other in zip(best.values, best.indices, strict=True)) if best else ()
+        pairs = zip(best.values.tolist(), best.indices.tolist(), strict=True) if best else ()
+        top = tuple((tokens.decode(self._tokenizer, [other]), value) for value, other in pairs)
         return TokenLogprob(tokens.decode(self._tokenizer, [token]), float(logprobs_V[token]), top)
 
     def _leave(self, row: _Row) -> None:
@@ -347,7 +348,7 @@ class TorchEngine:
         try:
             model.turn()
         except Exception:  # whatever breaks one model's turn must not end the streams of the others
-            _LOG.exception("decoding with %s broke; its requests end with an error, the other nodes go on", model.name)
+            log.exception("decoding with %s broke; its requests end with an error, the other nodes go on", model.name)
             with self.lock:
                 model.fail_all("the decode step raised")
 

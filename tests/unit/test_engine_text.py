@@ -57,7 +57,8 @@ def test_text_stream_beginning_of_a_stop_string_is_given_back_when_it_goes_on_ot
     assert not stream.stopped
 
 
-@pytest.mark.parametrize(("text", "stops", "length"), [("abc", ("cd",), 1), ("abc", ("bcx", "c1"), 2), ("abc", ("abc",), 0), ("", ("a",), 0), ("aa", ("aaa",), 2)])
+@pytest.mark.parametrize(("text", "stops", "length"), [
+    ("abc", ("cd",), 1), ("abc", ("bcx", "c1"), 2), ("abc", ("abc",), 0), ("", ("a",), 0), ("aa", ("aaa",), 2)])
 def test_held_back_longest_beginning_of_a_stop_counts(text, stops, length):
     assert held_back(text, stops) == length
 
