@@ -190,8 +190,8 @@ def remove_folder(path: Path) -> None:
     with explained(path.parent):
         trash = path.with_name(_temporary_name(path))
         _replace(path, trash)
+        disk.sync_folder(path.parent)  # before a file goes: a power cut must not bring the old name back over half a folder
         disk.remove_folder(trash)
-        disk.sync_folder(path.parent)
 
 
 def sync_tree(folder: Path, *, last: str | None = None) -> None:

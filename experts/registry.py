@@ -263,7 +263,8 @@ class Registry:
                 self._cleaned = True
                 for folder in (self.run_dir, *(self._home(name) for name in self._names())):
                     durable.remove_leftovers(folder)
-            yield
+            with durable.explained(self.run_dir):
+                yield
         finally:
             lock.release()
 
