@@ -1,57 +1,47 @@
-"""Which device is used and why, and the rules that a device asks of the code that runs on it.
+"""Which device is used and why: finds, tries, names and seeds devices.
 
-Probes, names and seeds devices. Does not run the self-test (doctor.py) and knows no model.
+A device whose rules ask for it is tried in a process of its own, because a bad driver gives wrong numbers, hangs or aborts.
+Does not know what is done on a device (device_rules.py) nor what a trial does (self_test.py).
 """
 
 from __future__ import annotations
 
+import functools
 import importlib
+import json
 import logging
+import os
 import platform
 import random
-from collections.abc import Callable
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy
 import torch
-from torch import dtype as Dtype
+from torch import dtype as Dtype  # Device has a field named torch
+
+from experts.device_rules import RULES, DeviceRules, Kind
+from settings import HOME
+
+__all__ = ["RULES", "Device", "DeviceError", "DeviceRules", "Kind", "choose", "cpu_device", "find", "refusal_of", "seed_everything",
+           "trial_report", "try_in_child"]
 
 log = logging.getLogger(__name__)
 
-Kind = Literal["cpu", "cuda", "rocm", "xpu", "mps", "directml"]
+TRIAL_LIMIT_S = 180.0
+ORDER = ("cuda", "xpu", "mps", "directml")  # "cuda" finds ROCm too
+
+_LOCKS: dict[str, threading.RLock] = {}
+_LOCKS_GUARD = threading.Lock()
 
 
 class DeviceError(RuntimeError):
-    """A named device that can't be had. The message says what was found and how to repair it."""
-
-
-@dataclass(frozen=True, slots=True)
-class DeviceRules:
-    """What code must do on a device. Asked by trainer, exam, engine and checkpoint; nobody asks for the kind.
-
-    autocast_dtype: dtype of autocast, None for plain fp32. optimizer_form: how AdamW and clipping run ("single" also means
-    without lerp). loss_form: "log_softmax" is log_softmax + gather. silu_form: "product" is x * sigmoid(x).
-    attention: transformers' attn_implementation. cpu_sampling: logits go to the CPU to be sampled.
-    """
-
-    autocast_dtype: torch.dtype | None = None
-    optimizer_form: Literal["fused", "foreach", "single"] = "foreach"
-    loss_form: Literal["cross_entropy", "log_softmax"] = "cross_entropy"
-    silu_form: Literal["native", "product"] = "native"
-    attention: Literal["sdpa", "eager"] = "sdpa"
-    cpu_sampling: bool = False
-
-
-RULES: dict[Kind, DeviceRules] = {
-    "cpu": DeviceRules(optimizer_form="fused"),
-    "cuda": DeviceRules(autocast_dtype=torch.bfloat16, optimizer_form="fused"),
-    "rocm": DeviceRules(autocast_dtype=torch.bfloat16, optimizer_form="foreach"),
-    "xpu": DeviceRules(autocast_dtype=torch.bfloat16, optimizer_form="foreach"),
-    "mps": DeviceRules(optimizer_form="foreach"),
-    "directml": DeviceRules(optimizer_form="single", loss_form="log_softmax", silu_form="product", attention="eager", cpu_sampling=True),
-}
+    """A device that can't be had or can't be trusted. The message says what was found and how to repair it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,10 +55,24 @@ class Device:
     torch: torch.device
     rules: DeviceRules
 
+    @property
+    def wanted(self) -> str:
+        """The value of run.device that names this device."""
+        if self.kind in ("cuda", "rocm", "directml"):
+            return f"{'cuda' if self.kind == 'rocm' else self.kind}:{self.index}"
+        return self.kind
+
     def autocast(self, dtype: Dtype | None = None) -> AbstractContextManager[Any]:
         """Autocast to dtype (None: the rules' own), or nothing where the device computes in fp32."""
         wanted = dtype or self.rules.autocast_dtype
-        return nullcontext() if wanted in (None, torch.float32) else torch.autocast(self.torch.type, dtype=wanted)
+        return nullcontext() if wanted in (None, torch.float32) or not self.rules.bf16 else torch.autocast(self.torch.type, dtype=wanted)
+
+    def turn(self) -> AbstractContextManager[Any]:
+        """Held around work on the device: one lock a device where threads mustn't meet, nothing elsewhere."""
+        if not self.rules.one_at_a_time:
+            return nullcontext()
+        with _LOCKS_GUARD:
+            return _LOCKS.setdefault(f"{self.kind}:{self.index}", threading.RLock())
 
 
 def cpu_device(reason: str = "named in the settings") -> Device:
@@ -76,61 +80,127 @@ def cpu_device(reason: str = "named in the settings") -> Device:
     return Device("cpu", platform.processor() or platform.machine() or "CPU", 0, reason, torch.device("cpu"), RULES["cpu"])
 
 
-def choose(wanted: str) -> Device:
-    """The device of run.device; auto takes the first of CUDA/ROCm, XPU, MPS, DirectML, CPU that is there.
+def trial_report(wanted: str, *, limit_s: float = TRIAL_LIMIT_S) -> dict[str, Any]:
+    """Self-test of a device in a process of its own, as plain data (self_test.SelfTest); a hang or a crash is a failure like others.
 
-    Raises DeviceError when a named device can't be had.
+    A process, because a call that hangs in a driver can't be stopped and an abort would take this one along.
     """
-    kind, _, number = wanted.partition(":")
-    index = int(number or 0)
-    if kind == "cpu":
+    paths = [str(HOME), *filter(None, [os.environ.get("PYTHONPATH")])]
+    try:
+        child = subprocess.run([sys.executable, "-m", "experts", "trial", wanted], cwd=HOME, timeout=limit_s, capture_output=True, text=True,
+                               encoding="utf-8", errors="replace", check=False, stdin=subprocess.DEVNULL,
+                               env={**os.environ, "PYTHONPATH": os.pathsep.join(paths), "PYTHONIOENCODING": "utf-8"})
+    except subprocess.TimeoutExpired:
+        return {"device": wanted, "failures": [{"check": "time limit", "detail": f"the self-test did not end within {limit_s:g} s"}]}
+    lines = [line for line in child.stdout.splitlines() if line.startswith("{")]
+    if not lines:
+        words = (child.stderr.strip().splitlines() or ["no message"])[-1][:300]
+        return {"device": wanted, "failures": [{"check": "crash", "detail": f"the self-test ended with exit code {child.returncode}: {words}"}]}
+    report: dict[str, Any] = json.loads(lines[-1])
+    return report
+
+
+def refusal_of(report: Mapping[str, Any]) -> str | None:
+    """The failures of a trial in one line; None when there are none."""
+    return "; ".join(f"{failure['check']}: {failure['detail']}" for failure in report["failures"]) or None
+
+
+def try_in_child(wanted: str) -> str | None:
+    """Why a device is refused after its trial; None when it passes."""
+    return refusal_of(trial_report(wanted))
+
+
+_cached_trial = functools.cache(try_in_child)
+
+
+def choose(wanted: str, *, trial: Callable[[str], str | None] = _cached_trial) -> Device:
+    """The device of run.device; auto takes the first of CUDA/ROCm, XPU, MPS, DirectML that is there and passes its trial, else the CPU.
+
+    Raises DeviceError when a named device can't be had or fails its trial. trial: gives the reason of a refusal or None.
+    """
+    if wanted == "cpu":
         return cpu_device()
-    if kind != "auto":
-        return _FINDERS[kind](index, "named in the settings")
-    refusals = []
-    for finder in _FINDERS.values():
+    if wanted != "auto":
+        return _tried(find(wanted, reason="named in the settings"), trial=trial)
+    reasons = []
+    for kind in ORDER:
         try:
-            return finder(0, "auto: the first that is there")
+            device = _tried(find(kind, reason="auto: the first in the order cuda/rocm, xpu, mps, directml, cpu that works"), trial=trial)
         except DeviceError as error:
-            refusals.append(str(error))
-            log.debug("auto: %s", error)
-    return cpu_device("auto: no accelerator found")
+            reasons.append(str(error))
+            continue
+        log.info("device %s (%s): %s", device.wanted, device.name, device.reason)
+        return device
+    device = cpu_device(f"auto: no accelerator can be used. {' | '.join(reasons)}")
+    _say_once(device.reason)
+    return device
+
+
+@functools.cache
+def _say_once(reason: str) -> None:
+    log.info("device cpu: %s", reason)
+
+
+def _tried(device: Device, *, trial: Callable[[str], str | None]) -> Device:
+    refusal = trial(device.wanted) if device.rules.trial else None
+    if refusal is None:
+        return device
+    raise DeviceError(f"{device.wanted} ({device.name}) fails its self-test ({refusal}); update its driver, see `python -m experts doctor "
+                      f"--device {device.wanted}`, or set run.device = \"cpu\"")
+
+
+def find(wanted: str, *, reason: str) -> Device:
+    """A device by its name without a trial; raises DeviceError when it isn't there."""
+    kind, _, number = wanted.partition(":")
+    if kind == "cpu":
+        return cpu_device(reason)
+    return _FINDERS[kind](int(number or 0), reason)
 
 
 def _find_cuda(index: int, reason: str) -> Device:
     if not torch.cuda.is_available():
-        raise DeviceError("no CUDA or ROCm device: this torch has no driver or no build for one; install the torch of your card from pytorch.org")
+        built = f"built for CUDA {torch.version.cuda}" if torch.version.cuda else f"built for ROCm {torch.version.hip}" if torch.version.hip else "a CPU build"
+        raise DeviceError(f"no CUDA or ROCm device: torch {torch.__version__} is {built} and sees no card; "
+                          "install the card's driver and the torch for it from https://pytorch.org/get-started/locally")
     count = torch.cuda.device_count()
     if index >= count:
         raise DeviceError(f"cuda:{index} isn't there; this machine has {count} (cuda:0 to cuda:{count - 1}); name one of them")
     kind: Kind = "rocm" if torch.version.hip else "cuda"
-    return Device(kind, torch.cuda.get_device_name(index), index, reason, torch.device("cuda", index), RULES[kind])
+    name = torch.cuda.get_device_name(index)
+    try:
+        torch.ones(2, device=f"cuda:{index}").sum().item()
+    except RuntimeError as error:  # a card that this torch has no kernels for
+        words = str(error).splitlines()[0]
+        raise DeviceError(f"cuda:{index} ({name}) doesn't compute with torch {torch.__version__} ({words}); install a torch that lists the card") from None
+    return Device(kind, name, index, reason, torch.device("cuda", index), RULES[kind])
 
 
 def _find_xpu(index: int, reason: str) -> Device:
     if not (hasattr(torch, "xpu") and torch.xpu.is_available()):
-        raise DeviceError("no XPU device: this torch has no Intel build or no driver; install the XPU build of torch from pytorch.org")
+        raise DeviceError(f"no XPU device: torch {torch.__version__} is no Intel build or sees no card; install the XPU torch from https://pytorch.org")
     return Device("xpu", torch.xpu.get_device_name(index), index, reason, torch.device("xpu", index), RULES["xpu"])
 
 
 def _find_mps(index: int, reason: str) -> Device:
     if not torch.backends.mps.is_available():
-        raise DeviceError("no MPS device: it needs an Apple chip, macOS 12.3 or newer and an arm64 Python; set run.device = \"cpu\" elsewhere")
+        raise DeviceError("no MPS device: it needs an Apple chip, macOS 12.3 or newer and an arm64 Python; elsewhere set run.device = \"auto\"")
     return Device("mps", "Apple GPU", index, reason, torch.device("mps"), RULES["mps"])
 
 
 def _find_directml(index: int, reason: str) -> Device:
     try:
         module = importlib.import_module("torch_directml")
-    except ImportError as error:
-        raise DeviceError(f"no DirectML: torch_directml can't be imported ({error}); pip install \"branchwise[directml]\" in Python 3.11 or 3.12") from None
+    except (ImportError, OSError) as error:  # OSError: the wheel's library doesn't load beside another torch
+        raise DeviceError(f"no DirectML: torch_directml can't be imported ({error}); it needs Windows or WSL, Python 3.11 or 3.12 and torch 2.4.1 "
+                          f"(here {platform.system()}, {platform.python_version()}, {torch.__version__}): "
+                          "python -m pip install -e \".[directml]\"") from None
     try:
         count = module.device_count() if module.is_available() else 0
     except RuntimeError as error:  # seen without a driver: "Unknown error"
         raise DeviceError(f"no DirectML: the driver doesn't answer ({error}); update the display driver") from None
     if index >= count:
-        raise DeviceError(f"directml:{index} isn't there; torch_directml sees {count} device(s); name one of them or update the display driver")
-    return Device("directml", str(module.device_name(index)), index, reason, module.device(index), RULES["directml"])
+        raise DeviceError(f"directml:{index} isn't there: torch_directml sees {count} device(s); name one of them or update the display driver")
+    return Device("directml", str(module.device_name(index)).rstrip("\0 "), index, reason, module.device(index), RULES["directml"])
 
 
 _FINDERS: dict[str, Callable[[int, str], Device]] = {"cuda": _find_cuda, "xpu": _find_xpu, "mps": _find_mps, "directml": _find_directml}

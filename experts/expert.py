@@ -19,6 +19,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from experts import tokenizer as tokens
 from experts.device import Device
+from experts.device_rules import attention_mask, place_model
 from experts.tokenizer import Message, Tokenizer
 
 log = logging.getLogger(__name__)
@@ -96,7 +97,7 @@ class Expert:
     """A model that answers. Not safe for use by two threads at once."""
 
     def __init__(self, model: PreTrainedModel, tokenizer: Tokenizer, *, device: Device) -> None:
-        self.model = model.to(device.torch).eval()
+        self.model = place_model(model, to=device.torch, rules=device.rules).eval()
         self.tokenizer = tokenizer
         self.device = device
 
@@ -255,20 +256,18 @@ class _Batch:
         return ids_BP, seen_BL, position_BP
 
     def _as_mask(self, allowed: Tensor) -> Tensor:
-        if self.device.rules.attention == "sdpa":
-            return allowed.to(self.device.torch)
-        return torch.where(allowed, 0.0, torch.finfo(torch.float32).min).to(self.device.torch)
+        return attention_mask(allowed, rules=self.device.rules).to(self.device.torch)
 
     def _forward(self, ids: Tensor, mask: Tensor, position: Tensor, cache: SlotCache) -> Tensor:
         place = self.device.torch
         output = self.model(input_ids=ids.to(place), attention_mask=mask, position_ids=position.to(place),
                             past_key_values=cache, use_cache=True, logits_to_keep=1)
         logits_BV: Tensor = output.logits[:, -1].float()
-        return logits_BV
+        return logits_BV.cpu() if self.device.rules.cpu_sampling else logits_BV
 
     def _choose(self, logits_BV: Tensor, step: int, active: Sequence[int]) -> list[int]:
         if self.draws is None:
-            greedy: list[int] = logits_BV.argmax(-1).tolist()
+            greedy: list[int] = logits_BV.argmax(-1).cpu().tolist()
             return greedy
         return sample(logits_BV.cpu(), temperature=self.temperature, top_p=self.top_p, draws=self.draws[list(active), step]).tolist()
 
