@@ -1,0 +1,52 @@
+"""Temperatures and thresholds from rows that the classifiers were not fitted on. Pure: arrays in, numbers out."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import minimize_scalar
+
+from experts.tree import OUT_OF_DOMAIN
+from routing.classifier import Classifier
+from routing.features import Floats
+from routing.router import Router, Rules
+from settings import RouterSettings
+
+
+def best_temperature(classifier: Classifier, matrix: Any, labels: NDArray[np.str_]) -> float:
+    """The temperature at which held-out labels are most likely (Guo et al. 2017, arXiv 1706.04599, section 4.2); 1 without rows."""
+    if not len(labels):
+        return 1.0
+    scores = classifier.scores(matrix)
+    columns = np.array([classifier.labels.index(label) for label in labels.tolist()])
+    everyone = np.arange(len(columns))
+
+    def cost(log_temperature: float) -> float:
+        shares = replace(classifier, temperature=float(np.exp(log_temperature))).from_scores(scores)
+        return float(-np.log(shares[everyone, columns] + 1e-12).mean())
+
+    return float(np.exp(minimize_scalar(cost, bounds=(-3.0, 3.0), method="bounded").x))
+
+
+def risk_coverage(confidence: Floats, right: NDArray[np.bool_], *, points: int = 51) -> list[dict[str, float]]:
+    """Coverage, risk (error share of what is covered) and threshold, from sure to unsure."""
+    order = np.argsort(-confidence, kind="stable")
+    errors = np.cumsum(~right[order])
+    places = sorted({max(1, round(share * len(order))) for share in np.linspace(0, 1, points)} & set(range(1, len(order) + 1)))
+    return [{"coverage": place / len(order), "risk": float(errors[place - 1] / place), "threshold": float(confidence[order[place - 1]])} for place in places]
+
+
+def best_rules(router: Router, shares: Floats, labels: NDArray[np.str_], *, settings: RouterSettings) -> tuple[Rules, list[dict[str, float]]]:
+    """Thresholds that turn away at most the share false_rejection of in-domain rows, and the curve they were read from."""
+    inside = labels != OUT_OF_DOMAIN
+    if not inside.any():
+        return router.rules, []
+    known = shares[inside]
+    confidence = known[:, 1:].max(axis=1)
+    right = np.array(router.tree.domains)[known[:, 1:].argmax(axis=1)] == labels[inside]
+    expert = float(np.quantile(confidence, settings.false_rejection))
+    branch = max(expert, 1 - (1 - expert) / 2)
+    return replace(router.rules, expert=expert, branch=branch), risk_coverage(confidence, right)

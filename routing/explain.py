@@ -1,0 +1,72 @@
+"""Why a prompt went where it went: every node's probability, the runner-up, and the terms that tipped it, with weights.
+
+The weight of a term is its TF-IDF value times the difference of the two classifiers' coefficients. Judges nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from data_prep.records import Message
+from experts.tree import OUT_OF_DOMAIN
+from routing.features import Sparse
+from routing.router import Route, RouteContext, Router
+from routing.text import shorten, user_turns
+
+
+@dataclass(frozen=True, slots=True)
+class Term:
+    """A word, letter group or dense fact. weight > 0 spoke for the chosen side, < 0 for the runner-up."""
+
+    term: str
+    weight: float
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """A route with its reasons. probabilities: every node of the tree and "ood". against: what came second where it was decided.
+    terms: the strongest first, of the newest user turn alone."""
+
+    route: Route
+    probabilities: dict[str, float]
+    decided_for: str
+    against: str
+    terms: tuple[Term, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """As POST /route and the command give it."""
+        return asdict(self)
+
+
+def explain(router: Router, prompt: str | Sequence[Message], *, context: RouteContext | None = None, terms: int = 10) -> Explanation:
+    """Explain the route of a prompt."""
+    route = router.route(prompt, context=context)
+    turns = user_turns(prompt)
+    part = router.features.one(shorten(turns[0], limit=router.rules.max_prompt_chars) if turns else "")
+    leaves = {ranked.node: ranked.probability for ranked in route.ranked}
+    probabilities = {name: sum(leaves[domain] for domain in node.domains) for name, node in router.tree.nodes.items()}
+    probabilities[OUT_OF_DOMAIN] = max(0.0, 1.0 - probabilities[router.tree.root])
+    ordered = sorted({**leaves, OUT_OF_DOMAIN: probabilities[OUT_OF_DOMAIN]}.items(), key=lambda pair: -pair[1])
+    first, second = ordered[0][0], ordered[1][0]
+    return Explanation(route, probabilities, first, second, _terms(router, part, first=first, second=second, count=terms))
+
+
+def _terms(router: Router, part: Sparse, *, first: str, second: str, count: int) -> tuple[Term, ...]:
+    if part.empty:
+        return ()
+    weights = _difference(router, first, second)[part.ids] * part.values
+    strongest = np.argsort(-np.abs(weights), kind="stable")[:count]
+    names = router.features.names_of(part.ids[strongest])
+    return tuple(Term(name, float(weight)) for name, weight in zip(names, weights[strongest], strict=True))
+
+
+def _difference(router: Router, first: str, second: str) -> Any:
+    """Weights at the node where the paths to both part: at the root, or at their common branch."""
+    parents = [router.tree.nodes[name].parent if name != OUT_OF_DOMAIN else OUT_OF_DOMAIN for name in (first, second)]
+    if parents[0] == parents[1] and parents[0] is not None and parents[0] != OUT_OF_DOMAIN:
+        return router.children[parents[0]].margin_weights(first, second)
+    return router.root.margin_weights(str(parents[0]), str(parents[1]))

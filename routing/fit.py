@@ -1,0 +1,163 @@
+"""Fits a router: vocabulary, one logistic regression a parent node, temperatures and thresholds on rows it wasn't fitted on.
+
+Rows come from the caller; everyday phrases, "none of these" rows and perturbed copies are added here. Writes nothing.
+"""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from random import Random
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.linear_model import LogisticRegression
+
+from experts.tree import OUT_OF_DOMAIN, Tree
+from routing.calibrate import best_rules, best_temperature
+from routing.classifier import Classifier
+from routing.everyday import everyday_rows
+from routing.features import Counts, Features, Floats, fit_features
+from routing.nowhere import none_rows
+from routing.perturb import perturbed
+from routing.router import Router, Rules
+from routing.rows import Row as Row
+from routing.rows import near_duplicate_groups, split_groups
+from routing.text import shorten, user_turns
+from settings import RouterSettings
+
+
+@dataclass(frozen=True, eq=False)
+class Fitted:
+    """A fitted router and what was seen on the way: rows by label and source, seconds, calibration."""
+
+    router: Router
+    report: dict[str, Any]
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """Rows ready to fit: texts, labels, sources, weights and the mask of rows kept for calibration."""
+
+    texts: list[str]
+    labels: NDArray[np.str_]
+    sources: list[str]
+    weights: Floats
+    held: NDArray[np.bool_]
+
+
+def fit(rows: Sequence[Row], *, tree: Tree, settings: RouterSettings, seed: int) -> Fitted:
+    """Fit a router on labelled prompts. Raises ValueError for an unknown label or a domain without rows."""
+    started = time.perf_counter()
+    prepared = prepare_rows(rows, tree=tree, settings=settings, seed=seed)
+    counts = Counts.of(prepared.texts)
+    features = fit_features(counts, in_domain=prepared.labels != OUT_OF_DOMAIN, word_limit=settings.words, gram_limit=settings.letter_groups,
+                            min_rows=settings.min_rows)
+    matrix = features.of_counts(counts)
+    router = _fit_classifiers(prepared, matrix, features=features, tree=tree, settings=settings)
+    router, calibration = _calibrated(router, prepared, matrix, settings=settings)
+    report = {"rows": len(rows), "fitted_texts": int((~prepared.held).sum()), "calibration_texts": int(prepared.held.sum()),
+              "by_label": dict(Counter(prepared.labels.tolist())), "by_source": dict(Counter(prepared.sources)), "features": features.width,
+              "seed": seed, "fit_s": round(time.perf_counter() - started, 2), **calibration}
+    return Fitted(replace(router, facts=report), report)
+
+
+def prepare_rows(rows: Sequence[Row], *, tree: Tree, settings: RouterSettings, seed: int) -> Prepared:
+    """Check rows, add the project's own, hold whole near-duplicate groups back for calibration, add perturbed copies of the rest."""
+    _check(rows, tree=tree)
+    own = [*everyday_rows(tree.domains, count=settings.everyday_rows, seed=seed), *none_rows(settings.none_rows, seed=seed)]
+    everything = [row for row in (*rows, *own) if user_turns(row.prompt)]
+    texts = [shorten(user_turns(row.prompt)[0], limit=settings.max_prompt_chars) for row in everything]
+    held = split_groups(near_duplicate_groups(texts), share=settings.calibration_share, seed=seed)
+    held &= np.array([number < len(rows) for number in range(len(everything))])
+    rng = Random(f"perturbed/{seed}")
+    chosen = [number for number in range(len(texts)) if not held[number] and rng.random() < settings.perturbed_share]
+    texts += [perturbed(texts[number], rng) for number in chosen]
+    everything += [everything[number] for number in chosen]
+    sources = [row.source for row in everything]
+    labels = np.array([row.label for row in everything])
+    return Prepared(texts, labels, sources, _weights(everything), np.concatenate((held, np.zeros(len(chosen), dtype=bool))))
+
+
+def _check(rows: Sequence[Row], *, tree: Tree) -> None:
+    known = {*tree.domains, OUT_OF_DOMAIN}
+    strange = sorted({row.label for row in rows} - known)
+    if strange:
+        raise ValueError(f"rows are labelled {strange}; a label is one of {sorted(known)}; name the domain under [tree.branches] or relabel the rows")
+    missing = sorted(set(tree.domains) - {row.label for row in rows})
+    if missing:
+        raise ValueError(f"no rows for {missing}; every domain needs prompts to be told from the others: add records or the curriculum for it")
+
+
+def _weights(rows: Sequence[Row]) -> Floats:
+    """Each label counts the same in all; within a label a source counts as the square root of its rows."""
+    by_source = Counter((row.label, row.source) for row in rows)
+    raw = np.array([row.weight / np.sqrt(by_source[row.label, row.source]) for row in rows])
+    labels = np.array([row.label for row in rows])
+    for label in set(labels.tolist()):
+        here = labels == label
+        raw[here] *= len(rows) / len(set(labels.tolist())) / raw[here].sum()
+    weights: Floats = raw
+    return weights
+
+
+def _fit_classifiers(prepared: Prepared, matrix: Any, *, features: Features, tree: Tree, settings: RouterSettings) -> Router:
+    fitted = np.flatnonzero(~prepared.held)
+    labels = prepared.labels[fitted]
+    branch_of = {domain: branch for branch in tree.branches for domain in tree.nodes[branch].children} | {OUT_OF_DOMAIN: OUT_OF_DOMAIN}
+    part, weights = matrix[fitted], prepared.weights[fitted]
+    root = logistic(part, np.array([branch_of[label] for label in labels.tolist()]), weights, strength=settings.inverse_regularisation)
+    children = {}
+    for branch in tree.branches:
+        here = np.flatnonzero(np.isin(labels, tree.nodes[branch].children))
+        if len(tree.nodes[branch].children) > 1:
+            child = logistic(part[here], labels[here], weights[here], strength=settings.inverse_regularisation)
+            children[branch] = _ordered(child, tree.nodes[branch].children)
+    flat = logistic(part, labels, weights, strength=settings.inverse_regularisation)
+    rules = Rules(history_decay=settings.history_decay, history_turns=settings.history_turns, max_prompt_chars=settings.max_prompt_chars)
+    return Router(tree, features, _ordered(root, (OUT_OF_DOMAIN, *tree.branches)), children, _ordered(flat, (OUT_OF_DOMAIN, *tree.domains)), rules)
+
+
+def logistic(matrix: Any, labels: NDArray[np.str_], weights: Floats, *, strength: float) -> LogisticRegression:
+    """scikit-learn's logistic regression with L2 penalty; strength is its C."""
+    model = LogisticRegression(C=strength, max_iter=200, tol=1e-3)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        model.fit(matrix, labels, sample_weight=weights)
+    return model
+
+
+def _ordered(model: LogisticRegression, labels: Sequence[str]) -> Classifier:
+    """The model with its labels in the tree's order."""
+    found = [str(label) for label in model.classes_]
+    if len(found) == 2:
+        sign = 1.0 if found == list(labels) else -1.0
+        return Classifier(tuple(labels), sign * model.coef_, sign * model.intercept_)
+    order = [found.index(label) for label in labels]
+    return Classifier(tuple(labels), np.ascontiguousarray(model.coef_[order]), model.intercept_[order])
+
+
+def _calibrated(router: Router, prepared: Prepared, matrix: Any, *, settings: RouterSettings) -> tuple[Router, dict[str, Any]]:
+    """Temperatures and thresholds from the rows that were held back."""
+    held = np.flatnonzero(prepared.held)
+    labels = prepared.labels[held]
+    if not len(held):
+        return router, {"calibration": "no rows held back; probabilities are as fitted"}
+    part = matrix[held]
+    branch_of = {domain: branch for branch in router.tree.branches for domain in router.tree.nodes[branch].children} | {OUT_OF_DOMAIN: OUT_OF_DOMAIN}
+    above = np.array([branch_of[label] for label in labels.tolist()])
+    root = replace(router.root, temperature=best_temperature(router.root, part, above))
+    children = {}
+    for branch, child in router.children.items():
+        here = np.flatnonzero(np.isin(labels, child.labels))
+        children[branch] = replace(child, temperature=best_temperature(child, part[here], labels[here]))
+    flat = replace(router.flat, temperature=best_temperature(router.flat, part, labels))
+    router = replace(router, root=root, children=children, flat=flat)
+    rules, curve = best_rules(router, router.shares_of(part), labels, settings=settings)
+    temperatures = {"root": root.temperature, **{branch: child.temperature for branch, child in children.items()}, "flat": flat.temperature}
+    return replace(router, rules=rules), {"temperatures": temperatures, "risk_coverage": curve}
