@@ -25,16 +25,19 @@ PADDING = -1  # document number of unused places of a row
 class ShardLike(Protocol):
     """What is read of data_prep.pack.Shard: document i is tokens[starts[i]:starts[i + 1]], its answer begins at answer_starts[i]."""
 
-    tokens: NDArray[Any]
-    starts: NDArray[Any]
-    answer_starts: NDArray[Any]
+    @property
+    def tokens(self) -> NDArray[Any]: ...
+    @property
+    def starts(self) -> NDArray[Any]: ...
+    @property
+    def answer_starts(self) -> NDArray[Any]: ...
 
 
 class CorpusLike(Protocol):
     """What the trainer reads of data_prep.corpus.Corpus."""
 
-    fingerprint: str
-
+    @property
+    def fingerprint(self) -> str: ...
     def shard(self, domain: str, split: Split) -> ShardLike: ...
 
 
@@ -43,7 +46,8 @@ class Batch:
     """Rows on the CPU. Legend: B rows, T places a row, N targets.
 
     documents_BT: number of the document within its row, PADDING where nothing is. places_N: flat indices into B x T whose
-    next token is a target; targets_N: that token. tokens: places in use.
+    next token is a target; targets_N: that token. tokens: places in use. starts, lengths: of every document in the flat
+    rows, the unused end of a row counting as one.
     """
 
     tokens_BT: Tensor
@@ -52,6 +56,8 @@ class Batch:
     places_N: Tensor
     targets_N: Tensor
     tokens: int
+    starts: NDArray[np.int64]
+    lengths: NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,6 +171,7 @@ def make_batch(rows: Sequence[tuple[_Pieces, Sequence[int]]], *, row_tokens: int
     tokens, positions = np.zeros(shape, dtype=np.int64), np.zeros(shape, dtype=np.int64)
     documents = np.full(shape, PADDING, dtype=np.int32)
     places, targets, used = [], [], 0
+    starts, lengths = [], []
     for line, (pieces, row) in enumerate(rows):
         at = 0
         for number, piece in enumerate(row):
@@ -175,10 +182,17 @@ def make_batch(rows: Sequence[tuple[_Pieces, Sequence[int]]], *, row_tokens: int
             documents[line, at:at + length] = number
             places.append(np.arange(answer - 1 - first, length) + (line * row_tokens + at))
             targets.append(pieces.tokens[answer:last].astype(np.int64))
+            starts.append(line * row_tokens + at)
+            lengths.append(length)
             at += length
         used += at
+        if at < row_tokens:
+            positions[line, at:] = np.arange(row_tokens - at)
+            starts.append(line * row_tokens + at)
+            lengths.append(row_tokens - at)
     return Batch(torch.from_numpy(tokens), torch.from_numpy(positions), torch.from_numpy(documents),
-                 torch.from_numpy(np.concatenate(places)), torch.from_numpy(np.concatenate(targets)), used)
+                 torch.from_numpy(np.concatenate(places)), torch.from_numpy(np.concatenate(targets)), used,
+                 np.array(starts, dtype=np.int64), np.array(lengths, dtype=np.int64))
 
 
 def _domain_seed(seed: int, domain: str) -> int:

@@ -1,6 +1,6 @@
 """The optimizers of a run: AdamW for all, or Muon for hidden matrices with AdamW for the rest; their state by parameter name.
 
-Does not know schedules (the trainer sets the rates each step) and does not clip by itself (clip_gradients does).
+Does not know schedules (the trainer sets the rates each step) and does not clip.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from experts.device import DeviceRules
+from experts.device_rules import DeviceRules, make_adamw
 from settings import TrainSettings
 
 # Quintic Newton-Schulz coefficients and steps of Muon (Keller Jordan, https://kellerjordan.github.io/posts/muon/), as in torch.optim.Muon.
@@ -21,10 +21,10 @@ NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 NEWTON_SCHULZ_STEPS = 5
 
 
-def orthogonalized(update_BMN: Tensor) -> Tensor:
-    """Nearest semi-orthogonal matrices (B of M x N) by Newton-Schulz steps in bfloat16; returned in bfloat16."""
+def orthogonalized(update_BMN: Tensor, *, dtype: torch.dtype = torch.bfloat16) -> Tensor:
+    """Nearest semi-orthogonal matrices (B of M x N) by Newton-Schulz steps in dtype."""
     a, b, c = NEWTON_SCHULZ
-    x = update_BMN.bfloat16()
+    x = update_BMN.to(dtype)
     tall = x.size(-2) > x.size(-1)
     if tall:
         x = x.mT
@@ -38,8 +38,10 @@ def orthogonalized(update_BMN: Tensor) -> Tensor:
 class BatchedMuon(Optimizer):
     """torch.optim.Muon's update (momentum 0.95, Nesterov), equal-shaped matrices orthogonalized together; for any torch from 2.4.1."""
 
-    def __init__(self, params: Iterator[nn.Parameter] | list[nn.Parameter], *, lr: float, weight_decay: float, momentum: float = 0.95) -> None:
+    def __init__(self, params: Iterator[nn.Parameter] | list[nn.Parameter], *, lr: float, weight_decay: float, momentum: float = 0.95,
+                 dtype: torch.dtype = torch.bfloat16) -> None:
         super().__init__(params, {"lr": lr, "weight_decay": weight_decay, "momentum": momentum})
+        self._dtype = dtype
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
@@ -64,7 +66,7 @@ class BatchedMuon(Optimizer):
             buffer = state["momentum_buffer"].mul_(momentum).add_(param.grad, alpha=1 - momentum)
             updates.append((param.grad * (1 - momentum)).add_(buffer, alpha=momentum))
         rate = lr * max(1.0, shape[0] / shape[1]) ** 0.5
-        for param, update in zip(params, orthogonalized(torch.stack(updates)).unbind(), strict=True):
+        for param, update in zip(params, orthogonalized(torch.stack(updates), dtype=self._dtype).unbind(), strict=True):
             param.mul_(1 - lr * group["weight_decay"])
             param.add_(update.to(param.dtype), alpha=-rate)
 
@@ -79,12 +81,12 @@ class Optimizers:
         embeddings = embedding_parameters(model)
         matrices = [param for param in self._names if param.ndim == 2 and param not in embeddings]
         rest = [param for param in self._names if param.ndim != 2 or param in embeddings]
-        self.muon = BatchedMuon(matrices, lr=settings.muon_lr, weight_decay=settings.weight_decay) if settings.optimizer == "muon" and matrices else None
+        self.muon = BatchedMuon(matrices, lr=settings.muon_lr, weight_decay=settings.weight_decay,
+                                dtype=torch.bfloat16 if rules.bf16 else torch.float32) if settings.optimizer == "muon" and matrices else None
         groups = [{"params": rest, "weight_decay": 0.0}]
         if self.muon is None:
             groups.append({"params": matrices, "weight_decay": settings.weight_decay})
-        form: dict[str, bool] = {"fused": True} if rules.optimizer_form == "fused" else {"foreach": rules.optimizer_form == "foreach"}
-        self.adamw = torch.optim.AdamW([group for group in groups if group["params"]], lr=settings.lr, betas=(settings.beta1, settings.beta2), **form)
+        self.adamw = make_adamw([group for group in groups if group["params"]], lr=settings.lr, betas=(settings.beta1, settings.beta2), rules=rules)
 
     @property
     def parameters(self) -> list[nn.Parameter]:
@@ -140,8 +142,3 @@ def embedding_parameters(model: nn.Module) -> set[nn.Parameter]:
     head = getattr(model, "get_output_embeddings", lambda: None)()
     modules = [module for module in model.modules() if isinstance(module, nn.Embedding)] + ([head] if head is not None else [])
     return {param for module in modules for name, param in module.named_parameters(recurse=False) if name == "weight"}
-
-
-def clip_gradients(params: list[nn.Parameter], *, limit: float, rules: DeviceRules) -> Tensor:
-    """Scale the gradients so that their joint norm is at most limit; returns the norm before (one number, on the device)."""
-    return torch.nn.utils.clip_grad_norm_(params, limit, foreach=rules.optimizer_form != "single")

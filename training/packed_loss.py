@@ -1,20 +1,33 @@
 """Loss of packed rows: documents can't see each other, and the vocabulary matrix is multiplied at target places only.
 
-Works on any decoder of transformers that takes a 4-D mask and position ids. Does not build batches and does not step.
+Works on any causal language model of transformers: what a model can't do is found by trying it on two short documents. Does not
+build batches, does not step and does not choose between the ways that are right (execution.py does).
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Literal
 
+import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+from transformers import PreTrainedModel
 
 from experts.device import Device
+from experts.device_rules import attention_mask, summed_cost
+from training import document_attention
 from training.batches import Batch
+from training.document_attention import Groups, group_documents
+from training.target_cost import target_cost
 
 _log = logging.getLogger(__name__)
+
+# documents: attention of each document by itself; mask: whole rows under a 4-D mask; alone: every document a row of its own, for
+# models whose layers look back past any mask (convolutions, state spaces).
+Attention = Literal["documents", "mask", "alone"]
 
 
 def document_mask(documents_BT: Tensor) -> Tensor:
@@ -25,62 +38,115 @@ def document_mask(documents_BT: Tensor) -> Tensor:
 
 
 class PackedLoss:
-    """Sum of the target tokens' costs in nats for one batch; one object a model, device and precision."""
+    """Sum of the target tokens' costs in nats for one batch; one object a model, device, precision and way of attention."""
 
-    def __init__(self, model: nn.Module, *, device: Device, bf16: bool) -> None:
-        self._model, self._device, self._bf16 = model, device, bf16
-        self._decoder: Callable[..., Tensor] | None = self._lean_decoder()
+    def __init__(self, model: PreTrainedModel, *, device: Device, bf16: bool, attention: Attention) -> None:
+        self._model, self._device, self._attention = model, device, attention
+        self._dtype = torch.bfloat16 if bf16 else torch.float32
+        self._lean = _head_is_plain(model, device=device)
+        document_attention.register()
 
     def __call__(self, batch: Batch) -> Tensor:
         """Differentiable sum over the batch's targets, fp32, on the device."""
         to = self._device.torch
+        places, targets = batch.places_N.to(to), batch.targets_N.to(to)
+        with self._device.autocast(self._dtype):
+            outputs_ND = self.outputs(batch)[places]
+        if not self._lean:
+            return summed_cost(outputs_ND.float(), targets, rules=self._device.rules)
+        head = self._model.get_output_embeddings()
+        if self._device.rules.loss_form == "cross_entropy":
+            return target_cost(outputs_ND, head.weight, targets, dtype=self._dtype)
+        return summed_cost(head(outputs_ND).float(), targets, rules=self._device.rules)
+
+    def outputs(self, batch: Batch) -> Tensor:
+        """What the model says at every place of the flat rows: hidden states where its head is plain, else logits."""
+        to = self._device.torch
         tokens, positions = batch.tokens_BT.to(to), batch.positions_BT.to(to)
-        places, targets, mask = batch.places_N.to(to), batch.targets_N.to(to), self._mask(batch.documents_BT.to(to))
-        with self._device.autocast(torch.bfloat16 if self._bf16 else torch.float32):
-            logits_NV = self._logits(tokens, positions=positions, mask=mask, places=places)
-        return self._cost(logits_NV.float(), targets)
+        if self._attention == "mask":
+            mask = attention_mask(document_mask(batch.documents_BT.to(to)), rules=self._device.rules)
+            return self._forward(tokens, positions, attention_mask=mask).flatten(0, 1)
+        groups = group_documents(batch.starts, batch.lengths).to(to)
+        if self._attention == "documents":
+            with _attention_implementation(self._model, document_attention.NAME):
+                return self._forward(tokens.view(1, -1), positions.view(1, -1), groups=groups)[0]
+        return self._each_alone(tokens.flatten(), positions.flatten(), groups)
 
-    def _mask(self, documents_BT: Tensor) -> Tensor:
-        allowed = document_mask(documents_BT)
-        if self._device.rules.attention == "sdpa":
-            return allowed
-        return torch.where(allowed, 0.0, torch.finfo(torch.float32).min)
+    def _each_alone(self, tokens_N: Tensor, positions_N: Tensor, groups: Groups) -> Tensor:
+        sizes = [count * length for count, length in groups.shapes]
+        found = [self._forward(tokens_N[take].view(shape), positions_N[take].view(shape)).flatten(0, 1)
+                 for take, shape in zip(torch.split(groups.take, sizes), groups.shapes, strict=True)]
+        return torch.cat(found)[groups.back]
 
-    def _logits(self, tokens_BT: Tensor, *, positions: Tensor, mask: Tensor, places: Tensor) -> Tensor:
-        if self._decoder is None:
-            logits: Tensor = self._model(input_ids=tokens_BT, attention_mask=mask, position_ids=positions, use_cache=False).logits
-            return logits.flatten(0, 1)[places]
-        hidden_BTD = self._decoder(tokens_BT, mask, positions)
-        found: Tensor = self._model.get_output_embeddings()(hidden_BTD.flatten(0, 1)[places])  # type: ignore[operator]
-        return found
+    def _forward(self, tokens: Tensor, positions: Tensor, **more: object) -> Tensor:
+        if self._lean:
+            hidden: Tensor = self._model.base_model(input_ids=tokens, position_ids=positions, use_cache=False, **more).last_hidden_state
+            return hidden
+        logits: Tensor = self._model(input_ids=tokens, position_ids=positions, use_cache=False, **more).logits
+        return logits
 
-    def _cost(self, logits_NV: Tensor, targets_N: Tensor) -> Tensor:
-        # Never reduction="none": its gradient is all zero on DirectML (microsoft/DirectML 739).
-        if self._device.rules.loss_form == "log_softmax":
-            return -torch.log_softmax(logits_NV, dim=-1).gather(1, targets_N[:, None]).sum()
-        return nn.functional.cross_entropy(logits_NV, targets_N, reduction="sum")
 
-    def _lean_decoder(self) -> Callable[..., Tensor] | None:
-        """The decoder without its head, if head(decoder(x)) gives the model's own logits (some models scale or cap them); else None."""
-        model = self._model
-        decoder = getattr(model, "base_model", model)
-        head = getattr(model, "get_output_embeddings", lambda: None)()
-        if decoder is model or head is None:
-            return None
+def right_attentions(model: PreTrainedModel, *, device: Device) -> list[Attention]:
+    """The ways in which this model computes two packed documents as it computes each alone, the usually fastest first."""
+    batch = _two_documents(vocabulary=model.get_input_embeddings().weight.size(0))
+    found: list[Attention] = []
+    with _frozen(model):
+        truth = PackedLoss(model, device=device, bf16=False, attention="alone").outputs(batch)
+        candidates: tuple[Attention, ...] = ("documents", "mask") if not _attention_dropout(model) else ("mask",)
+        for attention in candidates:
+            try:
+                outputs = PackedLoss(model, device=device, bf16=False, attention=attention).outputs(batch)
+            except (TypeError, ValueError) as error:  # a class that takes no such keyword or mask
+                _log.debug("%s: no attention by %s: %s", type(model).__name__, attention, error)
+                continue
+            if torch.allclose(outputs, truth, rtol=1e-3, atol=1e-3 * float(truth.abs().max())):
+                found.append(attention)
+    return [*found, "alone"]
 
-        def hidden(tokens_BT: Tensor, mask: Tensor, positions: Tensor) -> Tensor:
-            found: Tensor = decoder(input_ids=tokens_BT, attention_mask=mask, position_ids=positions, use_cache=False).last_hidden_state
-            return found
 
-        tokens = torch.arange(8, device=self._device.torch)[None] % head.weight.size(0)
-        positions = torch.arange(8, device=self._device.torch)[None]
-        mask = self._mask(torch.zeros(1, 8, dtype=torch.int32, device=self._device.torch))
-        training = model.training
-        model.eval()
-        with torch.no_grad():
-            whole = model(input_ids=tokens, attention_mask=mask, position_ids=positions, use_cache=False).logits
-            same = torch.allclose(head(hidden(tokens, mask, positions)).float(), whole.float(), rtol=1e-4, atol=1e-4)
-        model.train(training)
-        if not same:
-            _log.info("%s changes its logits after the head: computing them at every place", type(model).__name__)
-        return hidden if same else None
+def _two_documents(*, vocabulary: int) -> Batch:
+    lengths = np.array([7, 5], dtype=np.int64)
+    tokens = torch.arange(12) * 7 % vocabulary
+    documents = torch.tensor([0] * 7 + [1] * 5, dtype=torch.int32)
+    positions = torch.cat([torch.arange(7), torch.arange(5)])
+    return Batch(tokens[None], positions[None], documents[None], torch.arange(12), tokens, 12, np.array([0, 7], dtype=np.int64), lengths)
+
+
+def _attention_dropout(model: PreTrainedModel) -> float:
+    config = model.config
+    return float(getattr(config, "attention_dropout", 0.0) or getattr(config, "attn_pdrop", 0.0) or 0.0)
+
+
+def _head_is_plain(model: PreTrainedModel, *, device: Device) -> bool:
+    """Whether head(decoder(x)) gives the model's own logits; some models scale or cap them, or have a bias."""
+    head, decoder = model.get_output_embeddings(), model.base_model
+    if head is None or decoder is model or getattr(head, "bias", None) is not None:
+        return False
+    with _frozen(model):
+        tokens = (torch.arange(8, device=device.torch) * 7 % head.weight.size(0))[None]
+        same = torch.allclose(head(decoder(input_ids=tokens, use_cache=False).last_hidden_state), model(input_ids=tokens, use_cache=False).logits,
+                              rtol=1e-4, atol=1e-4)
+    if not same:
+        _log.info("%s changes its logits after the head: they are computed by the model itself", type(model).__name__)
+    return same
+
+
+@contextmanager
+def _frozen(model: PreTrainedModel) -> Iterator[None]:
+    """No gradients, no dropout, no change of the random state."""
+    training = model.training
+    model.eval()
+    with torch.no_grad():
+        yield
+    model.train(training)
+
+
+@contextmanager
+def _attention_implementation(model: PreTrainedModel, name: str) -> Iterator[None]:
+    """Attention of that name within the block only: whoever generates with the model in between finds its own."""
+    before = model.config._attn_implementation
+    model.config._attn_implementation = name
+    try:
+        yield
+    finally:
+        model.config._attn_implementation = before

@@ -12,18 +12,20 @@ import statistics
 import time
 from collections import deque
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
-from torch import nn
+from transformers import PreTrainedModel
 
 from experts.checkpoint import State, load_newest, prune_states, save_state
 from experts.device import Device
+from experts.device_rules import clip_gradients
 from settings import TrainSettings
 from training import trainer_state
 from training.batches import Batch, Batches, CorpusLike, validation_batches
-from training.optim import Optimizers, clip_gradients
-from training.packed_loss import PackedLoss
+from training.execution import Execution, choose_execution
+from training.optim import Optimizers
 from training.plan import Mix, Plan, StepFacts, Trained, TrainingDiverged, Validation
 from training.schedule import lr_share
 
@@ -32,7 +34,7 @@ RATE_AFTER_ROLLBACK = 0.5  # of the rate before, each time
 _SPEED_WINDOW = 20  # steps over which tokens/s and the time left are averaged
 
 
-def train(model: nn.Module, *, corpus: CorpusLike, mix: Mix, plan: Plan, device: Device, state_folder: Path, settings: TrainSettings,
+def train(model: PreTrainedModel, *, corpus: CorpusLike, mix: Mix, plan: Plan, device: Device, state_folder: Path, settings: TrainSettings,
           on_step: Callable[[StepFacts], None], should_stop: Callable[[], bool],
           on_validation: Callable[[Validation], None] | None = None) -> Trained:
     """Train the model in place (it ends on the device, in eval mode) and say what happened.
@@ -43,7 +45,6 @@ def train(model: nn.Module, *, corpus: CorpusLike, mix: Mix, plan: Plan, device:
     """
     run = _Run(model, corpus=corpus, mix=mix, plan=plan, device=device, folder=state_folder, settings=settings)
     run.start()
-    model.train()
     while run.step < plan.steps and not should_stop():
         facts = run.take_step()
         if facts is None:
@@ -64,13 +65,12 @@ def train(model: nn.Module, *, corpus: CorpusLike, mix: Mix, plan: Plan, device:
 class _Run:
     """The moving parts of one call of train()."""
 
-    def __init__(self, model: nn.Module, *, corpus: CorpusLike, mix: Mix, plan: Plan, device: Device, folder: Path, settings: TrainSettings) -> None:
+    def __init__(self, model: PreTrainedModel, *, corpus: CorpusLike, mix: Mix, plan: Plan, device: Device, folder: Path, settings: TrainSettings) -> None:
         self.model, self.plan, self.device, self.folder, self.settings = model.to(device.torch), plan, device, folder, settings
         self.corpus, self.mix = corpus, mix
         self.identity = trainer_state.identity(model, plan=plan, mix=mix, settings=settings, fingerprint=corpus.fingerprint)
         self.batches = Batches(corpus, mix=mix, row_tokens=settings.row_tokens, batch_rows=settings.batch_rows, seed=plan.seed)
         self.optimizers = Optimizers(model, settings=settings, rules=device.rules)
-        self.bf16 = False
         self.step = self.tokens = self.targets = self.clipped = self.rollbacks = 0
         self.train_s, self.saved_at = 0.0, time.monotonic()
         self.losses: list[float] = []
@@ -82,20 +82,28 @@ class _Run:
         """Resume from the newest state, or choose the precision and save the state before the first step."""
         state = load_newest(self.folder)
         if state is None:
-            self.bf16 = choose_bf16(self.model, device=self.device, settings=self.settings, batches=self.batches)
-            self.loss = PackedLoss(self.model, device=self.device, bf16=self.bf16)
+            self.choose()
             self.save()
             return
         trainer_state.require_same(state.facts["identity"], ours=self.identity, folder=self.folder)
         trainer_state.warn_of_other_machine(state.facts["machine"], ours=trainer_state.machine(self.device))
         self.restore(state)
         self.rollbacks = state.facts["rollbacks"]
-        self.loss = PackedLoss(self.model, device=self.device, bf16=self.bf16)
+        self.execution = Execution(**state.facts["execution"])
+        self.loss = self.execution.loss(self.model, device=self.device)
         _log.info("resuming at step %d of %d", self.step, self.plan.steps)
+
+    def choose(self) -> None:
+        """Take the fastest way to compute a step, measured on the first batch."""
+        position = self.batches.position()
+        self.execution = choose_execution(self.model, device=self.device, settings=self.settings, batch=self.batches.next())
+        self.batches.seek(position)
+        self.loss = self.execution.loss(self.model, device=self.device)
 
     def take_step(self) -> StepFacts | None:
         """One optimizer step over settings.accumulate batches; None, with nothing applied, when loss or gradient isn't finite."""
         began = time.perf_counter()
+        self.model.train()  # whoever watched the last step may have examined the model
         share = lr_share(self.step + 1, plan=self.plan) * RATE_AFTER_ROLLBACK**self.rollbacks
         lr, muon_lr = self.plan.lr * share, self.plan.muon_lr * share
         self.optimizers.set_rates(lr=lr, muon_lr=muon_lr)
@@ -143,7 +151,6 @@ class _Run:
                               for domain in self.mix.shares}
         self.model.eval()
         costs = {domain: sum(float(self.loss(batch)) for batch in batches) for domain, batches in self._held_out.items() if batches}
-        self.model.train()
         if not costs:
             return None
         targets = {domain: sum(batch.targets_N.numel() for batch in self._held_out[domain]) for domain in costs}
@@ -165,7 +172,7 @@ class _Run:
         facts = {
             "identity": self.identity, "machine": trainer_state.machine(self.device), "random": random_facts, "cursor": self.batches.position(),
             "step": self.step, "tokens": self.tokens, "targets": self.targets, "clipped": self.clipped, "train_s": self.train_s,
-            "rollbacks": self.rollbacks, "bf16": self.bf16, "validations": [validation.to_json() for validation in self.validations],
+            "rollbacks": self.rollbacks, "execution": asdict(self.execution), "validations": [validation.to_json() for validation in self.validations],
         }
         save_state(self.folder, tensors=tensors, facts=facts)
         prune_states(self.folder, self.settings.checkpoints_keep)
@@ -179,7 +186,7 @@ class _Run:
         trainer_state.set_random_state(trainer_state.below_prefix("random", state.tensors), facts["random"], device=self.device)
         self.batches.seek(facts["cursor"])
         self.step, self.tokens, self.targets, self.clipped = facts["step"], facts["tokens"], facts["targets"], facts["clipped"]
-        self.train_s, self.bf16 = facts["train_s"], facts["bf16"]
+        self.train_s = facts["train_s"]
         self.losses = state.tensors["losses"].tolist()
         self.validations = [Validation(**validation) for validation in facts["validations"]]
 
@@ -202,43 +209,15 @@ class _Run:
         return Trained(stopped=self.step < self.plan.steps, step=self.step, losses=tuple(self.losses), tokens=self.tokens, targets=self.targets,
                        train_s=self.train_s, tokens_per_s=self.tokens / self.train_s if self.train_s else 0.0, clipped_share=self.clipped / max(1, self.step),
                        rollbacks=self.rollbacks, validations=tuple(self.validations), best=min(self.validations, key=lambda one: one.val_loss, default=None),
-                       precision="bf16" if self.bf16 else "fp32", compiled=False)
+                       precision=self.execution.precision, compiled=False)
 
 
-def choose_bf16(model: nn.Module, *, device: Device, settings: TrainSettings, batches: Batches) -> bool:
-    """Whether to run products in bfloat16: as settings.precision says, or for auto where it measures faster on one real batch."""
-    possible = device.torch.type == "cpu" or device.rules.autocast_dtype is torch.bfloat16
-    if settings.precision != "auto" or not possible:
-        return settings.precision == "bf16" and possible
-    position = batches.position()
-    batch = batches.next()
-    batches.seek(position)
-    seconds = {bf16: _backward_s(model, loss=PackedLoss(model, device=device, bf16=bf16), batch=batch, device=device) for bf16 in (False, True)}
-    _log.info("a batch takes %.0f ms in fp32, %.0f ms in bf16", 1000 * seconds[False], 1000 * seconds[True])
-    return seconds[True] < seconds[False]
-
-
-def _backward_s(model: nn.Module, *, loss: PackedLoss, batch: Batch, device: Device) -> float:
-    """Shortest of two timed forward and backward passes after an untimed one; leaves no gradient behind."""
-    times = []
-    for _ in range(3):
-        began = time.perf_counter()
-        cost = loss(batch) / batch.targets_N.numel()
-        cost.backward()  # type: ignore[no-untyped-call]
-        if device.torch.type == "cuda":
-            torch.cuda.synchronize(device.torch)
-        times.append(time.perf_counter() - began)
-        model.zero_grad(set_to_none=True)
-    return min(times[1:])
-
-
-def measure_step_s(model: nn.Module, *, corpus: CorpusLike, mix: Mix, settings: TrainSettings, device: Device, steps: int = 3) -> float:
+def measure_step_s(model: PreTrainedModel, *, corpus: CorpusLike, mix: Mix, settings: TrainSettings, device: Device, steps: int = 3) -> float:
     """Seconds a step of this training takes here: the median of a few real steps on a copy, after one untimed. Turns minutes into Plan.steps."""
     trial = copy.deepcopy(model).to(device.torch).train()
     plan = Plan.from_settings(settings, steps=steps + 1, seed=0)
     run = _Run(trial, corpus=corpus, mix=mix, plan=plan, device=device, folder=Path(), settings=settings)
-    run.bf16 = choose_bf16(trial, device=device, settings=settings, batches=run.batches)
-    run.loss = PackedLoss(trial, device=device, bf16=run.bf16)
+    run.choose()
     times = []
     for _ in range(steps + 1):
         began = time.perf_counter()

@@ -93,19 +93,20 @@ def random_state(device: Device) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """State of every generator that a step may draw from: tensors, and facts for JSON."""
     name, keys, position, has_gauss, cached = np.random.get_state()
     version, internal, gauss = random.getstate()
-    tensors = {"torch": torch.get_rng_state()}
+    tensors = {"torch": torch.get_rng_state(), "python": torch.tensor(internal, dtype=torch.int64),
+               "numpy": torch.from_numpy(np.asarray(keys).astype(np.int64))}
     if device.torch.type == "cuda":
         tensors["device"] = torch.cuda.get_rng_state(device.torch)
-    facts = {"python": [version, list(internal), gauss], "numpy": [name, np.asarray(keys).tolist(), position, has_gauss, cached]}
+    facts = {"python": [version, gauss], "numpy": [name, position, has_gauss, cached]}
     return tensors, facts
 
 
 def set_random_state(tensors: Mapping[str, Tensor], facts: Mapping[str, Any], *, device: Device) -> None:
     """Put random_state() back."""
-    version, internal, gauss = facts["python"]
-    random.setstate((version, tuple(internal), gauss))
-    name, keys, position, has_gauss, cached = facts["numpy"]
-    np.random.set_state((name, np.array(keys, dtype=np.uint32), position, has_gauss, cached))
+    version, gauss = facts["python"]
+    random.setstate((version, tuple(tensors["python"].tolist()), gauss))
+    name, position, has_gauss, cached = facts["numpy"]
+    np.random.set_state((name, tensors["numpy"].numpy().astype(np.uint32), position, has_gauss, cached))
     torch.set_rng_state(tensors["torch"])
     if "device" in tensors and device.torch.type == "cuda":
         torch.cuda.set_rng_state(tensors["device"], device.torch)
