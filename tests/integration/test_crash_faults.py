@@ -256,11 +256,13 @@ def worlds_after_faults(template: Path, folder: Path, operation: Operation, *, m
         world = World(folder / str(at))
         shutil.copytree(template, world.root)
         operation.prepare(world)
-        if not strike(world, operation, at=at, mode=mode):
+        hit = strike(world, operation, at=at, mode=mode)
+        if hit:
+            yield at, world
+        shutil.rmtree(world.root)
+        if not hit:
             assert at > 1, "the operation has no effect on the disk"
             return
-        yield at, world
-        shutil.rmtree(world.root)
     pytest.fail("the operation never got through")
 
 
