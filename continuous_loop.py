@@ -6,13 +6,14 @@ The composition root: the one place that joins training, routing and serving. Re
 from __future__ import annotations
 
 import argparse
+import json
 import logging
 import os
 import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,6 +23,7 @@ from settings import Settings
 
 if TYPE_CHECKING:
     from data_prep.corpus import Corpus
+    from data_prep.records import Example, Split
     from experts.tree import Tree
     from training.loop import FitRouter, RouterCandidate
     from training.progress import Reporter
@@ -74,25 +76,46 @@ def _run(chosen: Settings, *, cycles: int | None, serve: bool, quiet: bool, stop
 
 
 def router_fitter(tree: Tree, chosen: Settings) -> FitRouter:
-    """The function that the loop calls to fit a router: rows from the corpus, judged on held-out rows beside the served one."""
+    """The function that the loop calls to fit a router: rows from the corpus, judged on held-out rows beside the served one.
+
+    It returns None while data and tree are those that the served router was fitted on.
+    """
     from routing.evaluate import evaluate
     from routing.fit import Row, fit
     from routing.router import Router
+    from routing.store import DamagedRouter
     from training.loop import RouterCandidate
 
-    def rows_of(corpus: Corpus, split: str) -> list[Row]:
-        return [Row(row.prompt, domain, row.source) for domain in tree.domains for row in corpus.examples(domain, split)]
+    def rows_of(corpus: Corpus, split: Split, *, most: int | None = None) -> list[Row]:
+        return [Row(row.prompt, domain, row.source) for domain in tree.domains for row in evenly(corpus.examples(domain, split), most=most)]
+
+    def served_router(folder: Path | None) -> Router | None:
+        try:
+            return Router.load(folder, tree) if folder is not None else None
+        except DamagedRouter as error:
+            logging.getLogger(__name__).warning("the served router can't be compared with: %s", error)
+            return None
 
     def fit_router(corpus: Corpus, served: Path | None) -> RouterCandidate | None:
+        before = served_router(served)
+        if before is not None and served is not None and json.loads((served / "card.json").read_text(encoding="utf-8"))["corpus"] == corpus.fingerprint:
+            return None
         held_out = rows_of(corpus, "validation")
-        fitted = fit(rows_of(corpus, "train"), tree=tree, settings=chosen.router, seed=chosen.run.seed)
-        accuracy = evaluate(fitted.router, held_out).accuracy
-        before = evaluate(Router.load(served, tree), held_out).accuracy if served is not None else None
-        words = f"accuracy on {len(held_out)} held-out prompts {accuracy:.1%}" + (f", served version {before:.1%}" if before is not None else "")
+        fitted = fit(rows_of(corpus, "train", most=chosen.router.rows), tree=tree, settings=chosen.router, seed=chosen.run.seed)
+        accuracy = evaluate(fitted.router, held_out, timed=0).accuracy
+        standing = evaluate(before, held_out, timed=0).accuracy if before is not None else None
+        words = f"accuracy on {len(held_out)} held-out prompts {accuracy:.1%}" + (f", served version {standing:.1%}" if standing is not None else "")
         return RouterCandidate(write=fitted.router.save, card={"report": fitted.report, "accuracy": accuracy},
-                               promote=before is None or accuracy >= before, reason=words)
+                               promote=standing is None or accuracy >= standing, reason=words)
 
     return fit_router
+
+
+def evenly(rows: Sequence[Example], *, most: int | None) -> Sequence[Example]:
+    """At most `most` rows, spread evenly over the sequence, so that every file and level keeps its share."""
+    if most is None or len(rows) <= most:
+        return rows
+    return [rows[number * len(rows) // most] for number in range(most)]
 
 
 @contextmanager

@@ -63,10 +63,12 @@ def _train(chosen: Settings, *, node: str, epochs: float | None, quiet: bool) ->
         devices.seed_everything(chosen.run.seed)
         corpus = prepare(chosen, run.tree, cycle=FAST_CYCLE, log=reporter.note)
         runner = JobRunner(run, device=device, reporter=reporter, should_stop=stop.is_set)
-        steps = runner.epoch_steps(node, corpus, epochs=epochs) if epochs is not None else runner.cycle_steps(node, corpus)
         fresh = run.tree.answering(node, run.registry.pointer().nodes) is None
-        job = Job(node, steps=steps, seed_offset=FAST_CYCLE, lr_share=1.0 if fresh else chosen.loop.leaf_lr_share)
-        reporter.node_started(node, steps=steps, share="1/1")
+        steps = runner.epoch_steps(node, corpus, epochs=epochs) if epochs is not None else chosen.loop.cycle_steps
+        job = Job(node, 1.0 if fresh else chosen.loop.leaf_lr_share, steps=steps, seconds=chosen.loop.cycle_minutes * 60)
+        if job.steps is None:
+            job = job.with_speed(runner.step_s(node, corpus))
+        reporter.node_started(job, share="1/1")
         states = run.folder / "work" / node / "fast"
         parameters = sum(weight.numel() for weight in runner.start_model(node, corpus).parameters())
         done, trained = runner.carry_out(job, cycle=FAST_CYCLE, states=states, corpus=corpus)

@@ -5,7 +5,7 @@ Pure decisions over facts; the loop carries them out and keeps the agenda on dis
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
@@ -17,14 +17,26 @@ Status = Literal["pending", "promoted", "refused", "set_aside"]
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """Train one node for some steps and offer the result. seed_offset keeps two jobs of one node apart."""
+    """Train one node and offer the result. Either steps or seconds of training is given; seconds become steps, at the speed
+    measured when the job begins, and stay fixed then, so that a resume makes the same steps. lr_share: of the settings' rates."""
 
     node: str
-    steps: int
-    seed_offset: int
     lr_share: float
+    steps: int | None = None
+    seconds: float | None = None
     status: Status = "pending"
     outcome: str = ""
+
+    def with_speed(self, step_s: float) -> Job:
+        """The job with its steps fixed, at least one; step_s: seconds a step."""
+        if self.steps is not None or self.seconds is None:
+            return self
+        return replace(self, steps=max(1, round(self.seconds / step_s)))
+
+    @property
+    def size(self) -> str:
+        """How much training, in words."""
+        return f"{self.steps} steps" if self.steps is not None else f"{self.seconds:.0f} s"
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +45,6 @@ class Agenda:
 
     cycle: int
     jobs: tuple[Job, ...]
-    step_s: float
     router_done: bool = False
 
     @property
@@ -41,8 +52,8 @@ class Agenda:
         """The next job, None when all are done."""
         return next((job for job in self.jobs if job.status == "pending"), None)
 
-    def with_done(self, job: Job) -> Agenda:
-        """This agenda with the first pending job replaced by its finished self."""
+    def with_next(self, job: Job) -> Agenda:
+        """This agenda with the first pending job replaced by its new self."""
         index = next(i for i, other in enumerate(self.jobs) if other.status == "pending")
         return replace(self, jobs=(*self.jobs[:index], job, *self.jobs[index + 1:]))
 
@@ -53,7 +64,7 @@ class Agenda:
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Agenda:
         """The inverse of to_json."""
-        return cls(cycle=data["cycle"], jobs=tuple(Job(**job) for job in data["jobs"]), step_s=data["step_s"], router_done=data["router_done"])
+        return cls(cycle=data["cycle"], jobs=tuple(Job(**job) for job in data["jobs"]), router_done=data["router_done"])
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,35 +78,42 @@ class Standing:
     cycles_since: int
 
 
-def founding(tree: Tree, *, settings: LoopSettings, step_s: float) -> tuple[Job, ...]:
+def founding(tree: Tree, *, settings: LoopSettings) -> tuple[Job, ...]:
     """Root, then branches, then experts. Shares of the budget: loop.root_share, loop.branch_share over the branches
-    that have a model of their own (none: theirs goes to the experts), the rest over the experts. step_s: seconds a step."""
-    total = settings.steps if settings.steps is not None else settings.minutes * 60 / step_s
+    that have a model of their own (none: theirs goes to the experts), the rest over the experts."""
     branches = [name for name in tree.branches if tree.model_of(name) == name]
     branch_share = settings.branch_share if branches else 0.0
     shares = {tree.root: settings.root_share}
     shares |= {name: branch_share / len(branches) for name in branches}
     shares |= {name: (1 - settings.root_share - branch_share) / len(tree.domains) for name in tree.domains}
-    return tuple(Job(name, steps=max(1, round(total * share)), seed_offset=0, lr_share=1.0 if name == tree.root else settings.leaf_lr_share)
+    return tuple(_job(name, 1.0 if name == tree.root else settings.leaf_lr_share, share=share, steps=settings.steps, minutes=settings.minutes)
                  for name, share in shares.items() if share > 0)
 
 
-def newcomers(tree: Tree, served: Sequence[str], *, settings: LoopSettings, step_s: float) -> tuple[Job, ...]:
-    """Jobs for nodes that have no version yet (a domain added to the tree): one cycle's budget shared among them."""
+def newcomers(tree: Tree, served: Collection[str], *, settings: LoopSettings) -> tuple[Job, ...]:
+    """Jobs for nodes that have no version yet (refused so far, or a domain added to the tree): one cycle's budget shared among them."""
     absent = [name for name in tree.trainable if name not in served]
-    steps = _cycle_steps(settings, step_s=step_s)
-    return tuple(Job(name, steps=max(1, round(steps / len(absent))), seed_offset=0, lr_share=settings.leaf_lr_share) for name in absent)
+    return tuple(_cycle_job(name, settings.leaf_lr_share, share=1 / len(absent), settings=settings) for name in absent)
 
 
-def most_to_gain(standings: Sequence[Standing], *, settings: LoopSettings, step_s: float, cycle: int) -> Job:
+def most_to_gain(standings: Sequence[Standing], *, settings: LoopSettings) -> Job:
     """The job of a later cycle: the node with the largest gain().
 
     A refusal halves a node's claim and its learning rate; waiting raises the claim, so that no node is left for good.
     Ties go to the first in tree order.
     """
     best = max(standings, key=gain)
-    return Job(best.node, steps=max(1, round(_cycle_steps(settings, step_s=step_s))), seed_offset=cycle,
-               lr_share=settings.leaf_lr_share * 0.5 ** min(best.refusals, 4))
+    return _cycle_job(best.node, settings.leaf_lr_share * 0.5 ** min(best.refusals, 4), share=1.0, settings=settings)
+
+
+def _cycle_job(node: str, lr_share: float, *, share: float, settings: LoopSettings) -> Job:
+    return _job(node, lr_share, share=share, steps=settings.cycle_steps, minutes=settings.cycle_minutes)
+
+
+def _job(node: str, lr_share: float, *, share: float, steps: int | None, minutes: float) -> Job:
+    if steps is not None:
+        return Job(node, lr_share, steps=max(1, round(steps * share)))
+    return Job(node, lr_share, seconds=minutes * 60 * share)
 
 
 def gain(standing: Standing) -> float:
@@ -104,6 +122,3 @@ def gain(standing: Standing) -> float:
     room = 1 - standing.accuracy if standing.accuracy is not None else min(1.0, 0.5 * standing.bits_ratio)
     return float(room * 0.5 ** standing.refusals * (1 + 0.1 * standing.cycles_since))
 
-
-def _cycle_steps(settings: LoopSettings, *, step_s: float) -> float:
-    return settings.cycle_steps if settings.cycle_steps is not None else settings.cycle_minutes * 60 / step_s

@@ -12,7 +12,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
-from data_prep.records import Example, Message
+from data_prep.records import Example, Message, Split
 from experts.expert import Answer, LogLikelihood
 from experts.tokenizer import Tokenizer, answer_ids
 from settings import ExamSettings
@@ -25,7 +25,7 @@ SAMPLES_A_DOMAIN = 3
 class ExamSource(Protocol):
     """Where exam and validation rows come from; data_prep.corpus.Corpus is one."""
 
-    def examples(self, domain: str, split: str) -> list[Example]:
+    def examples(self, domain: str, split: Split) -> list[Example]:
         """Rows of one domain and split."""
         ...
 

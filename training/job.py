@@ -81,11 +81,6 @@ class JobRunner:
         """Seconds a step of this node's training takes here, measured on a few real steps."""
         return measure_step_s(self.start_model(node, corpus), corpus=corpus, mix=self.mix(node), device=self._device, settings=self._run.settings.train)
 
-    def cycle_steps(self, node: str, corpus: Corpus) -> int:
-        """Steps of a later cycle: loop.cycle_steps, else loop.cycle_minutes at the measured speed."""
-        loop = self._run.settings.loop
-        return loop.cycle_steps if loop.cycle_steps is not None else max(1, round(loop.cycle_minutes * 60 / self.step_s(node, corpus)))
-
     def epoch_steps(self, node: str, corpus: Corpus, *, epochs: float) -> int:
         """Steps that read the training tokens of a node's own domains so many times (replayed tokens come on top)."""
         settings = self._run.settings.train
@@ -96,6 +91,7 @@ class JobRunner:
 
     def _plan(self, job: Job, *, cycle: int) -> Plan:
         settings = self._run.settings
+        assert job.steps is not None
         return Plan.from_settings(settings.train, steps=job.steps, lr_share=job.lr_share, seed=settings.run.seed * 1_000_003 + cycle)
 
     def _offer(self, job: Job, model: PreTrainedModel, trained: Trained, *, cycle: int, corpus: Corpus) -> Job:
@@ -117,7 +113,7 @@ class JobRunner:
 
     def _first_answer_due(self, job: Job, facts: StepFacts) -> bool:
         """In the root's first training: whether it is time to put an early version up, so that the gateway answers within minutes."""
-        if job.node != self._run.tree.root or facts.train_s < self._run.settings.loop.first_answer_s or facts.step >= job.steps:
+        if job.node != self._run.tree.root or facts.train_s < self._run.settings.loop.first_answer_s or facts.step >= facts.steps:
             return False
         return facts.step > self._examiner.first_refused_step and self._run.registry.pointer().nodes.get(job.node) is None
 

@@ -55,7 +55,7 @@ class Loop:
         while (cycles is None or ended < cycles) and not self._should_stop():
             agenda = self._read_agenda()
             corpus = prepare(self._run.settings, self._run.tree, cycle=agenda.cycle if agenda else self._next_cycle(), log=self._reporter.note)
-            if not self._work_off(agenda or self._open_agenda(corpus), corpus):
+            if not self._work_off(agenda or self._open_agenda(), corpus):
                 return
             ended += 1
 
@@ -65,12 +65,15 @@ class Loop:
         while (job := self._agenda.pending) is not None:
             if self._should_stop():
                 return False
-            self._reporter.node_started(job.node, steps=job.steps, share=f"{self._agenda.jobs.index(job) + 1}/{len(self._agenda.jobs)}")
+            if job.steps is None:
+                job = job.with_speed(self._jobs.step_s(job.node, corpus))
+                self._save(self._agenda.with_next(job))
+            self._reporter.node_started(job, share=f"{self._agenda.jobs.index(job) + 1}/{len(self._agenda.jobs)}")
             states = self._work / job.node / f"cycle{self._agenda.cycle:05d}"
             done, _ = self._jobs.carry_out(job, cycle=self._agenda.cycle, states=states, corpus=corpus)
             if done.status == "pending":
                 return False
-            self._save(self._agenda.with_done(done))
+            self._save(self._agenda.with_next(done))
             remove_folder(states)
             self._route_first(corpus)
         self._route(corpus)
@@ -111,25 +114,18 @@ class Loop:
             self._reporter.note(f"router refused: {candidate.reason}")
         self._save(replace(self._agenda, router_done=True))
 
-    def _open_agenda(self, corpus: Corpus) -> Agenda:
-        settings, tree, cycle = self._run.settings, self._run.tree, self._next_cycle()
-        step_s = self._measure(corpus)
-        served = list(self._run.registry.pointer().nodes)
+    def _open_agenda(self) -> Agenda:
+        settings, tree = self._run.settings.loop, self._run.tree
+        served = self._run.registry.pointer().nodes
         if tree.root not in served:
-            jobs = plans.founding(tree, settings=settings.loop, step_s=step_s)
+            jobs = plans.founding(tree, settings=settings)
         elif any(name not in served for name in tree.trainable):
-            jobs = plans.newcomers(tree, served, settings=settings.loop, step_s=step_s)
+            jobs = plans.newcomers(tree, served, settings=settings)
         else:
-            jobs = (plans.most_to_gain(self._standings(), settings=settings.loop, step_s=step_s, cycle=cycle),)
-        self._reporter.note(f"cycle {cycle}: " + ", ".join(f"{job.node} {job.steps} steps" for job in jobs))
-        return self._save(Agenda(cycle=cycle, jobs=jobs, step_s=step_s))
-
-    def _measure(self, corpus: Corpus) -> float:
-        """Seconds a step; not measured where settings give steps (1.0 then, unused)."""
-        loop = self._run.settings.loop
-        if loop.steps is not None and loop.cycle_steps is not None:
-            return 1.0
-        return self._jobs.step_s(self._run.tree.root, corpus)
+            jobs = (plans.most_to_gain(self._standings(), settings=settings),)
+        cycle = self._next_cycle()
+        self._reporter.note(f"cycle {cycle}: " + ", ".join(f"{job.node} {job.size}" for job in jobs))
+        return self._save(Agenda(cycle=cycle, jobs=jobs))
 
     def _standings(self) -> list[Standing]:
         """Facts of every trainable node for agenda.most_to_gain: its served card, and refusals since its promotion."""

@@ -12,6 +12,8 @@ from typing import Protocol, Self
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
+from training.agenda import Job
+
 LINE_EVERY_S = 10.0
 
 
@@ -67,12 +69,12 @@ class Reporter:
         """Stop the live display."""
         self._bar.stop()
 
-    def node_started(self, node: str, *, steps: int, share: str) -> None:
+    def node_started(self, job: Job, *, share: str) -> None:
         """A node begins its steps. share: where the cycle stands, as in 3/8."""
-        self._node, self._steps, self._last_line = node, steps, 0.0
+        self._node, self._steps, self._last_line = job.node, job.steps or 0, 0.0
         if self._task is not None:
             self._bar.remove_task(self._task)
-        self._task = self._bar.add_task(f"{share} {node}", total=steps, facts="") if self._live else None
+        self._task = self._bar.add_task(f"{share} {job.node}", total=job.steps, facts="") if self._live else None
 
     def step(self, facts: StepLike) -> None:
         """A training step was made; prints at most one line in ten seconds without a terminal."""

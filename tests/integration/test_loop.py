@@ -55,7 +55,8 @@ def test_loop_promoted_version_is_a_stock_folder_with_equal_logits(toy_settings)
     folder = registry.served("generalist")
     stock, ours = AutoModelForCausalLM.from_pretrained(folder), Expert.load(folder, device=choose("cpu"))
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    ids = tokenizer.apply_chat_template([{"role": "user", "content": "What is 3 plus 21?"}], add_generation_prompt=True, return_tensors="pt", return_dict=True)["input_ids"]
+    messages = [{"role": "user", "content": "What is 3 plus 21?"}]
+    ids = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_tensors="pt", return_dict=True)["input_ids"]
     with torch.no_grad():
         assert torch.allclose(stock(ids).logits, ours.model(ids).logits, atol=1e-5)
     card = json.loads((folder / "card.json").read_text(encoding="utf-8"))
@@ -83,8 +84,7 @@ def test_loop_later_cycle_trains_one_node_and_prunes(toy_settings):
     assert all(len(registry.versions(node)) <= 3 for node in registry.pointer().nodes)
 
 
-def test_loop_added_domain_is_one_line_and_a_folder(toy_settings, tmp_path):
-    from tests.conftest import write_records
+def test_loop_added_domain_is_one_line_and_a_folder(toy_settings, tmp_path, write_records):
     first = toy_settings()
     turn(first)
     data = write_records(tmp_path / "more")
@@ -97,14 +97,14 @@ def test_loop_added_domain_is_one_line_and_a_folder(toy_settings, tmp_path):
 
 def test_loop_run_folder_of_another_model_is_refused_with_the_differences(toy_settings):
     turn(toy_settings(), router=False)
-    with pytest.raises(RunMismatch, match=r"(?s)model\.width: the run has 32, the settings say 64.*tokenizer\.vocab_size: the run has 320, the settings say 330"), \
-            open_run(toy_settings("model.width=64", "tokenizer.vocab_size=330")):
+    differences = r"(?s)model\.width: the run has 32, the settings say 64.*tokenizer\.vocab_size: the run has 320, the settings say 330"
+    with pytest.raises(RunMismatch, match=differences), open_run(toy_settings("model.width=64", "tokenizer.vocab_size=330")):
         pass
 
 
 def test_loop_first_version_comes_early_and_is_replaced(toy_settings):
     """With first_answer_s almost zero the root's early version is up before its training ends."""
-    registry, events = turn(toy_settings("loop.first_answer_s=0.001", "loop.steps=60"), router=False)
+    _, events = turn(toy_settings("loop.first_answer_s=0.001", "loop.steps=60"), router=False)
     roots = [event for event in events if event.node == "generalist" and event.kind in {"promoted", "refused"}]
     assert "early, after" in roots[0].facts["reason"]
     assert len(roots) >= 2

@@ -12,20 +12,27 @@ TREE = Tree.from_settings(load().tree)
 
 
 def test_founding_splits_the_minutes_by_shares_parents_first():
-    """10 minutes at 0.5 s a step are 1,200 steps: 40 % root, 10 % over two branches, 50 % over five experts."""
-    jobs = founding(TREE, settings=LoopSettings(minutes=10, root_share=0.4, branch_share=0.1, leaf_lr_share=0.5), step_s=0.5)
-    assert [(job.node, job.steps, job.lr_share) for job in jobs] == [
-        ("generalist", 480, 1.0), ("analytical", 60, 0.5), ("language", 60, 0.5),
-        ("math", 120, 0.5), ("reasoning", 120, 0.5), ("conversation", 120, 0.5), ("knowledge", 120, 0.5), ("code", 120, 0.5)]
+    """10 minutes: 40 % root, 10 % over two branches, 50 % over five experts."""
+    jobs = founding(TREE, settings=LoopSettings(minutes=10, root_share=0.4, branch_share=0.1, leaf_lr_share=0.5))
+    assert [(job.node, job.lr_share) for job in jobs] == [("generalist", 1.0), *((name, 0.5) for name in TREE.trainable[1:])]
+    assert [job.seconds for job in jobs] == pytest.approx([240, 30, 30, 60, 60, 60, 60, 60])
+    assert all(job.steps is None for job in jobs)
+
+
+def test_job_seconds_become_steps_once():
+    job = Job("math", 1.0, seconds=60).with_speed(0.5)
+    assert job.steps == 120
+    assert job.with_speed(0.1).steps == 120
+    assert Job("math", 1.0, seconds=1).with_speed(50.0).steps == 1
 
 
 def test_founding_given_steps_leaves_the_clock_out():
-    jobs = founding(TREE, settings=LoopSettings(steps=100, root_share=0.5, branch_share=0.0), step_s=123.0)
+    jobs = founding(TREE, settings=LoopSettings(steps=100, root_share=0.5, branch_share=0.0))
     assert [(job.node, job.steps) for job in jobs] == [("generalist", 50), *((name, 10) for name in TREE.domains)]
 
 
 def test_newcomers_share_one_cycle():
-    jobs = newcomers(TREE, [name for name in TREE.trainable if name not in {"math", "code"}], settings=LoopSettings(cycle_steps=100), step_s=1.0)
+    jobs = newcomers(TREE, [name for name in TREE.trainable if name not in {"math", "code"}], settings=LoopSettings(cycle_steps=100))
     assert [(job.node, job.steps) for job in jobs] == [("math", 50), ("code", 50)]
 
 
@@ -36,15 +43,19 @@ def test_newcomers_share_one_cycle():
     ([Standing("math", None, 0.8, 0, 0), Standing("code", None, 1.6, 0, 0)], "code"),
 ])
 def test_most_to_gain_weighs_room_refusals_and_waiting(standings, chosen):
-    assert most_to_gain(standings, settings=LoopSettings(cycle_steps=10), step_s=1.0, cycle=4).node == chosen
+    assert most_to_gain(standings, settings=LoopSettings(cycle_steps=10)).node == chosen
 
 
 def test_gain_by_hand():
     assert gain(Standing("math", 0.6, 1.0, refusals=1, cycles_since=5)) == pytest.approx(0.4 * 0.5 * 1.5)
 
 
-def test_agenda_on_disk_and_back_with_a_closed_job():
-    agenda = Agenda(cycle=3, jobs=(Job("math", 5, 3, 0.5), Job("code", 5, 3, 0.5)), step_s=0.1)
-    done = agenda.with_done(Job("math", 5, 3, 0.5, "promoted", "why"))
-    assert done.pending == Job("code", 5, 3, 0.5)
+def test_most_to_gain_halves_the_rate_after_each_refusal():
+    assert most_to_gain([Standing("math", 0.5, 1.0, 2, 0)], settings=LoopSettings(cycle_steps=10, leaf_lr_share=0.4)) == Job("math", 0.1, steps=10)
+
+
+def test_agenda_on_disk_and_back_with_a_finished_job():
+    agenda = Agenda(cycle=3, jobs=(Job("math", 0.5, steps=5), Job("code", 0.5, seconds=5.0)))
+    done = agenda.with_next(Job("math", 0.5, steps=5, status="promoted", outcome="why"))
+    assert done.pending == Job("code", 0.5, seconds=5.0)
     assert Agenda.from_json(json.loads(json.dumps(done.to_json()))) == done
