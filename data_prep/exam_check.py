@@ -1,8 +1,8 @@
 """Exams against the training rows of all domains: which exam rows a model may have seen, and whether the exam can stand.
 
 Looks at real records only: the curriculum keeps its exam instances out of training by construction, while its phrasings are
-alike by design. Rows of one domain that the split itself parted are never near-duplicates (intake.py sees to it), so what
-is found here came with the files: a *_test file that repeats training rows, or the same rows in two domains.
+alike by design. Rows of one domain that the split itself parted are seldom near-duplicates (intake.py sees to it), so what is
+found here came with the files: a *_test file that repeats training rows, the same rows in two domains, prompts of one mould.
 """
 
 from __future__ import annotations
@@ -57,7 +57,8 @@ def require_exams(found: Mapping[str, Overlap], *, most: float) -> None:
             rows = "; ".join(f"{asked[:80]!r} is like {trained[:80]!r} ({similarity:.2f})" for asked, trained, similarity in overlap.pairs)
             raise ExamOverlap(
                 f"the exam of {domain!r} is refused: {overlap.overlapping} of its {overlap.exam_rows} rows ({overlap.share:.1%}) have a near-duplicate "
-                f"in training, data.max_exam_overlap = {most:g}: {rows}; take them out of the training files or of *_test, or raise data.max_exam_overlap")
+                f"in training, data.max_exam_overlap = {most:g}: {rows}; take them out of the training files or of *_test; "
+                "where prompts are alike by design, raise data.near_duplicate (1: equal ones alone count), or raise data.max_exam_overlap")
 
 
 def _real(domain: str, folder: Path, split: str) -> list[Example]:

@@ -27,8 +27,9 @@ from data_prep.split import SPLITS, split_all
 from experts.durable import new_folder, sha256_of
 from settings import Settings
 
-FORMAT = 3  # goes up when the same input gives other examples
+FORMAT = 4  # goes up when the same input gives other examples
 FACTS = "facts.json"
+MOST_LOST = 0.2  # share of a domain's training rows that may go as near-duplicates of held-out ones
 _SCHEMA = pa.schema([("prompt", pa.string()), ("response", pa.string()), ("source", pa.string()), ("key", pa.string()),
                      ("meta", pa.string()), ("exam_only", pa.bool_())])
 
@@ -107,12 +108,15 @@ def _keep_apart(splits: dict[Split, list[Example]], cleaned: Cleaned, *, similar
     """Take near-duplicates of the rows that the split itself held out out of training; returns what went.
 
     Where five questions share one passage, a split by row puts some of them on each side. A *_test file was chosen by the
-    user, so its rows take no training row away: exam_check.py reports on them.
+    user, so its rows take no training row away: exam_check.py reports on them. Neither does a domain lose much of its training
+    rows: where so many are near-duplicates, prompts are alike by design, and exam_check.py says what to do.
     """
     held_out = [row for split in ("validation", "exam") for row in splits[split] if not row.exam_only]
     near: dict[int, Pair] = {}
     for pair in near_duplicates([row.prompt for row in held_out], (row.prompt for row in splits["train"]), similarity=similarity):
         near.setdefault(pair.training, pair)
+    if len(near) > MOST_LOST * len(splits["train"]):
+        return []
     gone = [Rejection(cleaned.places[splits["train"][place].key], "near-duplicate of a held-out row",
                       f"similarity {pair.similarity:.2f} to {cleaned.places[held_out[pair.held_out].key]}") for place, pair in near.items()]
     splits["train"] = [row for place, row in enumerate(splits["train"]) if place not in near]

@@ -1,0 +1,298 @@
+"""prepare: what a cycle's data holds, what is made again and what isn't, and what a user is told."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from random import Random
+
+import pytest
+
+import settings
+from data_prep.corpus import Corpus, DataError, last_cycle, prepare
+from data_prep.exam_check import ExamOverlap
+from experts import tokenizer as tokenizers
+from experts.tree import Tree
+
+WORDS = ("river", "stone", "cloud", "lamp", "garden", "winter", "metal", "paper", "music", "bridge", "silver", "candle", "forest", "engine", "mirror", "harbor")
+
+
+def sentence(number: int) -> str:
+    """Ten words, hardly ever three in a row of another number's."""
+    random = Random(number)
+    return " ".join(random.choice(WORDS) + str(random.randrange(10)) for _ in range(10)) + "?"
+
+
+def write_records(file: Path, numbers: Sequence[int], *, answer: str = "answer") -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    write_rows(file, [(sentence(number), f"{answer} {number}", number) for number in numbers])
+
+
+def write_rows(file: Path, rows: Sequence[tuple[str, str, int]]) -> None:
+    """(prompt, response, number) as JSON lines, after those that the file has."""
+    with file.open("a", encoding="utf-8") as lines:
+        lines.writelines(json.dumps({"prompt": prompt, "response": response, "meta": {"n": number}}) + "\n" for prompt, response, number in rows)
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    write_records(tmp_path / "data" / "law" / "a.jsonl", range(200))
+    write_records(tmp_path / "data" / "math" / "a.jsonl", range(1000, 1150))
+    return tmp_path / "data"
+
+
+class Prepared:
+    """prepare on a small tree, with the lines it logged."""
+
+    def __init__(self, tmp_path: Path, *, branches: dict[str, list[str]] | None = None, **tables: dict[str, object]) -> None:
+        self.tables: dict[str, dict[str, object]] = {
+            "run": {"dir": str(tmp_path / "run")}, "tree": {"branches": branches or {"one": ["law", "math"]}}, "tokenizer": {"vocab_size": 400},
+            "train": {"row_tokens": 64}, "exam": {"tasks": 30}}
+        for name, table in tables.items():
+            self.tables[name] = self.tables.get(name, {}) | table
+        self.lines: list[str] = []
+
+    def __call__(self, *, cycle: int = 1, resume: bool = True, allow_overlap: bool = False, levels: dict[str, int] | None = None,
+                 tokenizer: tokenizers.Tokenizer | None = None, **data: object) -> Corpus:
+        self.lines.clear()
+        chosen = settings.check(self.tables | {"data": self.tables.get("data", {}) | data})
+        return prepare(chosen, Tree.from_settings(chosen.tree), cycle=cycle, log=self.lines.append, resume=resume, allow_overlap=allow_overlap, levels=levels,
+                       tokenizer=tokenizer)
+
+
+@pytest.fixture
+def prepared(tmp_path: Path, data: Path) -> Prepared:
+    return Prepared(tmp_path, data={"path": str(data), "curriculum": "never"})
+
+
+def numbers(corpus: Corpus, domain: str, split: str) -> list[int]:
+    return [row.meta["n"] for row in corpus.examples(domain, split)]  # type: ignore[arg-type]
+
+
+def test_every_record_is_in_one_split(prepared: Prepared) -> None:
+    corpus = prepared()
+    found = [numbers(corpus, "law", split) for split in ("train", "validation", "exam")]
+    assert sorted(number for part in found for number in part) == list(range(200))
+    assert all(len(part) >= 10 for part in found)
+
+
+def test_shard_holds_the_examples_of_its_split_in_order(prepared: Prepared) -> None:
+    corpus = prepared()
+    for split in ("train", "validation", "exam"):
+        shard, rows = corpus.shard("math", split), corpus.examples("math", split)  # type: ignore[arg-type]
+        assert len(shard) == len(rows) > 0
+        for number, row in enumerate(rows):
+            whole = tokenizers.prompt_ids(corpus.tokenizer, row.messages) + tokenizers.answer_ids(corpus.tokenizer, row.response)
+            assert shard.tokens[shard.starts[number]:shard.starts[number + 1]].tolist() == whole
+            assert shard.answer_starts[number] == shard.starts[number] + len(tokenizers.prompt_ids(corpus.tokenizer, row.messages))
+
+
+def test_documents_are_cut_to_a_row(tmp_path: Path, data: Path) -> None:
+    write_records(data / "law" / "long.jsonl", range(300, 310), answer="so many words " * 40)
+    corpus = Prepared(tmp_path, data={"path": str(data), "curriculum": "never"})()
+    assert int(corpus.shard("law", "train").lengths.max()) == 65  # 64 places and one more token that is only a target
+    assert 1 <= corpus.report.domains[0].packing.cut_responses <= 10
+
+
+def test_same_cycle_again_does_nothing_and_gives_the_same(prepared: Prepared) -> None:
+    first = prepared()
+    again = prepared()
+    assert prepared.lines == []
+    assert again.fingerprint == first.fingerprint
+    assert again.report == first.report
+
+
+def test_two_runs_with_the_same_files_have_the_same_corpus(tmp_path: Path, data: Path) -> None:
+    one, other = (Prepared(tmp_path / name, data={"path": str(data), "curriculum": "never"})() for name in ("one", "other"))
+    assert one.fingerprint == other.fingerprint
+    assert one.shard("law", "train").tokens.tolist() == other.shard("law", "train").tokens.tolist()
+
+
+def test_changed_file_makes_new_shards_of_its_domain_alone(prepared: Prepared, data: Path) -> None:
+    first = prepared(cycle=1)
+    write_records(data / "law" / "a.jsonl", [200])
+    second = prepared(cycle=2)
+    assert prepared.lines == ["law: reading law/a.jsonl", "law: tokenizing"]
+    assert second.fingerprint != first.fingerprint
+    assert second.folders["math"] == first.folders["math"]
+    assert tokenizers.fingerprint(second.tokenizer) == tokenizers.fingerprint(first.tokenizer)
+
+
+def test_new_file_waits_for_the_next_cycle(prepared: Prepared, data: Path) -> None:
+    first = prepared(cycle=1)
+    write_records(data / "law" / "b.jsonl", range(200, 260))
+    assert prepared(cycle=1).fingerprint == first.fingerprint
+    corpus = prepared(cycle=2)
+    assert sum(len(corpus.examples("law", split)) for split in ("train", "validation", "exam")) == 260  # type: ignore[arg-type]
+
+
+def test_without_resume_a_new_file_is_taken_at_once(prepared: Prepared, data: Path) -> None:
+    first = prepared(cycle=1)
+    write_records(data / "law" / "b.jsonl", range(200, 260))
+    assert prepared(cycle=1, resume=False).fingerprint != first.fingerprint
+
+
+def test_folders_of_the_cycle_before_last_are_removed(prepared: Prepared, data: Path) -> None:
+    folders = []
+    for cycle in (1, 2, 3):
+        write_records(data / "law" / "a.jsonl", [200 + cycle])
+        folders.append(prepared(cycle=cycle).folders["law"].shards)
+    assert [folder.is_dir() for folder in folders] == [False, True, True]
+
+
+@pytest.mark.parametrize("damaged", ["shards", "examples"])
+def test_damaged_folder_is_set_aside_and_made_again(prepared: Prepared, damaged: str) -> None:
+    first = prepared()
+    places = first.folders["law"]
+    file = places.shards / "train.tokens.npy" if damaged == "shards" else places.examples / "train.parquet"
+    whole = file.read_bytes()
+    file.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    again = prepared()
+    assert again.fingerprint == first.fingerprint
+    assert file.read_bytes() == whole
+    assert all("law" in line for line in prepared.lines)
+
+
+def test_damaged_manifest_is_no_obstacle(prepared: Prepared) -> None:
+    first = prepared()
+    (first.folder / "corpus.json").write_text("{", encoding="utf-8")
+    assert last_cycle(first.folder) is None
+    assert prepared().fingerprint == first.fingerprint
+    assert last_cycle(first.folder) == 1
+
+
+def test_tokenizer_of_other_settings_is_refused_with_the_difference(prepared: Prepared) -> None:
+    prepared()
+    prepared.tables["tokenizer"] = {"vocab_size": 500}
+    with pytest.raises(DataError, match=r"trained with .*400.*, the settings say .*500.*--run DIR"):
+        prepared()
+
+
+def test_given_tokenizer_is_used_and_none_is_trained(prepared: Prepared) -> None:
+    mine = tokenizers.train(["other text"], settings=settings.TokenizerSettings(kind="byte"))
+    corpus = prepared(tokenizer=mine)
+    assert corpus.tokenizer is mine
+    assert not (corpus.folder / "tokenizer").exists()
+
+
+def test_test_file_is_the_exam_and_nothing_else_is(prepared: Prepared, data: Path) -> None:
+    write_records(data / "law" / "b_test.jsonl", range(500, 520))
+    corpus = prepared()
+    assert sorted(numbers(corpus, "law", "exam")) == list(range(500, 520))
+    assert sorted(numbers(corpus, "law", "train") + numbers(corpus, "law", "validation")) == list(range(200))
+
+
+def passage(number: int) -> str:
+    return " ".join(f"{WORDS[place % 16]}{number * 31 + place}" for place in range(40))
+
+
+def test_questions_on_one_passage_are_never_parted_between_training_and_held_out(prepared: Prepared, data: Path) -> None:
+    write_rows(data / "law" / "passages.jsonl", [(f"{passage(number)} Question {ask}?", f"{ask}", 5000 + number) for number in range(30) for ask in range(3)])
+    corpus = prepared()
+    held_out = set(numbers(corpus, "law", "validation") + numbers(corpus, "law", "exam")) & set(range(5000, 5030))
+    assert len(held_out) >= 3
+    assert not held_out & set(numbers(corpus, "law", "train"))
+    drops = corpus.report.domains[0].intake.drops["near-duplicate of a held-out row"]
+    assert drops.count >= len(held_out)
+    assert drops.first[0].startswith("law/passages.jsonl:")
+
+
+def test_domain_whose_prompts_are_alike_by_design_keeps_its_training_rows_and_is_told_the_repair(prepared: Prepared, data: Path) -> None:
+    (data / "law" / "a.jsonl").unlink()
+    write_rows(data / "law" / "b.jsonl", [(f"{passage(1)} item {number}?", "x", number) for number in range(200)])
+    with pytest.raises(ExamOverlap, match=r"exam of 'law' is refused: .*prompts are alike by design, raise data\.near_duplicate"):
+        prepared()
+    corpus = prepared(near_duplicate=1.0)
+    assert sum(len(corpus.examples("law", split)) for split in ("train", "validation", "exam")) == 200  # type: ignore[arg-type]
+
+
+def test_exam_that_training_repeats_too_much_is_refused(prepared: Prepared, data: Path) -> None:
+    write_rows(data / "law" / "b_test.jsonl", [(f"{passage(number)} now?", "x", number) for number in range(10)])
+    write_rows(data / "math" / "copied.jsonl", [(f"{passage(number)} {word}?", "y", -number) for number in range(3) for word in ("please", "again", "soon")])
+    with pytest.raises(ExamOverlap, match=r"exam of 'law' is refused: 3 of its 10 rows \(30\.0%\) have a near-duplicate in training, data\.max_exam_overlap = 0\.05"):
+        prepared()
+    overlap = prepared(allow_overlap=True).report.domains[0].overlap
+    assert overlap is not None
+    assert overlap.refused
+    assert overlap.exam_rows == 10
+
+
+def test_few_exam_rows_that_training_repeats_are_left_out_of_the_exam(prepared: Prepared, data: Path) -> None:
+    write_records(data / "law" / "b_test.jsonl", range(500, 539))
+    write_rows(data / "law" / "b_test.jsonl", [(f"{passage(1)} now?", "x", 999)])
+    write_rows(data / "law" / "a.jsonl", [(f"{passage(1)} {word}?", "y", 998) for word in ("please", "again")])
+    corpus = prepared()
+    overlap = corpus.report.domains[0].overlap
+    assert overlap is not None
+    assert (overlap.exam_rows, overlap.overlapping, overlap.share, overlap.refused) == (40, 1, 0.025, False)
+    assert sorted(numbers(corpus, "law", "exam")) == list(range(500, 539))
+    assert numbers(prepared(), "law", "exam") == numbers(corpus, "law", "exam")
+
+
+def test_domain_without_data_or_curriculum_is_refused_with_the_repair(tmp_path: Path, data: Path) -> None:
+    prepared = Prepared(tmp_path, branches={"one": ["law", "cooking"]}, data={"path": str(data)})
+    with pytest.raises(DataError, match=r"domain 'cooking' has too little data: .*no curriculum for it.*<data\.path>/cooking/, or take 'cooking' out of tree\.branches"):
+        prepared()
+
+
+def test_domain_whose_records_are_all_bad_is_refused_with_their_reasons(prepared: Prepared, data: Path) -> None:
+    (data / "law" / "a.jsonl").write_text("junk\n\xff\n", encoding="latin-1")
+    with pytest.raises(DataError, match=r"2 records read, kept 0 for train.*1 not JSON \(law/a\.jsonl:1: .*1 not UTF-8 \(law/a\.jsonl:2: .*no curriculum for it"):
+        prepared()
+
+
+def lessons(tmp_path: Path, **data: object) -> Prepared:
+    return Prepared(tmp_path, branches={"one": ["math", "code"]}, data={"curriculum_records": 300, **data})
+
+
+def test_curriculum_makes_new_training_rows_each_cycle_and_keeps_the_held_out_ones(tmp_path: Path) -> None:
+    prepared = lessons(tmp_path)
+    first, second = prepared(cycle=1), prepared(cycle=2)
+    keys = {(cycle, split): [row.key for row in corpus.examples("math", split)]  # type: ignore[arg-type]
+            for cycle, corpus in ((1, first), (2, second)) for split in ("train", "validation", "exam")}
+    assert len(keys[1, "exam"]) == 30
+    assert keys[1, "exam"] == keys[2, "exam"]
+    assert keys[1, "validation"] == keys[2, "validation"]
+    assert len(set(keys[1, "train"]) & set(keys[2, "train"])) < 0.2 * len(keys[1, "train"])
+
+
+def test_curriculum_training_rows_ask_nothing_that_is_held_out(tmp_path: Path) -> None:
+    corpus = lessons(tmp_path, curriculum_records=2000)()
+    prompts = {split: {row.prompt for row in corpus.examples("math", split)} for split in ("train", "validation", "exam")}  # type: ignore[arg-type]
+    assert not prompts["train"] & (prompts["validation"] | prompts["exam"])
+    assert not prompts["validation"] & prompts["exam"]
+
+
+def test_auto_curriculum_covers_domains_without_records_alone(tmp_path: Path, data: Path) -> None:
+    corpus = lessons(tmp_path, path=str(data))()
+    assert {row.source for row in corpus.examples("math", "train")} == {"a"}
+    assert {row.source for row in corpus.examples("code", "train")} == {"curriculum/code"}
+    assert "code/: no such folder, so code has no records of its own" in corpus.report.notes
+
+
+def test_curriculum_always_joins_the_records(tmp_path: Path, data: Path) -> None:
+    corpus = lessons(tmp_path, path=str(data), curriculum="always")()
+    assert {row.source for row in corpus.examples("math", "train")} == {"a", "curriculum/math"}
+    assert {row.source for row in corpus.examples("math", "exam")} == {"a", "curriculum/math"}
+
+
+def test_auto_curriculum_helps_a_domain_with_too_few_records(tmp_path: Path, data: Path) -> None:
+    (data / "math" / "a.jsonl").unlink()
+    write_records(data / "math" / "a.jsonl", [1])
+    corpus = lessons(tmp_path, path=str(data))()
+    assert {row.source for row in corpus.examples("math", "train")} == {"a", "curriculum/math"}
+    assert "math: 1 of the 1 records in its folder can be used, too few; the curriculum adds its own" in corpus.report.notes
+
+
+def test_levels_raise_the_curriculum_of_one_domain(tmp_path: Path) -> None:
+    prepared = lessons(tmp_path, curriculum_level=1)
+    low, high = prepared(cycle=1), prepared(cycle=2, levels={"math": 3})
+    assert {row.meta["level"] for row in low.examples("math", "train")} == {1}
+    assert {row.meta["level"] for row in high.examples("math", "train")} == {1, 2, 3}
+    assert {row.meta["level"] for row in high.examples("code", "train")} == {1}
+
+
+def test_unknown_domain_of_a_corpus_names_the_known_ones(prepared: Prepared) -> None:
+    with pytest.raises(KeyError, match="no data of a domain 'cooking'; there is some of law, math"):
+        prepared().examples("cooking", "train")
