@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import logging
 import os
-import secrets
 from collections.abc import Iterator
 from typing import TypeVar
 
@@ -23,7 +22,7 @@ from serving import sse
 from serving.answer import Answer, ClientGone
 from serving.engines.interface import Sampling
 from serving.errors import ApiError, body_of, from_unforeseen
-from serving.gateway import Ask, Gateway, ranked_json
+from serving.gateway import Ask, Gateway, random_seed, ranked_json
 from serving.schemas import (
     AdminReply,
     GenerateBody,
@@ -75,7 +74,7 @@ def messages_of(body: PromptBody) -> list[Message]:
 def sampling_of(body: SamplingBody) -> Sampling:
     """The engine's options of a body; a seed of its own when none is given."""
     return Sampling(body.temperature, body.top_k, body.top_p, body.min_p, body.repetition_penalty, body.repetition_window_tokens,
-                    secrets.randbits(63) if body.seed is None else body.seed)
+                    random_seed() if body.seed is None else body.seed)
 
 
 def stops_of(stop: str | list[str] | None) -> tuple[str, ...]:

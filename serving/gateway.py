@@ -67,6 +67,7 @@ class Gateway:
         self.snapshot: Snapshot | None = None  # replaced by one assignment, read once a request
         self.last_failure: str | None = None
         self.swaps = 0
+        self.started_at = int(time.time())
         self._failed: tuple[int, float] | None = None
         self._looking = threading.Lock()
         self._state = threading.Condition()
@@ -244,7 +245,7 @@ class Gateway:
         if wanted > serve.max_new_tokens:
             raise ApiError(400, f"max_new_tokens = {wanted} is more than serve.max_new_tokens = {serve.max_new_tokens}; ask for less",
                            param="max_new_tokens", code="max_new_tokens_too_large")
-        return Work(prompt_ids, min(wanted, context - len(prompt_ids)), ask.sampling or Sampling(seed=secrets.randbits(63)), ask.stop,
+        return Work(prompt_ids, min(wanted, context - len(prompt_ids)), ask.sampling or Sampling(seed=random_seed()), ask.stop,
                     arrived + serve.deadline_s, ask.logprobs, ask.loop_guard, ask.ignore_end, tuple(ask.messages))
 
     def _finished(self, answer: Answer) -> None:
@@ -275,6 +276,11 @@ class Gateway:
         if self._poller is not None:
             self._poller.join(timeout=10)
         self.engine.close()
+
+
+def random_seed() -> int:
+    """A seed for a request that names none."""
+    return secrets.randbits(63)
 
 
 def ranked_json(ranked: Sequence[Ranked]) -> list[dict[str, object]]:

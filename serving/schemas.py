@@ -5,7 +5,7 @@ OpenAI's shapes are in openai_schemas.py. Does not know how an answer is made. L
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -30,8 +30,15 @@ class Turn(Body):
     content: Text
 
 
+_ONE_PROMPT: dict[str, Any] = {"oneOf": [
+    {"required": ["prompt"], "properties": {"prompt": {"type": "string"}, "messages": {"type": "null"}}},
+    {"required": ["messages"], "properties": {"messages": {"type": "array"}, "prompt": {"type": "null"}}}]}
+
+
 class PromptBody(Body):
     """A prompt, or the messages of a conversation, and who is to answer."""
+
+    model_config = ConfigDict(json_schema_extra=_ONE_PROMPT)
 
     prompt: Text | None = Field(None, description="text to answer; give this or messages")
     messages: list[Turn] | None = Field(None, min_length=1, max_length=256,
