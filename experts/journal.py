@@ -84,7 +84,13 @@ class Journal:
         clauses = ["id > ?", *(f"{column} = ?" for column, value in wanted.items() if value is not None)]
         values = [after, *(value for value in wanted.values() if value is not None), -1 if limit is None else limit]
         query = f"SELECT id, at, kind, node, facts FROM events WHERE {' AND '.join(clauses)} ORDER BY id LIMIT ?"
-        rows = self._do(lambda connection: connection.execute(query, values).fetchall())
+
+        def select(connection: sqlite3.Connection) -> list[tuple[int, str, str, str | None, str]]:
+            if connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'events'").fetchone() is None:
+                return []  # the writer has made the file and not yet the table, or died between the two
+            return connection.execute(query, values).fetchall()
+
+        rows = self._do(select)
         return [Event(number, at, what, who, json.loads(facts)) for number, at, what, who, facts in rows]
 
     def close(self) -> None:

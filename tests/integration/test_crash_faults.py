@@ -10,7 +10,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
@@ -104,10 +104,10 @@ class FaultyDisk(QuickDisk):
         elif half is not None:
             half()
         if self.mode.startswith("power"):
-            self._cut_power()
+            self.cut_power()
         raise Killed
 
-    def _cut_power(self) -> None:
+    def cut_power(self) -> None:
         for path in [path for path in self.root.rglob("*") if path.is_file() and path.suffix != ".lock" and mark(path) not in self.synced]:
             os.truncate(path, 0)
         for source, target, before in reversed(self.renames if "names" in self.mode else []):
@@ -302,6 +302,23 @@ def test_crash_at_every_effect_the_operation_done_again_succeeds_and_no_leftover
         served = {each: pointer.version(each) for each in world.before}
         assert (at, served) == (at, {**world.before, **operation.finished})
         assert (at, leftovers(world)) == (at, [])
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_power_cut_after_the_operation_returned_takes_nothing_of_it_back(template, folder, name):
+    operation, world = OPERATIONS[name], World(folder / "cut")
+    shutil.copytree(template, world.root)
+    operation.prepare(world)
+    faulty = FaultyDisk(0, mode="power, names too", root=world.root)
+    sound, durable.disk = durable.disk, faulty
+    try:
+        operation.do(world)
+    finally:
+        durable.disk = sound
+    faulty.cut_power()
+    assert losses(world, replace(operation, steps=operation.steps[-1:], unfinished=operation.finished)) == []
+    assert world.registry.versions("math") == list(operation.kept["math"]) + (["v000005"] if name == "add" else [])
+    assert world.registry.versions("law") == (["v000001"] if name == "add first" else [])
 
 
 @pytest.mark.parametrize("mode", ["once", "lasting"])

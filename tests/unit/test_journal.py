@@ -87,6 +87,12 @@ def test_events_of_an_absent_journal_are_none_and_make_no_file(tmp_path):
     assert not (tmp_path / "no").exists()
 
 
+def test_events_of_a_writer_that_died_before_its_table_are_none(tmp_path):
+    sqlite3.connect(tmp_path / "journal.db").executescript("PRAGMA journal_mode = WAL").connection.close()
+    with Journal(tmp_path / "journal.db", read_only=True) as reader:
+        assert reader.events() == []
+
+
 def test_reader_sees_what_the_writer_appended_while_both_are_open(log):
     with Journal(log.path, read_only=True) as reader:
         for number in range(1, 4):

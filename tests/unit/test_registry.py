@@ -220,6 +220,20 @@ def test_served_deleted_folder_the_one_before_is_served(run):
     assert run.served("math") == run.path("math", "v000001")
 
 
+def test_served_version_pruned_by_another_process_meanwhile_the_new_one_is_served(run, monkeypatch):
+    grow(run, "math", promoted=2)
+    real = run.verify
+
+    def verify(name, version):
+        if version == "v000002":
+            other = Registry(run.run_dir)
+            grow(other, "math", promoted=2)
+            other.prune(1)
+        real(name, version)
+    monkeypatch.setattr(run, "verify", verify)
+    assert run.served("math") == run.path("math", "v000004")
+
+
 def test_served_damaged_folder_that_cannot_be_renamed_is_marked(run, monkeypatch):
     grow(run, "math", promoted=2)
     spoil(run, "math", "v000002")
