@@ -102,8 +102,8 @@ def router_fitter(tree: Tree, chosen: Settings) -> FitRouter:
             return None
         held_out = rows_of(corpus, "validation")
         fitted = fit(rows_of(corpus, "train", most=chosen.router.rows), tree=tree, settings=chosen.router, seed=chosen.run.seed)
-        accuracy = evaluate(fitted.router, held_out, timed=0).accuracy
-        standing = evaluate(before, held_out, timed=0).accuracy if before is not None else None
+        accuracy = evaluate(fitted.router, held_out, timed=1).accuracy
+        standing = evaluate(before, held_out, timed=1).accuracy if before is not None else None
         words = f"accuracy on {len(held_out)} held-out prompts {accuracy:.1%}" + (f", served version {standing:.1%}" if standing is not None else "")
         return RouterCandidate(write=fitted.router.save, card={"report": fitted.report, "accuracy": accuracy},
                                promote=standing is None or accuracy >= standing, reason=words)
