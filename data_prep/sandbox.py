@@ -1,8 +1,9 @@
 """Runs generated Python away from this process: own interpreter, limits, empty folder, no environment, one deadline.
 
 On Linux and macOS the child limits itself (CPU time, memory, processes, file size) before it runs a line of the program; on
-Windows a job object does (memory, one process, CPU time, killed with the job). It is a fence against accidents and loops of
-a model's code, not against an attacker: it doesn't hide files that the user may read, and it doesn't cut the network off.
+Windows a job object does (memory, one process, CPU time; killed with the job). An audit hook refuses processes, sockets and
+changes of files outside the folder. A fence against accidents and loops of a model's code, not against an attacker: what
+the user may read, the program may read too.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import secrets
 import signal
 import subprocess
 import sys
@@ -27,60 +29,73 @@ Outcome = Literal["passed", "failed", "timeout"]
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What one program may use. cpu_s and wall_s in seconds, the others in bytes; processes counts the program's own."""
+    """What one program may use. output_bytes is what is kept of its output; file_bytes bounds every file, the output too (not on Windows)."""
 
-    wall_s: float = 4.0
+    wall_s: float = 5.0
     cpu_s: int = 2
     memory_bytes: int = 512 * 2**20
     file_bytes: int = 2**20
-    output_bytes: int = 64 * 2**10
+    output_bytes: int = 16 * 2**10
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """How a program ended. output: the start of what it wrote, at most Limits.output_bytes."""
+    """How a program ended: passed only if its last line was reached. output: the start of what it wrote, errors included."""
 
     outcome: Outcome
-    exit_code: int
     output: str
 
 
-# The child's first lines. No process may be started (RLIMIT_NPROC counts the user's, and root is exempt, so fork and exec
-# are also refused by an audit hook, which nothing can take away again).
-_CHILD = """
-import json, sys
+# What the child does before and after the program. Its exit code says that the last line was reached, and no program can
+# know it: so neither exit(0) nor os._exit(0) in front of the tests passes them.
+_CHILD = r"""
+import json, os, sys
 request = json.load(sys.stdin)
 try:
     import resource
-except ImportError:
+except ImportError:  # Windows: the job object limits
     resource = None
-if resource is not None:
-    for name, value in request["limits"].items():
-        if hasattr(resource, name):
-            hard = resource.getrlimit(getattr(resource, name))[1]
-            value = value if hard == resource.RLIM_INFINITY else min(value, hard)
-            resource.setrlimit(getattr(resource, name), (value, value))
-refused = ("os.fork", "os.forkpty", "os.exec", "os.posix_spawn", "os.spawn", "os.system", "os.startfile", "subprocess.Popen", "socket.connect", "socket.bind",
-           "ctypes.dlopen", "os.kill", "os.killpg")
+for name, (soft, hard) in request["limits"].items() if resource is not None else ():
+    try:
+        most = resource.getrlimit(getattr(resource, name))[1]
+        if most != resource.RLIM_INFINITY:
+            soft, hard = min(soft, most), min(hard, most)
+        resource.setrlimit(getattr(resource, name), (soft, hard))
+    except (AttributeError, ValueError, OSError):  # a limit that this system doesn't have
+        pass
+folder = os.path.realpath(os.getcwd()) + os.sep
+refused = ("os.fork", "os.forkpty", "os.exec", "os.posix_spawn", "os.spawn", "os.system", "os.startfile", "os.kill", "os.killpg", "subprocess.Popen",
+           "socket.connect", "socket.bind", "socket.getaddrinfo", "socket.sendto", "ctypes.dlopen", "os.chmod", "os.chown", "os.link", "os.symlink",
+           "winreg.OpenKey", "os.putenv")
+changes = ("os.remove", "os.rename", "os.rmdir", "os.mkdir", "os.truncate", "shutil.rmtree", "shutil.move", "shutil.copyfile")
+def inside(path):
+    return not isinstance(path, (str, bytes)) or os.path.realpath(os.fsdecode(path)).startswith(folder)
 def watch(event, arguments):
     if event in refused:
         raise PermissionError("the sandbox refuses " + event)
-sys.addaudithook(watch)
-exec(compile(request["program"], "program.py", "exec"), {"__name__": "__main__"})
+    if event in changes and not all(inside(path) for path in arguments[:2]):
+        raise PermissionError("the sandbox refuses changes outside its folder")
+    if event == "open" and arguments[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND) and not inside(arguments[0]):
+        raise PermissionError("the sandbox refuses writing outside its folder")
+def main(program, done):
+    sys.addaudithook(watch)
+    exec(compile(program, "program.py", "exec"), {"__name__": "__main__"})
+    sys.stdout.flush()
+    os._exit(done)
+main(request.pop("program"), request.pop("done"))
 """
 
 
 def run(program: str, *, limits: Limits | None = None) -> Result:
-    """Run one program to its end or its limits. passed: exit code 0. Never raises for what the program does."""
+    """Run one program to its end or its limits. Never raises for what the program does."""
     limits = limits or Limits()
-    request = json.dumps({"program": program, "limits": {
-        "RLIMIT_CPU": limits.cpu_s, "RLIMIT_AS": limits.memory_bytes, "RLIMIT_FSIZE": limits.file_bytes, "RLIMIT_CORE": 0, "RLIMIT_NPROC": 0,
-        "RLIMIT_NOFILE": 32}})
+    done = 32 + secrets.randbelow(64)
+    request = json.dumps({"program": program, "done": done, "limits": _resource_limits(limits)})
+    timed_out = False
     with tempfile.TemporaryDirectory(prefix="sandbox-", ignore_cleanup_errors=True) as folder, tempfile.TemporaryFile() as output:
         process = _start(folder, output, limits)
-        timed_out = False
         try:
-            process.communicate(request.encode(), timeout=limits.wall_s)
+            process.communicate(request.encode("utf-8", "surrogatepass"), timeout=limits.wall_s)
         except subprocess.TimeoutExpired:
             timed_out = True
         finally:
@@ -88,25 +103,31 @@ def run(program: str, *, limits: Limits | None = None) -> Result:
             process.wait()
         output.seek(0)
         text = output.read(limits.output_bytes).decode("utf-8", "replace")
-    if timed_out or (os.name == "posix" and process.returncode == -signal.SIGXCPU):
-        return Result("timeout", process.returncode, text)
-    return Result("passed" if process.returncode == 0 else "failed", process.returncode, text)
+    if timed_out or (os.name == "posix" and process.returncode in (-signal.SIGXCPU, -signal.SIGKILL)):
+        return Result("timeout", text)
+    return Result("passed" if process.returncode == done else "failed", text)
 
 
 def run_all(programs: Sequence[str], *, limits: Limits | None = None, workers: int | None = None) -> list[Result]:
-    """run() for many programs, as many side by side as there are cores, in the order given."""
-    with ThreadPoolExecutor(max_workers=workers or min(8, os.cpu_count() or 1)) as pool:
+    """run() for many programs, by default as many side by side as there are cores; results in the order given."""
+    with ThreadPoolExecutor(max_workers=workers or os.cpu_count() or 1) as pool:
         return list(pool.map(lambda program: run(program, limits=limits), programs))
+
+
+def _resource_limits(limits: Limits) -> dict[str, tuple[int, int]]:
+    """(soft, hard) by the name in module resource. The CPU limit ends the program at the soft one, for certain at the hard one."""
+    hard = {"RLIMIT_AS": limits.memory_bytes, "RLIMIT_FSIZE": limits.file_bytes, "RLIMIT_CORE": 0, "RLIMIT_NPROC": 0, "RLIMIT_NOFILE": 32}
+    return {"RLIMIT_CPU": (limits.cpu_s, limits.cpu_s + 1), **{name: (value, value) for name, value in hard.items()}}
 
 
 def _start(folder: str, output: IO[bytes], limits: Limits) -> subprocess.Popen[bytes]:
     """The child, waiting for its program, in a process group (Windows: a job) of its own."""
-    # Windows can't start Python without SYSTEMROOT; nothing else of the environment is passed on.
-    environment = {"SYSTEMROOT": os.environ.get("SYSTEMROOT", r"C:\Windows")} if os.name == "nt" else {}
     command = [sys.executable, "-I", "-S", "-X", "utf8", "-c", _CHILD]
     if sys.platform == "win32":
+        # Windows can't start Python without SYSTEMROOT; nothing else of the environment is passed on.
+        environment = {"SYSTEMROOT": os.environ.get("SYSTEMROOT", r"C:\Windows")}
         return windows_job.start(command, folder=folder, output=output, environment=environment, memory_bytes=limits.memory_bytes, cpu_s=limits.cpu_s)
-    return subprocess.Popen(command, cwd=folder, env=environment, stdin=subprocess.PIPE, stdout=output, stderr=subprocess.STDOUT, start_new_session=True)
+    return subprocess.Popen(command, cwd=folder, env={}, stdin=subprocess.PIPE, stdout=output, stderr=subprocess.STDOUT, start_new_session=True)
 
 
 def _kill_all(process: subprocess.Popen[bytes]) -> None:
@@ -115,5 +136,3 @@ def _kill_all(process: subprocess.Popen[bytes]) -> None:
         return
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
-
-

@@ -1,0 +1,107 @@
+"""The sandbox: what passes, what is stopped, what is refused, and that nothing is left behind."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from data_prep.sandbox import Limits, run, run_all
+
+POSIX = pytest.mark.skipif(sys.platform == "win32", reason="limits that the child sets itself exist on POSIX only")
+
+
+def test_run_program_that_ends_passes_with_its_output() -> None:
+    result = run("print(6 * 7)")
+    assert (result.outcome, result.output) == ("passed", "42\n")
+
+
+def test_run_failed_assertion_fails_and_shows_it() -> None:
+    result = run("assert 1 + 1 == 3")
+    assert result.outcome == "failed"
+    assert "AssertionError" in result.output
+
+
+@pytest.mark.parametrize("program", ["import sys; sys.exit(0)", "import os; os._exit(0)", "raise SystemExit", "exit(0)", "def f(:"])
+def test_run_program_that_leaves_before_its_end_fails(program: str) -> None:
+    assert run(f"{program}\nassert False").outcome == "failed"
+
+
+def test_run_endless_sleep_times_out_at_the_wall_limit() -> None:
+    started = time.perf_counter()
+    assert run("import time\ntime.sleep(60)", limits=Limits(wall_s=0.5)).outcome == "timeout"
+    assert time.perf_counter() - started < 10
+
+
+@POSIX
+def test_run_endless_loop_times_out_at_the_cpu_limit() -> None:
+    assert run("while True: pass", limits=Limits(cpu_s=1, wall_s=60)).outcome == "timeout"
+
+
+@POSIX
+def test_run_too_much_memory_fails_with_memory_error() -> None:
+    result = run("x = bytearray(2**30)", limits=Limits(memory_bytes=256 * 2**20))
+    assert result.outcome == "failed"
+    assert "MemoryError" in result.output
+
+
+@POSIX
+def test_run_large_file_fails() -> None:
+    result = run("open('large', 'wb').write(b'x' * 2_000_000)")
+    assert result.outcome == "failed"
+    assert "File too large" in result.output
+
+
+@pytest.mark.parametrize("program", [
+    "import subprocess, sys; subprocess.run([sys.executable, '-c', ''])",
+    "import os; os.system('echo')",
+    "import socket; socket.create_connection(('127.0.0.1', 9))",
+    "import ctypes; ctypes.CDLL(None)",
+])
+def test_run_process_socket_or_library_is_refused(program: str) -> None:
+    result = run(program)
+    assert result.outcome == "failed"
+    assert "the sandbox refuses" in result.output
+
+
+@POSIX
+def test_run_fork_is_refused() -> None:
+    assert "the sandbox refuses os.fork" in run("import os; os.fork()").output
+
+
+def test_run_file_outside_its_folder_is_neither_written_nor_removed(tmp_path: Path) -> None:
+    victim = tmp_path / "victim.txt"
+    victim.write_text("kept", encoding="utf-8")
+    written, removed = run(f"open({str(victim)!r}, 'w')"), run(f"import os; os.remove({str(victim)!r})")
+    assert (written.outcome, removed.outcome, victim.read_text(encoding="utf-8")) == ("failed", "failed", "kept")
+
+
+def test_run_has_an_empty_folder_of_its_own_that_is_gone_afterwards() -> None:
+    result = run("import os\nassert os.listdir() == []\nopen('a', 'w').write('x')\nprint(os.getcwd())")
+    assert result.outcome == "passed"
+    assert not Path(result.output.strip()).exists()
+
+
+def test_run_passes_no_environment_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("A_SECRET", "value")
+    assert run("import os\nassert 'A_SECRET' not in os.environ and 'PATH' not in os.environ").outcome == "passed"
+
+
+def test_run_much_output_is_cut() -> None:
+    assert len(run("print('x' * 100_000)", limits=Limits(output_bytes=1000)).output) == 1000
+
+
+def test_run_has_no_input_to_wait_for() -> None:
+    assert "EOFError" in run("input()").output
+
+
+def test_run_lone_surrogate_in_a_program_fails_without_raising() -> None:
+    assert run("x = '\ud800'").outcome == "failed"
+
+
+def test_run_all_keeps_the_order_of_the_programs() -> None:
+    results = run_all(["assert True", "assert False", "print('third')"], workers=3)
+    assert [result.outcome for result in results] == ["passed", "failed", "passed"]
+    assert results[2].output == "third\n"
