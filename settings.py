@@ -158,6 +158,7 @@ class RouterSettings(Section):
     rows: int = Field(10_000, description="prompts a domain that the loop fits a router on, at most", ge=10, le=10_000_000)
     words: int = Field(40_000, description="most words and word pairs in the router's vocabulary", ge=100, le=1_000_000)
     letter_groups: int = Field(50_000, description="most groups of 3 to 5 letters in the vocabulary", ge=100, le=1_000_000)
+    forms: int = Field(15_000, description="most groups of words that say how something is asked in the vocabulary", ge=10, le=1_000_000)
     min_rows: int = Field(2, description="prompts that a term must stand in to enter the vocabulary", ge=1, le=1000)
     inverse_regularisation: float = Field(4.0, description="C of the logistic regressions; lower is smoother", gt=0, le=1000)
     everyday_rows: int = Field(2500, description="short everyday prompts a domain that the router's own phrases add", ge=0, le=100_000)
