@@ -1,6 +1,6 @@
 """How a step is computed on this device: precision and way of attention, the right ones measured on a real batch, the fastest taken.
 
-Measured once a process for the same model shape and device; a resumed run keeps what its state says. Does not train.
+Measured once a process for the same model configuration and device; a resumed run keeps what its state says. Does not train.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Execution:
 
 def choose_execution(model: PreTrainedModel, *, device: Device, settings: TrainSettings, batch: Batch) -> Execution:
     """The fastest of what is right for this model and allowed by settings.precision and the device; leaves no gradient behind."""
-    key = (type(model), tuple(param.shape for param in model.parameters()), device.torch, settings.precision, batch.tokens_BT.shape, torch.get_num_threads())
+    key = (type(model), model.config.to_json_string(), device.torch, settings.precision, batch.tokens_BT.shape, torch.get_num_threads())
     if key not in _measured:
         attentions = right_attentions(model, device=device)
         # alone is right for every model and slow: it stands in where nothing else is right.

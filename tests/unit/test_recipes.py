@@ -1,0 +1,57 @@
+"""Every recipe is taken by the settings, changes something, and trains two steps at toy size with its own optimizer and schedule."""
+
+import tomllib
+from pathlib import Path
+
+import pytest
+from toy_corpus import VOCABULARY, counting_corpus
+
+from experts.architectures import build
+from experts.device import choose
+from settings import RECIPES, Settings, load
+from training.plan import Mix, Plan
+from training.trainer import train
+
+NAMES = sorted(path.stem for path in RECIPES.glob("*.toml"))
+TOY_SIZE = ("model.layers=1", "model.width=16", "model.heads=2", "model.kv_heads=1", "model.intermediate=32", "model.context_tokens=64", "train.row_tokens=48",
+            "train.batch_rows=2", "train.precision=fp32", "train.compile=off")
+
+
+def test_recipes_of_the_trainer_are_there():
+    assert {"quick", "seed20m", "scaled"} <= set(NAMES)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_recipe_is_taken_by_the_settings_as_written(name):
+    settings, written = load(recipe=name), tomllib.loads((RECIPES / f"{name}.toml").read_text(encoding="utf-8"))
+    for section, table in written.items():
+        for key, value in table.items():
+            found = getattr(getattr(settings, section), key)
+            if not isinstance(value, dict):
+                assert (list(found) if isinstance(found, tuple) else found) == value, f"{section}.{key}"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_recipe_opens_with_a_line_that_says_what_it_is_for(name):
+    assert Path(RECIPES / f"{name}.toml").read_text(encoding="utf-8").startswith("# ")
+
+
+def test_quick_recipe_has_the_values_of_the_defaults():
+    assert load(recipe="quick") == Settings()
+
+
+@pytest.mark.parametrize(("name", "millions"), [("quick", 2.0), ("seed20m", 11.4), ("scaled", 12.6)])
+def test_recipe_builds_the_model_size_that_it_names(name, millions):
+    settings = load(recipe=name)
+    model = build(settings.model, vocab_size=settings.tokenizer.vocab_size, end_id=0, pad_id=1, seed=0)
+    assert sum(param.numel() for param in model.parameters()) / 1e6 == pytest.approx(millions, abs=0.06)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_recipe_at_toy_size_takes_two_steps(name, tmp_path):
+    settings = load(recipe=name, overrides=TOY_SIZE)
+    model = build(settings.model, vocab_size=VOCABULARY, end_id=0, pad_id=1, seed=0)
+    trained = train(model, corpus=counting_corpus(), mix=Mix({"up": 1.0}), plan=Plan.from_settings(settings.train, steps=2, seed=0), device=choose("cpu"),
+                    state_folder=tmp_path, settings=settings.train, on_step=lambda facts: None, should_stop=lambda: False)
+    assert trained.step == 2
+    assert trained.losses[1] < trained.losses[0]
