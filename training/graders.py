@@ -6,7 +6,7 @@ grade() is pure but for code, which runs in data_prep.sandbox. Free text has no 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from data_prep import curriculum, sandbox
@@ -87,30 +87,22 @@ def _last(pattern: re.Pattern[str], text: str) -> str:
 
 
 def _short_answer(example: Example, text: str) -> Grade:
-    """Exact match decides, F1 is the score; both over the aliases in meta.answers, else the response."""
-    answers = _answers(example.meta, example.response)
+    """Exact match decides, F1 is the score; both over the response (where several answers are right, their list) and the aliases in meta.answers."""
+    listed = example.meta.get("answers")
+    answers = [example.response, *(str(answer) for answer in (listed if isinstance(listed, list | tuple) else ()))]
     return Grade(best_f1(text, answers), exact_match(text, answers))
 
 
-def _span(example: Example, text: str) -> Grade:
-    """A span of a passage: F1 is the score, an exact match is correct."""
-    return _short_answer(example, text)
-
-
-def _answers(meta: Mapping[str, object], response: str) -> Sequence[str]:
-    listed = meta.get("answers")
-    return [str(answer) for answer in listed] if isinstance(listed, list | tuple) and listed else [response]
-
-
-_LEADING_OPTION = re.compile(r"^\s*\(?([A-E])[).:]\s*")
+_LEADING_OPTION = re.compile(r"^\s*\(?([A-E])(?:[).:]\s*|\s*$)")
 
 
 def _option_text(example: Example, text: str) -> Grade:
     """ARC: the text of the right option, or its letter alone or before the text."""
-    letter, said = str(example.meta.get("answer", "")), _LEADING_OPTION.match(text)
-    if text.strip() == letter or (said is not None and said.group(1) == letter and exact_match(text[said.end():] or example.response, [example.response])):
-        return _right(True)
-    return _right(exact_match(text, [example.response]))
+    said = _LEADING_OPTION.match(text)
+    if said is None:
+        return _right(exact_match(text, [example.response]))
+    rest = text[said.end():]
+    return _right(said.group(1) == str(example.meta.get("answer", "")) and (not rest.strip() or exact_match(rest, [example.response])))
 
 
 def _tests_pass(example: Example, text: str) -> Grade:
@@ -122,5 +114,5 @@ def _tests_pass(example: Example, text: str) -> Grade:
 _GRADERS: Mapping[str, Callable[[Example, str], Grade]] = {
     "gsm8k": _number, "mawps": _number, "proofwriter": _letter, "prontoqa": _letter, "folio": _verdict, "strategyqa": _yes_no,
     "nq_open": _short_answer, "webquestions": _short_answer, "opentriviaqa": _short_answer, "sciq": _short_answer, "triviaqa": _short_answer,
-    "arc": _option_text, "xquad": _span, "mbpp": _tests_pass,
+    "arc": _option_text, "xquad": _short_answer, "mbpp": _tests_pass,
 }
