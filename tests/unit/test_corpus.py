@@ -209,13 +209,13 @@ def test_domain_whose_prompts_are_alike_by_design_keeps_its_training_rows_and_is
 
 def test_exam_that_training_repeats_too_much_is_refused(prepared: Prepared, data: Path) -> None:
     write_rows(data / "law" / "b_test.jsonl", [(f"{passage(number)} now?", "x", number) for number in range(10)])
-    write_rows(data / "math" / "copied.jsonl", [(f"{passage(number)} {word}?", "y", -number) for number in range(3) for word in ("please", "again", "soon")])
-    with pytest.raises(ExamOverlap, match=r"exam of 'law' is refused: 3 of its 10 rows \(30\.0%\) have a near-duplicate in training, data\.max_exam_overlap = 0\.05"):
+    write_rows(data / "math" / "copied.jsonl", [(f"{passage(number)} {word}?", "y", -number) for number in range(2) for word in ("please", "again", "soon")])
+    with pytest.raises(ExamOverlap, match=r"exam of 'law' is refused: 2 of its 10 rows \(20\.0%\) have a near-duplicate in training, data\.max_exam"):
         prepared()
     overlap = prepared(allow_overlap=True).report.domains[0].overlap
     assert overlap is not None
     assert overlap.refused
-    assert overlap.exam_rows == 10
+    assert (overlap.exam_rows, overlap.overlapping) == (10, 2)
 
 
 def test_few_exam_rows_that_training_repeats_are_left_out_of_the_exam(prepared: Prepared, data: Path) -> None:
@@ -232,13 +232,13 @@ def test_few_exam_rows_that_training_repeats_are_left_out_of_the_exam(prepared: 
 
 def test_domain_without_data_or_curriculum_is_refused_with_the_repair(tmp_path: Path, data: Path) -> None:
     prepared = Prepared(tmp_path, branches={"one": ["law", "cooking"]}, data={"path": str(data)})
-    with pytest.raises(DataError, match=r"domain 'cooking' has too little data: .*no curriculum for it.*<data\.path>/cooking/, or take 'cooking' out of tree\.branches"):
+    with pytest.raises(DataError, match=r"'cooking' has too little data: .*no curriculum for it.*<data\.path>/cooking/, or take 'cooking' out"):
         prepared()
 
 
 def test_domain_whose_records_are_all_bad_is_refused_with_their_reasons(prepared: Prepared, data: Path) -> None:
     (data / "law" / "a.jsonl").write_text("junk\n\xff\n", encoding="latin-1")
-    with pytest.raises(DataError, match=r"2 records read, kept 0 for train.*1 not JSON \(law/a\.jsonl:1: .*1 not UTF-8 \(law/a\.jsonl:2: .*no curriculum for it"):
+    with pytest.raises(DataError, match=r"2 records read, kept 0 for train.*1 not JSON \(law/a\.jsonl:1: .*1 not UTF-8 \(law/a\.jsonl:2: .*no curriculum"):
         prepared()
 
 
