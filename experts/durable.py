@@ -12,6 +12,7 @@ import hashlib
 import json
 import logging
 import os
+import re
 import secrets
 import shutil
 import stat
@@ -30,7 +31,8 @@ WINDOWS = os.name == "nt"
 TEMPORARY = ".tmp-"
 _BUSY_TRIES = 12  # Windows refuses to replace a file that somebody reads at this moment; 12 tries wait 2.4 s in all
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-_FULL_WORDS = tuple(f"os error {number})" for number in (*sorted(_FULL), 112))  # how safetensors says it; 112: ERROR_DISK_FULL of Windows
+_ERROR_DISK_FULL = 112  # Windows' own number
+_NUMBER = re.compile(r"os error (\d+)\)|Os \{ code: (\d+)")  # how safetensors names the system's error: 0.5 and later, 0.4
 _RACY_NS = 2_000_000_000  # a file changed less than this ago may change again within the clock's grain (as in git's index)
 _HASHES_KEPT = 4096
 
@@ -337,7 +339,8 @@ def explained(where: Path, *, needed: int | None = None) -> Iterator[None]:
             raise NotWritable(where, reason=error.strerror or str(error)) from error
         raise
     except SafetensorError as error:
-        if any(words in str(error) for words in _FULL_WORDS):
+        number = next((int(match[1] or match[2]) for match in _NUMBER.finditer(str(error))), None)
+        if number in {*_FULL, _ERROR_DISK_FULL}:
             raise out_of_space(where, needed=needed) from error
         raise
 

@@ -43,13 +43,12 @@ class Deaths:
         word, pid = self.process.stdout.readline().split()
         assert word == "pid"
         self._wait_until_it_works()
-        if int(pid) == self.process.pid:  # Windows: no fork, the worker is the process itself
-            self.process.kill()
+        os.kill(int(pid), getattr(signal, "SIGKILL", signal.SIGTERM))  # on Windows SIGTERM ends a process at once
+        if hasattr(os, "fork"):
+            self._listen(iter(self.process.stdout.readline, "dead\n"))
+        else:
             self._listen(self.process.communicate()[0].splitlines())
             self.process = None
-        else:
-            os.kill(int(pid), signal.SIGKILL)
-            self._listen(iter(self.process.stdout.readline, "dead\n"))
 
     def _wait_until_it_works(self) -> None:
         """Half of the deaths fall into the first moments (lock, recovery, first save), half after up to two cycles (three reports each)."""

@@ -6,6 +6,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -182,15 +183,20 @@ def test_write_bytes_full_disk_raises_out_of_space_with_the_size(tmp_path, monke
     assert caught.value.errno == errno.ENOSPC
 
 
-def test_new_folder_safetensors_reports_a_full_disk_raises_out_of_space(tmp_path):
-    words = "Error while serializing: I/O error: No space left on device (os error 28)"
+@pytest.mark.parametrize("words", [
+    "Error while serializing: I/O error: No space left on device (os error 28)",
+    'Error while serializing: IoError(Os { code: 28, kind: StorageFull, message: "No space left on device" })',
+    "Error while serializing: I/O error: There is not enough space on the disk. (os error 112)",
+], ids=["safetensors 0.8", "safetensors 0.4.5", "Windows"])
+def test_new_folder_safetensors_reports_a_full_disk_raises_out_of_space(tmp_path, words):
     with pytest.raises(durable.OutOfSpace, match="no space in"), durable.new_folder(tmp_path / "final"):
         raise SafetensorError(words)
 
 
-def test_new_folder_other_safetensors_error_passes_as_it_is(tmp_path):
-    with pytest.raises(SafetensorError, match="shape"), durable.new_folder(tmp_path / "final"):
-        raise SafetensorError("wrong shape")
+@pytest.mark.parametrize("words", ["wrong shape", "I/O error: Input/output error (os error 5)"])
+def test_new_folder_other_safetensors_error_passes_as_it_is(tmp_path, words):
+    with pytest.raises(SafetensorError, match=re.escape(words)), durable.new_folder(tmp_path / "final"):
+        raise SafetensorError(words)
 
 
 def test_write_bytes_read_only_disk_raises_not_writable_with_the_repair(tmp_path, monkeypatch):
