@@ -50,6 +50,7 @@ class TreeSettings(Section):
 
 class DataSettings(Section):
     path: str | None = Field(None, description="folder with one sub-folder a domain, or a text file for plain-text recipes")
+    hub: dict[str, tuple[str, ...]] = Field(default={}, description="Hub data sets by domain: \"owner/name config=C split=train prompt=FIELD response=FIELD\"")
     curriculum: Literal["auto", "always", "never"] = Field(
         "auto", description="embedded curriculum; auto: for domains without records of their own")
     curriculum_records: int = Field(16000, description="records a domain that the curriculum makes a cycle", ge=100, le=5_000_000)
@@ -176,7 +177,10 @@ class ServeSettings(Section):
     port: int = Field(8080, description="port to listen on; 0: any free one", ge=0, le=65_535)
     device: str = Field("cpu", description="device of the gateway; the loop holds the card", pattern=r"^(auto|cpu|mps|xpu|cuda(:\d+)?|directml(:\d+)?)$")
     poll_s: float = Field(1.0, description="seconds between looks at the registry's pointer", gt=0, le=3600)
-    threads: int | None = Field(None, description="CPU threads of the gateway; unset: torch's own choice", ge=1, le=1024)
+    engine: Literal["auto", "torch", "llamacpp"] = Field("auto", description="auto: llama.cpp on a CPU when the extra cpu is installed, else torch")
+    gguf: Literal["f32", "f16", "q8_0"] = Field("f32", description="numbers of the weights in llama.cpp; f32 gives the same greedy texts as torch")
+    coalesce_ms: float = Field(10.0, description="shortest time between two events of a stream after the first", ge=0, le=1000)
+    threads: int | None = Field(None, description="CPU threads of the gateway; unset: the engine's own choice", ge=1, le=1024)
     slots: int = Field(32, description="requests a node decodes at once", ge=1, le=1024)
     queue: int = Field(64, description="requests that may wait for a slot of a node; more are refused with 429", ge=0, le=4096)
     queue_wait_s: float = Field(30.0, description="longest wait for a slot", gt=0, le=3600)

@@ -49,7 +49,7 @@ def _serve(settings: Settings, parser: argparse.ArgumentParser, *, parent_pid: i
 
     try:
         gateway = make_gateway(settings)
-    except DeviceError as error:
+    except (DeviceError, SettingsError) as error:
         parser.exit(2, f"{parser.prog}: {error}\n")
 
     server = Server(create_app(gateway, keys=keys), sock, serve=settings.serve)

@@ -212,7 +212,8 @@ class Gateway:
         try:
             work = self._work(ask, resident, model.context_tokens, tuple(model.encode(ask.messages)), arrived=arrived)
             stream = model.submit(work)
-            answer = Answer(route, resident, stream, Timing(arrived, candidate.seconds), client_gone=ask.client_gone, on_close=self._finished)
+            answer = Answer(route, resident, stream, Timing(arrived, candidate.seconds), coalesce_s=self.settings.serve.coalesce_ms / 1e3,
+                            client_gone=ask.client_gone, on_close=self._finished)
             with self._state:
                 self._running.add(answer)
             first = answer.wait_first()

@@ -113,7 +113,7 @@ def _responses(operation: Operation, references: Any) -> dict[str, Any]:
     if operation.reply:
         content["application/json"] = {"schema": references[operation.reply, "serialization"]}
     if operation.events:
-        content["text/event-stream"] = {"schema": {"type": "string"}}
+        content["text/event-stream"] = {"schema": {"description": "events, each with a JSON body"}}
     responses = {"200": {"description": _DESCRIPTIONS[200], "content": content}}
     for status in operation.errors:
         responses[str(status)] = _json(status, references[ErrorReply, "serialization"])

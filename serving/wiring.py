@@ -2,25 +2,64 @@
 
 from __future__ import annotations
 
+import importlib.util
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
 import torch
 
 from experts.device import Device, DeviceError, choose
-from serving.engines.interface import Engine
-from serving.engines.torch_engine import Limits, TorchEngine
+from serving.engines.interface import Engine, EngineLimits, LoadFailed, Model
+from serving.engines.llamacpp_engine import LlamaCppEngine
+from serving.engines.torch_engine import TorchEngine
 from serving.gateway import Gateway
-from settings import ServeSettings, Settings
+from settings import Settings, SettingsError
 
 __all__ = ["DeviceError", "make_engine", "make_gateway"]
+log = logging.getLogger(__name__)
 
 
 def make_gateway(settings: Settings) -> Gateway:
-    """A gateway on the device of serve.device, not started. Raises DeviceError."""
+    """A gateway on the device of serve.device, not started. Raises DeviceError or SettingsError."""
     device = choose(settings.serve.device)
     if settings.serve.threads is not None:
         torch.set_num_threads(settings.serve.threads)
-    return Gateway(settings, engine=make_engine(settings.serve, device=device), device=device)
+    return Gateway(settings, engine=make_engine(settings, device=device), device=device)
 
 
-def make_engine(serve: ServeSettings, *, device: Device) -> Engine:
-    """The engine of a device."""
-    return TorchEngine(device, limits=Limits(serve.slots, serve.queue, serve.prefill_tokens, serve.queue_wait_s, serve.loop_repeats))
+def make_engine(settings: Settings, *, device: Device) -> Engine:
+    """The engine of serve.engine; auto: llama.cpp on a CPU when it is installed, torch for what it can't take and elsewhere."""
+    serve = settings.serve
+    limits = EngineLimits(serve.slots, serve.queue, serve.prefill_tokens, serve.queue_wait_s, serve.loop_repeats)
+    decode = TorchEngine(device, limits=limits)
+    installed = all(importlib.util.find_spec(name) is not None for name in ("xllamacpp", "gguf"))
+    if serve.engine == "llamacpp" and not (installed and device.kind == "cpu"):
+        raise SettingsError("serve.engine = \"llamacpp\" needs serve.device = \"cpu\" and the extra cpu: pip install \"branchwise[cpu]\"")
+    if serve.engine == "torch" or not installed or device.kind != "cpu":
+        return decode
+    llamacpp = LlamaCppEngine(Path(settings.run.dir) / "gguf", limits=limits, threads=serve.threads, kind=serve.gguf)
+    return llamacpp if serve.engine == "llamacpp" else FirstThatCan([llamacpp, decode])
+
+
+class FirstThatCan:
+    """Engines in order of preference: a version goes to the first that can serve it."""
+
+    def __init__(self, engines: Sequence[Engine]) -> None:
+        self._engines = engines
+        self.name = "+".join(engine.name for engine in engines)
+
+    def load(self, folder: Path, *, name: str) -> Model:
+        """Load with the first engine that can; raises the last one's LoadFailed."""
+        *preferred, last = self._engines
+        for engine in preferred:
+            try:
+                return engine.load(folder, name=name)
+            except LoadFailed as error:
+                log.warning("%s; %s takes it", error, last.name)
+        return last.load(folder, name=name)
+
+    def close(self) -> None:
+        """Close all of them."""
+        for engine in self._engines:
+            engine.close()

@@ -34,6 +34,18 @@ class LoadFailed(Exception):
 
 
 @dataclass(frozen=True, slots=True)
+class EngineLimits:
+    """Sizes of the engine. slots, queue: requests a model; prefill_tokens: prompt tokens a turn, so that a long prompt
+    doesn't stall the streams; queue_wait_s: longest wait for a slot; loop_repeats: None switches the loop guard off."""
+
+    slots: int = 32
+    queue: int = 64
+    prefill_tokens: int = 256
+    queue_wait_s: float = 30.0
+    loop_repeats: int | None = 8
+
+
+@dataclass(frozen=True, slots=True)
 class Sampling:
     """How the next token is drawn; temperature 0 is greedy. The defaults switch every filter off."""
 

@@ -21,24 +21,12 @@ from experts.device import Device
 from experts.expert import Expert
 from experts.tokenizer import Message, Tokenizer
 from serving.engines.forward import Forward, Rows, make_forward
-from serving.engines.interface import Capacity, End, EngineClosed, EngineFull, Failed, FinishReason, LoadFailed, Piece, Stream, TokenLogprob, Work
+from serving.engines.interface import Capacity, End, EngineClosed, EngineFull, EngineLimits, Failed, FinishReason, LoadFailed, Piece, Stream, TokenLogprob, Work
 from serving.engines.sampling import RowState, choose
 from serving.engines.text_stream import LoopGuard, TextStream
 
 log = logging.getLogger(__name__)
 _WARM_UP_TOKENS = 8
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """Sizes of the engine. slots, queue: requests a model; prefill_tokens: prompt tokens a turn, so that a long prompt
-    doesn't stall the streams; queue_wait_s: longest wait for a slot; loop_repeats: None switches the loop guard off."""
-
-    slots: int = 32
-    queue: int = 64
-    prefill_tokens: int = 256
-    queue_wait_s: float = 30.0
-    loop_repeats: int | None = 8
 
 
 @dataclass(slots=True)
@@ -71,7 +59,7 @@ class _Row:
 class TorchModel:
     """One loaded version: its weights, slots and rows. Rows 0..n decode; at most one row behind them is being prefilled."""
 
-    def __init__(self, engine: TorchEngine, forward: Forward, tokenizer: Tokenizer, *, name: str, context_tokens: int, limits: Limits) -> None:
+    def __init__(self, engine: TorchEngine, forward: Forward, tokenizer: Tokenizer, *, name: str, context_tokens: int, limits: EngineLimits) -> None:
         self.name = name
         self.context_tokens = context_tokens
         self._engine = engine
@@ -280,10 +268,10 @@ class TorchEngine:
 
     name = "torch"
 
-    def __init__(self, device: Device, *, limits: Limits | None = None) -> None:
+    def __init__(self, device: Device, *, limits: EngineLimits | None = None) -> None:
         self.lock = threading.Condition()
         self._device = device
-        self._limits = limits or Limits()
+        self._limits = limits or EngineLimits()
         self._models: list[TorchModel] = []
         self._gone: list[TorchModel] = []
         self._closing = False
