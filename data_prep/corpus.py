@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from data_prep import curriculum, exam_check
+from data_prep import curriculum, exam_check, hub
 from data_prep.intake import DamagedExamples, Lessons, fingerprint, load_intake, read_examples, take_in
 from data_prep.pack import DamagedShard, Shard, documents, efficiency, verify_shard, write_shard
 from data_prep.records import Example, Split
@@ -168,6 +168,11 @@ def _examples(work: _Work) -> tuple[dict[str, Path], tuple[str, ...]]:
     if data.path is not None:
         listing = list_folder(Path(data.path), domains=domains)
         files, notes = listing.files, list(listing.notes)
+    strange = [domain for domain in data.hub if domain not in domains]
+    if strange:
+        raise DataError(f"data.hub names {', '.join(strange)}, which tree.branches doesn't ({', '.join(domains)}); name the domain there, or take its line out")
+    fetched = hub.fetch(data.hub, folder=work.folder / "hub", cache_dir=work.folder / "cache")
+    files = {domain: (*files[domain], *fetched.get(domain, ())) for domain in domains}
     folders = {}
     for domain in domains:
         taught = data.curriculum != "never" and domain in curriculum.domains()
