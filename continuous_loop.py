@@ -9,8 +9,6 @@ import argparse
 import json
 import logging
 import os
-import signal
-import subprocess
 import sys
 import threading
 from collections.abc import Iterator, Sequence
@@ -44,12 +42,13 @@ def main(arguments: list[str] | None = None) -> int:
     chosen = configuration.from_arguments(parser, parsed)
     logging.basicConfig(level=chosen.run.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
 
+    from serving.child import GatewayFailed
     from training.command import repairable, stop_signal
 
     try:
         with stop_signal() as stop:
             _run(chosen, cycles=parsed.cycles, serve=not parsed.no_serve, quiet=parsed.quiet, stop=stop)
-    except repairable() as error:
+    except repairable(GatewayFailed) as error:
         parser.exit(2, f"{parser.prog}: {error}\n")
     return 0
 
@@ -120,42 +119,20 @@ def evenly(rows: Sequence[Example], *, most: int | None) -> Sequence[Example]:
 
 @contextmanager
 def _gateway(chosen: Settings, *, folder: Path, reporter: Reporter) -> Iterator[None]:
-    """The gateway as a child process for as long as the loop runs; a gateway that can't start ends the command."""
-    from training.command import CommandFailed
+    """The gateway as a child process for as long as the loop runs; it reads the very settings that the loop has."""
+    from experts.durable import write_text
+    from serving.child import GatewayChild
 
     resolved = folder / "settings.toml"
-    resolved.write_text(configuration.to_toml(chosen), encoding="utf-8")
-    flags = 0
-    if sys.platform == "win32":
-        flags = subprocess.CREATE_NEW_PROCESS_GROUP  # CTRL_BREAK reaches groups only
-    command = [sys.executable, "-m", "serving", "--config", str(resolved), "--parent-pid", str(os.getpid())]
-    child = subprocess.Popen(command, cwd=configuration.HOME, creationflags=flags)
+    absolute = chosen.run.model_copy(update={"dir": str(folder.resolve())})  # the child's working folder is another
+    write_text(resolved, configuration.to_toml(chosen.model_copy(update={"run": absolute})))
+    child = GatewayChild(["--config", str(resolved.resolve())], folder=configuration.HOME, stop_s=STOP_GATEWAY_S)
     try:
-        try:
-            code = child.wait(timeout=3.0)
-        except subprocess.TimeoutExpired:
-            code = None
-        if code is not None:
-            raise CommandFailed(f"the gateway ended at once with exit code {code}; its message stands above. "
-                                "Use --set serve.port=PORT for another port, or --no-serve to train without it")
+        child.start()
         reporter.note(f"gateway: http://{chosen.serve.host}:{chosen.serve.port} (process {child.pid})")
         yield
     finally:
-        _stop_child(child)
-
-
-def _stop_child(child: subprocess.Popen[bytes]) -> None:
-    stop = signal.SIGTERM
-    if sys.platform == "win32":
-        stop = signal.CTRL_BREAK_EVENT
-    if child.poll() is None:
-        child.send_signal(stop)
-    try:
-        child.wait(timeout=STOP_GATEWAY_S)
-    except subprocess.TimeoutExpired:
-        logging.getLogger(__name__).warning("the gateway did not drain within %.0f s and is ended", STOP_GATEWAY_S)
-        child.kill()
-        child.wait()
+        child.stop()
 
 
 @contextmanager

@@ -21,8 +21,8 @@ class CommandFailed(RuntimeError):
     """A command can't go on; the message says what happened and what to do."""
 
 
-def repairable() -> tuple[type[Exception], ...]:
-    """Exception types whose text is meant for the user."""
+def repairable(*more: type[Exception]) -> tuple[type[Exception], ...]:
+    """Exception types whose text is meant for the user, with the caller's own."""
     from data_prep.sources import DataError
     from experts.device import DeviceError
     from experts.durable import NotWritable, OutOfSpace
@@ -35,7 +35,7 @@ def repairable() -> tuple[type[Exception], ...]:
     from training.run_folder import RunMismatch
 
     return (CommandFailed, DataError, DeviceError, JournalError, NewerPointer, NotWritable, OutOfSpace, RegistryError, RunLocked, RunMismatch,
-            SettingsError, StateMismatch)
+            SettingsError, StateMismatch, *more)
 
 
 @contextmanager
