@@ -38,8 +38,13 @@ def _small_talk(kind: str) -> Callable[[Random, int], Item]:
     def make(rng: Random, _level: int) -> Item:
         opening, tail = pick(rng, say.REMARKS[kind][0]), pick(rng, say.REMARKS[kind][1])
         prompt = as_typed(rng, f"{opening}{tail}")
-        return Item(prompt, pick(rng, say.REPLIES[kind]), f"{kind} {opening}|{tail}", {"kind": kind})
+        return Item(prompt, pick(rng, say.REPLIES[kind]), f"{kind} {_plain(opening + tail)}", {"kind": kind})
     return make
+
+
+def _plain(text: str) -> str:
+    """Text without case and marks, so that "Bye!" and "bye." are one instance."""
+    return " ".join(re.findall(r"\w+", text.lower()))
 
 
 def _introduction(rng: Random, _level: int) -> Item:
@@ -75,7 +80,7 @@ def _recall(rng: Random, level: int) -> Item:
     value, decoy = pick(rng, say.SLOTS[slot].values), pick(rng, say.SLOTS[other].values)
     told, question = fill(rng, say.SLOTS[slot].tell, v=value), fill(rng, say.SLOTS[slot].ask)
     reply = say.SLOTS[slot].reply.format(v=value)
-    key = f"recall {slot} {value} {other if level > 1 else ''} {decoy if level > 1 else ''}"
+    key = f"recall {slot} {value}"
     facts: dict[str, Any] = {"kind": "any", "any_of": [value]}
     if level == 1:
         return Item(f"{told} {question}", reply, f"{key} {say.SLOTS[slot].ask.index(question)}", facts)
@@ -84,6 +89,8 @@ def _recall(rng: Random, level: int) -> Item:
         turns.reverse()
     if level == 2 and rng.random() < 0.4:
         turns = [turn for turn in turns if turn[0] == told]
+    else:
+        key += f" beside {other} {decoy}"
     if level >= 3:
         if rng.random() < 0.25:
             old = pick(rng, [old for old in say.SLOTS[slot].values if old != value])

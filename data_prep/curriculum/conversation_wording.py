@@ -141,10 +141,11 @@ ECHOES = ("Repeat after me: {phrase}", "Say: {phrase}", "Please repeat: {phrase}
 COUNTS = ("Count from {a} to {b}.", "Can you count from {a} to {b}?", "Please count from {a} up to {b}.", "Say the numbers from {a} to {b}.",
           "List the numbers {a} to {b}.", "Give me all numbers from {a} to {b}.",
           "Count up: {a} to {b}", "Write the numbers from {a} to {b}.")
-CHOICES = (("tea", "coffee", "water", "milk", "juice"), ("pizza", "pasta", "rice", "soup", "salad"), ("red", "blue", "green", "yellow", "black"),
-           ("tennis", "chess", "football", "dancing", "swimming"),
-           ("the bus", "the train", "a taxi", "the bike", "the car"), ("a book", "a film", "a game", "a walk", "a nap"), ("apples", "pears", "plums",
-                                                                                                                          "grapes", "cherries"))
+CHOICES = (
+    ("tea", "coffee", "water", "milk", "juice"), ("pizza", "pasta", "rice", "soup", "salad"), ("red", "blue", "green", "yellow", "black"),
+    ("tennis", "chess", "football", "dancing", "swimming"), ("the bus", "the train", "a taxi", "the bike", "the car"),
+    ("a book", "a film", "a game", "a walk", "a nap"), ("apples", "pears", "plums", "grapes", "cherries"),
+)
 EITHER = ("{a} or {b}?", "Should I take {a} or {b}?", "Choose: {a} or {b}.", "Which would you pick, {a} or {b}?", "Help me decide: {a} or {b}?",
           "I can't choose between {a} and {b}.", "Pick one: {a}, {b}.",
           "What is better, {a} or {b}?", "Do you prefer {a} or {b}?")
@@ -157,12 +158,12 @@ UNKNOWABLE = (("What is {topic}?", "Do you know {topic}?", "Can you tell me {top
                "my shoe size", "what I dreamed last night", "who called me today",
                "the price of my car", "what is on my desk", "my bank balance", "who will win tomorrow", "what my dog wants", "the name of my neighbor",
                "what I wrote in my diary"))
-OCCASIONS = (("a birthday wish", "Happy birthday, {name}!", "birthday"), ("a good luck wish", "Good luck, {name}!", "luck"),
-             ("a get well wish", "Get well soon, {name}!", "well"), ("a thank you note", "Thank you, {name}!", "thank"),
-             ("an invitation", "Please come, {name}!", "invite"), ("a welcome line", "Welcome, {name}!", "welcome"), ("a line before a trip",
-                                                                                                                      "Have a good trip, {name}!", "trip"),
-                                                                                                                      ("a good night line",
-                                                                                                                       "Sleep well, {name}!", "night"))
+OCCASIONS = (
+    ("a birthday wish", "Happy birthday, {name}!", "birthday"), ("a good luck wish", "Good luck, {name}!", "luck"),
+    ("a get well wish", "Get well soon, {name}!", "well"), ("a thank you note", "Thank you, {name}!", "thank"), ("an invitation", "Please come, {name}!", "invite"),
+    ("a welcome line", "Welcome, {name}!", "welcome"), ("a line before a trip", "Have a good trip, {name}!", "trip"),
+    ("a good night line", "Sleep well, {name}!", "night"),
+)
 LINE_REQUESTS = ("Write {occasion} for {name}.", "Can you write {occasion} for {name}?", "I need {occasion} for {name}.",
                  "Please make {occasion} for {name}.", "Give me {occasion} for my friend {name}.",
                  "Help me with {occasion} for {name}.", "For {name} I want {occasion}.", "What could I send {name} as {occasion}?")

@@ -12,7 +12,7 @@ from random import Random
 from typing import Any
 
 from data_prep.curriculum.arithmetic import answer, instance, steps_of
-from data_prep.curriculum.math_wording import ASK, COMPARE, EQUATIONS, FRACTIONS, PERCENTS, STORIES, TWO_STEP_STORIES, UNITS
+from data_prep.curriculum.math_wording import ASK, COMPARE, EQUATIONS, FRACTIONS, PERCENTS, STEP_STORIES, STORIES, UNITS
 from data_prep.curriculum.tasks import Curriculum, Item, Task
 from data_prep.curriculum.wording import NAMES, THINGS, as_typed, fill, pick, sample
 
@@ -106,9 +106,9 @@ def _story(rng: Random, level: int) -> Item:
     return _item(prompt, f"{first}{sign}{second}", steps, result, key=instance(first, sign, second))
 
 
-def _two_step_story(rng: Random, level: int) -> Item:
-    """One to three operations one after the other; each one's result starts the next."""
-    signs = pick(rng, tuple(TWO_STEP_STORIES))
+def _steps_story(rng: Random, level: int) -> Item:
+    """Two operations one after the other, from level 4 on also three; each one's result starts the next."""
+    signs = pick(rng, [signs for signs in STEP_STORIES if len(signs) == 2 or level >= 4])
     first = rng.randint(10, 60 if level <= 3 else 500)
     value, expression, steps, numbers = first, str(first), list[str](), [first]
     for sign in signs:
@@ -121,7 +121,7 @@ def _two_step_story(rng: Random, level: int) -> Item:
         numbers.append(number)
     name, other = sample(rng, NAMES, 2)
     places = dict(zip("abcd", numbers, strict=False))
-    prompt = as_typed(rng, fill(rng, TWO_STEP_STORIES[signs], **places, name=name, other=other, things=pick(rng, THINGS)))
+    prompt = as_typed(rng, fill(rng, STEP_STORIES[signs], **places, name=name, other=other, things=pick(rng, THINGS)))
     return _item(prompt, expression, steps, value, key=f"steps {expression}")
 
 
@@ -145,15 +145,18 @@ def _equation(rng: Random, level: int) -> Item:
     return _item(prompt, f"{letter}={first}{sign}{second}", steps, result, key=instance(first, sign, second))
 
 
+_PERCENTS = (("50%", 2), ("25%", 4), ("20%", 5))
+_FRACTIONS = (("half", 2), ("a third", 3), ("a quarter", 4), ("a fifth", 5), ("1/2", 2), ("1/3", 3), ("1/4", 4), ("1/6", 6))
+
+
 def _part(rng: Random, level: int) -> Item:
     """A fraction or percent of a number, as a division."""
     percent = rng.random() < 0.5
-    word, digit = pick(rng, (("50%", 2), ("25%", 4), ("20%", 5)) if percent else (("half", 2), ("a third", 3), ("a quarter", 4), ("a fifth", 5), ("1/2", 2),
-                                                                                  ("1/3", 3), ("1/4", 4), ("1/6", 6)))
+    word, digit = pick(rng, _PERCENTS if percent else _FRACTIONS)
     whole = rng.randint(11, 40 if level <= 3 else 250) * digit
     steps, result = steps_of(whole, "/", digit)
-    prompt = as_typed(rng, fill(rng, PERCENTS if percent else FRACTIONS, part=word, whole=whole, things=pick(rng, THINGS), name=pick(rng, NAMES)))
-    return _item(prompt, f"{whole}/{digit}", steps, result, key=instance(whole, "/", digit))
+    asked = fill(rng, PERCENTS if percent else FRACTIONS, part=word, whole=whole, things=pick(rng, THINGS), name=pick(rng, NAMES))
+    return _item(as_typed(rng, asked), f"{whole}/{digit}", steps, result, key=instance(whole, "/", digit))
 
 
 def _unit(rng: Random, _level: int) -> Item:
@@ -177,7 +180,7 @@ CURRICULUM = Curriculum("math", (
     Task("drill", {1: 1}, _drill, drill=True),
     Task("compare", {1: 1, 2: 1, 3: 0.5, 4: 0.5}, _compare),
     Task("story", {1: 2, 2: 2, 3: 1, 4: 1, 5: 1}, _story),
-    Task("steps", {3: 1, 4: 2, 5: 2}, _two_step_story),
+    Task("steps", {3: 1, 4: 2, 5: 2}, _steps_story),
     Task("equation", {2: 1, 3: 1, 4: 1}, _equation),
     Task("part", {3: 1, 4: 1, 5: 1}, _part),
     Task("unit", {3: 1, 4: 1}, _unit),

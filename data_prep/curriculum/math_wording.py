@@ -91,7 +91,7 @@ STORIES = {
           "{name} pays {a} dollars for {b} {things}. What is the price of one?"),
 }
 
-TWO_STEP_STORIES = {
+STEP_STORIES = {
     "++": ("{name} has {a} {things}, buys {b} and gets {c} from {other}. How many {things} does {name} have now?",
            "{name} picked {a} {things}, then {b}, then {c}. How many in all?",
            "There are {a} red, {b} blue and {c} green {things}. How many {things} are there?",
@@ -116,6 +116,13 @@ TWO_STEP_STORIES = {
            "A ticket of {a} dollars is {b} dollars cheaper today. What do {c} tickets cost?",
            "{name} earns {a} dollars and spends {b} dollars a day. How much is saved in {c} days?",
            "Each of {c} bags had {a} {things}, and {b} fell out of each. How many {things} are left?"),
+    "+-+": ("{name} has {a} {things}, gets {b}, gives {c} to {other} and finds {d}. How many {things} does {name} have?",
+            "A bus has {a} people. {b} get on, {c} get off, then {d} get on. How many people are on the bus?",
+            "There were {a} {things} in a box. {name} put in {b}, took out {c} and put in {d}. How many are in the box?"),
+    "--+": ("{name} had {a} {things}, lost {b}, gave {c} to {other} and bought {d}. How many {things} does {name} have?",
+            "A shop has {a} {things}. It sells {b}, then {c}, and gets {d} new ones. How many {things} are in the shop?"),
+    "+-*": ("{name} packs {a} red and {b} blue {things} in a box and takes {c} out. How many {things} are in {d} such boxes?",
+            "{name} earns {a} dollars and a tip of {b} dollars, and spends {c} dollars a day. How much is left after {d} days?"),
 }
 
 EQUATIONS = ("Solve for {x}: {equation}", "{equation}. What is {x}?", "Find {x} if {equation}.", "If {equation}, what is {x}?", "Solve {equation}.",
@@ -133,8 +140,10 @@ PERCENTS = (*FRACTIONS, "{part} of {whole} people said yes. How many people?", "
             "A shop has {whole} {things} and sells {part}. How many does it sell?",
             "Compute {part} of {whole}.")
 
-UNITS = (("meters", "centimeters", 1, 2), ("kilometers", "meters", 1, 3), ("kilograms", "grams", 1, 3), ("hours", "minutes", 6, 1),
-         ("minutes", "seconds", 6, 1), ("weeks", "days", 7, 0),
-         ("centimeters", "millimeters", 1, 1), ("liters", "milliliters", 1, 3), ("dollars", "cents", 1, 2), ("yards", "feet", 3, 0), ("gallons", "quarts", 4,
-                                                                                                                                      0),
-         ("years", "quarters", 4, 0), ("euros", "cents", 1, 2), ("tons", "kilograms", 1, 3), ("decades", "years", 1, 1), ("centuries", "years", 1, 2))
+# large unit, small unit, and the factor as a digit with so many zeros
+UNITS = (
+    ("meters", "centimeters", 1, 2), ("kilometers", "meters", 1, 3), ("kilograms", "grams", 1, 3), ("hours", "minutes", 6, 1), ("minutes", "seconds", 6, 1),
+    ("weeks", "days", 7, 0), ("centimeters", "millimeters", 1, 1), ("liters", "milliliters", 1, 3), ("dollars", "cents", 1, 2), ("yards", "feet", 3, 0),
+    ("gallons", "quarts", 4, 0), ("years", "quarters", 4, 0), ("euros", "cents", 1, 2), ("tons", "kilograms", 1, 3), ("decades", "years", 1, 1),
+    ("centuries", "years", 1, 2),
+)

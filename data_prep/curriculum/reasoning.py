@@ -59,21 +59,43 @@ def _an(noun: str) -> str:
     return f"{'an' if noun[0] in 'aeiou' else 'a'} {noun}"
 
 
+def _syllogism(rng: Random, level: int) -> Item:
+    """Two sentences about all, no or some of three kinds; what follows for the first and the last of them."""
+    first, middle, last = sample(rng, say.KINDS, 3)
+    quantities, result = pick(rng, tuple(say.SYLLOGISMS.items()))
+    premises = [say.QUANTIFIED[quantity].format(a=a, b=b) for quantity, (a, b) in zip(quantities, ((first, middle), (middle, last)), strict=True)]
+    if level >= 3 and rng.random() < 0.5:
+        premises.reverse()
+    asked = "some" if quantities[0] == "some" else "all"
+    prompt = as_typed(rng, f"{' '.join(premises)} {fill(rng, say.SYLLOGISM_QUESTIONS[asked], a=first, b=last, an_a=_an(first), an_b=_an(last))}")
+    return _item(prompt, f"{quantities[0]} {first} {middle}, {quantities[1]} {middle} {last}", result, key=f"syllogism {quantities} {first} {middle} {last}")
+
+
+def _shared(rng: Random, level: int) -> Item:
+    """The one thing that two lists have in common."""
+    things = sample(rng, say.OBJECTS, min(level + 2, 7))
+    both, rest = things[0], things[1:]
+    first, second = [both, *rest[::2]], [both, *rest[1::2]]
+    rng.shuffle(first)
+    rng.shuffle(second)
+    name, other = sample(rng, NAMES, 2)
+    sentences = [fill(rng, say.OWNS, name=name, things=_list(first)), fill(rng, say.OWNS, name=other, things=_list(second))]
+    prompt = as_typed(rng, f"{' '.join(sentences)} {fill(rng, say.WHAT_BOTH, name=name, other=other)}")
+    return _item(prompt, f"{', '.join(first)}\n{', '.join(second)}", both, key=f"shared {both} {sorted(first)} {sorted(second)}")
+
+
 def _ordering(rng: Random, level: int) -> Item:
-    """Who is tallest, oldest, ... of two (level 1), three, four: the whole order is written, then its end that is asked."""
+    """Who is tallest, oldest, ... of two (level 1), three, four: each sentence as a > b, then the whole order, then its end that is asked."""
     people = sample(rng, NAMES, min(level + 1, 5))
     more, less, most, least = pick(rng, say.SCALES)
-    sentences = []
-    for high, low in pairwise(people):
-        if rng.random() < 0.5:
-            sentences.append(f"{high} is {more} than {low}.")
-        else:
-            sentences.append(f"{low} is {less} than {high}.")
-    rng.shuffle(sentences)
+    pairs = list(pairwise(people))
+    rng.shuffle(pairs)
+    sentences = [f"{high} is {more} than {low}." if rng.random() < 0.5 else f"{low} is {less} than {high}." for high, low in pairs]
     top = rng.random() < 0.5
     question = fill(rng, say.WHO_IS, most=(more if top else less) if len(people) == 2 else (most if top else least))
     prompt = as_typed(rng, f"{' '.join(sentences)} {question}")
-    return _item(prompt, " > ".join(people), people[0] if top else people[-1], key=f"order {'>'.join(people)}")
+    steps = [", ".join(f"{high} > {low}" for high, low in pairs), *([" > ".join(people)] if len(people) > 2 else [])]
+    return _item(prompt, "\n".join(steps), people[0] if top else people[-1], key=f"order {'>'.join(people)}")
 
 
 def _membership(rng: Random, level: int) -> Item:
@@ -84,7 +106,7 @@ def _membership(rng: Random, level: int) -> Item:
         place = pick(rng, say.PLACES)
         asked = pick(rng, things) if rng.random() < 0.5 else pick(rng, [thing for thing in say.OBJECTS if thing not in things])
         prompt = f"{fill(rng, say.HOLDS, place=place, things=_list(things), name=name)} {fill(rng, say.IS_THERE, an_a=_an(asked), place=place, name=name)}"
-        return _item(as_typed(rng, prompt), f"{place}: {', '.join(things)}", "yes" if asked in things else "no",
+        return _item(as_typed(rng, prompt), f"{place}: {', '.join(things)}\n{asked}", "yes" if asked in things else "no",
                      key=f"member {','.join(sorted(things))} ask {asked}")
     places = sample(rng, say.PLACES, 3)
     where = {things[0]: places[0], things[1]: places[1]}
@@ -137,9 +159,10 @@ def _boolean(rng: Random, level: int) -> Item:
     claim = parts[0] + "".join(f" {joint} {part}" for joint, part in zip(joints, parts[1:], strict=True))
     truths = [state == claimed for state, claimed in zip(states, claims, strict=True)]
     value = all(truths) if not joints or joints[0] == "and" else any(truths)
-    steps = " ".join("true" if truth else "false" for truth in truths)
+    steps = "\n".join(f"{thing}: {say.STATES[thing][state]}, {say.STATES[thing][claimed]}, {'true' if state == claimed else 'false'}"
+                      for thing, state, claimed in zip(things, states, claims, strict=True))
     if joints:
-        steps = f" {joints[0]} ".join(steps.split())
+        steps += f"\n{f' {joints[0]} '.join('true' if truth else 'false' for truth in truths)}"
     prompt = as_typed(rng, f"{facts} {fill(rng, say.IS_TRUE, claim=claim)}")
     key = f"boolean {' '.join(f'{thing}:{state}{claimed}' for thing, state, claimed in zip(things, states, claims, strict=True))} {joints[:1]}"
     return _item(prompt, steps, "yes" if value else "no", key=key)
@@ -164,6 +187,8 @@ _ALL = {1: 1.0, 2: 1.0, 3: 1.0, 4: 1.0, 5: 1.0}
 
 CURRICULUM = Curriculum("reasoning", (
     Task("rules", dict.fromkeys(_ALL, 2.0), _rules),
+    Task("syllogism", {2: 0.7, 3: 0.7, 4: 1.0, 5: 1.0}, _syllogism),
+    Task("shared", {2: 0.5, 3: 0.7, 4: 1.0, 5: 1.0}, _shared),
     Task("ordering", _ALL, _ordering),
     Task("membership", _ALL, _membership),
     Task("family", _ALL, _family),

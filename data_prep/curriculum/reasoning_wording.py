@@ -5,8 +5,8 @@ Text only; which of them form a puzzle, and its answer, comes from reasoning.py.
 
 from __future__ import annotations
 
-KINDS = ("cat", "dog", "bird", "fish", "horse", "robot", "baker", "singer", "farmer", "pilot", "artist", "doctor", "dancer", "sailor", "writer", "nurse",
-         "painter", "teacher", "lion", "wolf", "bear", "mouse", "tiger", "frog")
+KINDS = ("cat", "dog", "bird", "poet", "horse", "robot", "baker", "singer", "farmer", "pilot", "artist", "doctor", "dancer", "sailor", "writer", "nurse",
+         "painter", "teacher", "lion", "lizard", "bear", "owl", "tiger", "frog")
 PROPERTIES = ("red", "kind", "happy", "loud", "quiet", "brave", "tall", "small", "smart", "green", "cold", "warm", "fast", "slow", "funny", "shy", "rich",
               "strong", "calm", "proud", "old", "young", "blue", "polite")
 RULES = ("Every {a} is {an_b}.", "All {a}s are {b}s.", "If something is {an_a}, it is {an_b}.", "Each {a} is {an_b}.", "{a}s are {b}s.", "Any {a} is {an_b}.",
@@ -21,6 +21,17 @@ IS_A = ("{name} is {an_a}.", "{name} is {an_a}.", "We know that {name} is {an_a}
 IS_IT = ("Is {name} {p}?", "Is {name} {p}? Answer yes, no or unknown.", "Can we say that {name} is {p}?", "Does it follow that {name} is {p}?",
          "Would you say {name} is {p}?",
          "{name} is {p}, right?", "Is it true that {name} is {p}?", "So is {name} {p}?", "What about {name}: {p} or not?", "Tell me if {name} is {p}.")
+
+QUANTIFIED = {"all": "All {a}s are {b}s.", "no": "No {a}s are {b}s.", "some": "Some {a}s are {b}s."}
+SYLLOGISMS = {("all", "all"): "yes", ("all", "no"): "no", ("all", "some"): "unknown", ("some", "all"): "yes", ("no", "all"): "unknown",
+              ("some", "some"): "unknown"}
+SYLLOGISM_QUESTIONS = {
+    "all": ("Are all {a}s {b}s?", "Is every {a} {an_b}?", "Does it follow that all {a}s are {b}s?", "Can we say that each {a} is {an_b}?",
+            "So is any {a} {an_b}?",
+            "Must {an_a} be {an_b}?"),
+    "some": ("Are some {a}s {b}s?", "Is at least one {a} {an_b}?", "Does it follow that some {a}s are {b}s?", "Can we say that some {a}s are {b}s?",
+             "So is there {an_a} that is {an_b}?", "Do we know of {an_a} that is {an_b}?"),
+}
 
 SCALES = (("taller", "shorter", "tallest", "shortest"), ("older", "younger", "oldest", "youngest"), ("faster", "slower", "fastest", "slowest"),
           ("richer", "poorer", "richest", "poorest"), ("stronger", "weaker", "strongest", "weakest"), ("louder", "quieter", "loudest", "quietest"))
@@ -38,6 +49,11 @@ HOLDS = ("The {place} holds {things}.", "In the {place} there are {things}.", "{
 IS_THERE = ("Is there {an_a} in the {place}?", "Does the {place} hold {an_a}?", "Is {an_a} in the {place}?", "Would I find {an_a} in the {place}?",
             "Does the {place} contain {an_a}?",
             "Can you find {an_a} there?", "Is {an_a} among them?", "Do we have {an_a} in the {place}?")
+OWNS = ("{name} has {things}.", "{name} owns {things}.", "{name} bought {things}.", "{name} brings {things}.", "{name} has got {things}.",
+        "In {name}'s bag: {things}.")
+WHAT_BOTH = ("What do both have?", "Which thing do {name} and {other} share?", "What do {name} and {other} have in common?", "Which one is in both lists?",
+             "Name the thing that both have.",
+             "What has both {name} and {other} as owner?", "Which thing do they both have?", "Tell me what both of them have.")
 PUTS = ("{name} puts the {thing} in the {place}.", "The {thing} is in the {place}.", "{name} left the {thing} in the {place}.",
         "{name} keeps the {thing} in the {place}.",
         "You will find the {thing} in the {place}.", "I saw the {thing} in the {place}.")
@@ -61,13 +77,12 @@ HOW_RELATED = ("How is {x} related to {y}?", "What is {x} to {y}?", "What relati
                "What do we call {x} from the side of {y}?",
                "In the family, what is {x} to {y}?", "Which relative of {y} is {x}?")
 
-STATES = {"lamp": ("on", "off"), "door": ("open", "closed"), "window": ("open", "closed"), "radio": ("on", "off"), "cup": ("full", "empty"),
-          "soup": ("hot", "cold"), "floor": ("wet", "dry"),
-          "street": ("wet", "dry"), "shop": ("open", "closed"), "oven": ("hot", "cold"), "box": ("full", "empty"), "light": ("red", "green"), "gate": ("open",
-                                                                                                                                                       "closed"), "fan": ("on", "off"),
-          "shirt": ("clean", "dirty"), "car": ("clean", "dirty"), "baby": ("awake", "asleep"), "cat": ("awake", "asleep"), "bag": ("heavy",
-                                                                                                                                   "light"), "screen": ("on",
-                                                                                                                                                        "off")}
+STATES = {
+    "lamp": ("on", "off"), "radio": ("on", "off"), "fan": ("on", "off"), "screen": ("on", "off"), "door": ("open", "closed"), "window": ("open", "closed"),
+    "shop": ("open", "closed"), "gate": ("open", "closed"), "cup": ("full", "empty"), "box": ("full", "empty"), "bag": ("new", "old"), "soup": ("hot", "cold"),
+    "oven": ("hot", "cold"), "floor": ("wet", "dry"), "street": ("wet", "dry"), "light": ("red", "green"), "shirt": ("clean", "dirty"),
+    "car": ("clean", "dirty"), "baby": ("awake", "asleep"), "cat": ("awake", "asleep"),
+}
 IS_TRUE = ("Is it true that {claim}?", "True or not: {claim}?", "Can I say that {claim}?", "Is this right: {claim}?", "Does it hold that {claim}?",
            "Would it be right to say {claim}?", "Check this: {claim}.",
            "Is the claim true that {claim}?")

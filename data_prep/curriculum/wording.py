@@ -40,10 +40,8 @@ _LAST_MARK = re.compile(r"[.?!]$")
 def as_typed(rng: Random, text: str) -> str:
     """Text as somebody may type it: mostly as it stands, now and then without the last mark or the first capital."""
     luck = rng.random()
-    if luck < 0.06:
-        text = _LAST_MARK.sub("", text)
-    elif luck < 0.12:
+    if luck < 0.06 or luck > 0.96:
+        text = _LAST_MARK.sub("", text).rstrip()
+    if 0.06 < luck < 0.12 or luck > 0.96:
         text = text[:1].lower() + text[1:]
-    elif luck < 0.16:
-        text = _LAST_MARK.sub("", text[:1].lower() + text[1:])
     return text

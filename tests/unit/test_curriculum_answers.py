@@ -1,0 +1,265 @@
+"""The answers of the curriculum are right: worked by hand, or found again from the prompt alone by another way."""
+
+from __future__ import annotations
+
+import datetime
+import re
+from collections.abc import Iterator
+
+import pytest
+
+from data_prep import curriculum
+from data_prep.curriculum import arithmetic
+from data_prep.curriculum.knowledge import facts_of
+from data_prep.curriculum.knowledge_wording import WORDINGS
+from data_prep.records import Record, split_turns
+
+EVERY_LEVEL = (1, 2, 3, 4, 5)
+
+
+def records(domain: str, task: str, *, count: int = 4000) -> list[Record]:
+    made = [record for record in curriculum.make_records(domain, count=count, levels=EVERY_LEVEL, seed=11) if record.meta["task"] == task]
+    assert len(made) > 20
+    return made
+
+
+def numbers(text: str) -> list[int]:
+    return [int(number) for number in re.findall(r"\d+", text)]
+
+
+# Arithmetic: steps by hand.
+
+def test_add_steps_carry_as_a_third_term() -> None:
+    assert arithmetic.add_steps(958, 67) == ["8+7=15", "5+6+1=12", "9+0+1=10"]
+
+
+def test_subtract_steps_borrow_through_a_zero() -> None:
+    # 303 - 234 = 69
+    assert arithmetic.subtract_steps(303, 234) == ["13-4=9", "10-3-1=6", "3-2-1=0"]
+
+
+def test_multiply_steps_add_the_carry_in_a_step_of_its_own() -> None:
+    # 346 * 7 = 2422
+    assert arithmetic.multiply_steps(346, 7) == ["6*7=42", "4*7=28", "28+4=32", "3*7=21", "21+3=24"]
+
+
+def test_divide_steps_begin_at_the_first_part_that_the_divisor_fits_into() -> None:
+    # 312 / 4 = 78
+    assert arithmetic.divide_steps(312, 4) == ["31/4=7 r 3", "32/4=8 r 0"]
+
+
+def test_instance_of_a_sum_is_the_same_in_both_orders_but_not_of_a_difference() -> None:
+    assert arithmetic.instance(3, "+", 12) == arithmetic.instance(12, "+", 3) == "12+3"
+    assert arithmetic.instance(12, "-", 3) != arithmetic.instance(3, "-", 12)
+
+
+def test_every_step_of_every_solution_is_true() -> None:
+    equations = 0
+    for record in curriculum.make_records("math", count=5000, levels=EVERY_LEVEL, seed=3):
+        for left, right in re.findall(r"^([\d+*/-]+)=(-?\d+)(?: r \d+)?$", record.response, re.MULTILINE):
+            equations += 1
+            assert eval(left.replace("/", "//")) == int(right), record
+    assert equations > 10_000
+
+
+@pytest.mark.parametrize(("task", "operation"), [("add", int.__add__), ("subtract", int.__sub__), ("multiply", int.__mul__), ("divide", int.__floordiv__)])
+def test_operation_result_is_that_of_the_numbers_in_the_prompt(task: str, operation: object) -> None:
+    assert callable(operation)
+    for record in records("math", task):
+        first, second = numbers(record.prompt)
+        wanted = float(record.meta["answer"])
+        assert wanted in (operation(first, second), operation(second, first))
+
+
+def test_compare_answers_with_the_larger_or_smaller_number() -> None:
+    for record in records("math", "compare"):
+        larger = re.search(r"larger|bigger|greater|more|maximum|max|higher", record.prompt) is not None
+        assert int(record.meta["answer"]) == (max if larger else min)(numbers(record.prompt))
+
+
+def test_equation_answer_solves_it() -> None:
+    for record in records("math", "equation"):
+        found = re.search(r"(\d*)([xynmk]) = |(?:([xynmk]) ([+-]) (\d+)|(\d+) \+ ([xynmk])) = ", record.prompt)
+        assert found is not None, record
+        right, answer = int(re.findall(r"= (\d+)", record.prompt)[0]), int(record.meta["answer"])
+        factor, _, _, sign, term, first, _ = found.groups()
+        left = answer * int(factor) if factor else answer + int(first) if first else answer + int(term) * (1 if sign == "+" else -1)
+        assert left == right, record
+
+
+def test_unit_answer_is_the_factor_times_the_number() -> None:
+    factors = {"meters in centimeters": 100, "hours in minutes": 60, "weeks in days": 7, "kilometers in meters": 1000, "minutes in seconds": 60, "decades in years": 10}
+    checked = 0
+    for record in records("math", "unit"):
+        number, units = record.meta["instance"].split(" ", 1)
+        if units in factors:
+            checked += 1
+            assert int(record.meta["answer"]) == int(number) * factors[units]
+            assert str(number) in record.prompt
+    assert checked > 20
+
+
+# Reasoning: found again from the prompt.
+
+def test_ordering_answer_is_found_by_sorting_the_sentences() -> None:
+    down = "shorter|younger|slower|poorer|weaker|quieter"
+    up = "taller|older|faster|richer|stronger|louder"
+    for record in records("reasoning", "ordering"):
+        text = record.prompt[:1].upper() + record.prompt[1:]
+        pairs = [(first, second) if re.fullmatch(up, word) else (second, first)
+                 for first, word, second in re.findall(rf"(\w+) is ({up}|{down}) than (\w+)", text)]
+        people = {name for pair in pairs for name in pair}
+        question = text.rsplit(". ", 1)[1] if text.count(". ") == len(pairs) else text
+        top = re.search("tall|old|fast|rich|strong|loud", question.split("than")[-1]) is not None
+        ends = people - {second if top else first for first, second in pairs}
+        assert ends == {record.meta["answer"]}, record
+
+
+def test_rules_answer_is_found_by_chaining_forward() -> None:
+    kinds = r"cat|dog|bird|poet|horse|robot|baker|singer|farmer|pilot|artist|doctor|dancer|sailor|writer|nurse|painter|teacher|lion|lizard|bear|owl|tiger|frog"
+    for record in records("reasoning", "rules"):
+        *sentences, question = re.split(r"(?<=[.]) ", record.prompt.replace("? Answer yes, no or unknown.", "?").replace("? Answer yes, no or unknown", "?"))
+        name = record.response.split(" > ")[0]
+        rules, held = [], set[str]()
+        for sentence in sentences:
+            words = re.sub(r"[.:,]", "", sentence.lower()).split()
+            found = [word.removesuffix("s") for word in words if re.fullmatch(rf"(?:{kinds})s?", word)]
+            negative = any(word in ("no", "not", "never") for word in words)
+            if name.lower() in words:
+                held.add(found[0])
+            else:
+                rules.append((found[0], f"not {words[-1]}" if negative else found[1] if len(found) == 2 else words[-1]))
+        for _ in rules:
+            held |= {consequence for condition, consequence in rules if condition in held}
+        wanted = record.meta["instance"].rsplit(" ", 1)[1]
+        assert wanted in question.lower()
+        assert record.meta["answer"] == ("yes" if wanted in held else "no" if f"not {wanted}" in held else "unknown"), record
+
+
+def test_boolean_answer_is_the_value_of_the_claim() -> None:
+    for record in records("reasoning", "boolean"):
+        states = dict(re.findall(r"\bThe (\w+) is (\w+)\.", record.prompt[:1].upper() + record.prompt[1:]))
+        claims = re.findall(r"the (\w+) is (\w+)", record.prompt[1:].rsplit("The ", 1)[-1].split(". ", 1)[1])
+        truths = [states[thing] == state for thing, state in claims]
+        assert len(truths) == len(states), record
+        assert record.meta["answer"] == ("yes" if (any if " or the " in record.prompt else all)(truths) else "no"), record
+
+
+def test_calendar_answer_is_that_of_the_standard_calendar() -> None:
+    monday = datetime.date(2024, 1, 1)
+    for record in records("reasoning", "calendar"):
+        start, count = record.meta["instance"].split()[1:]
+        assert str(abs(int(count))) in record.prompt
+        assert start in record.prompt
+        if start.endswith("day"):
+            days = [(monday + datetime.timedelta(days=number)).strftime("%A") for number in range(7)]
+            assert record.meta["answer"] == days[(days.index(start) + int(count)) % 7]
+        else:
+            months = [datetime.date(2024, number, 1).strftime("%B") for number in range(1, 13)]
+            assert record.meta["answer"] == months[(months.index(start) + int(count)) % 12]
+
+
+def test_membership_answer_is_the_last_place_named_with_the_thing() -> None:
+    checked = 0
+    for record in records("reasoning", "membership"):
+        if record.meta["answer"] in ("yes", "no"):
+            continue
+        asked = record.meta["instance"].split(" ")[-1 if ">" not in record.meta["instance"] else -3].rstrip(":")
+        places = [place for thing, place in re.findall(r"the (\w+)(?: is)? (?:in|to) the (\w+)", record.prompt.lower()) if thing in record.response.split(":")[0]]
+        assert asked
+        assert places[-1] == record.meta["answer"], record
+        checked += 1
+    assert checked > 50
+
+
+def test_shared_answer_is_in_both_lists() -> None:
+    for record in records("reasoning", "shared"):
+        lists = re.findall(r"(?:an? \w+, )*an? \w+ and an? \w+", record.prompt)
+        first, second = ({thing.removeprefix("an ").removeprefix("a ") for thing in re.split(", | and ", text)} for text in lists[:2])
+        assert first & second == {record.meta["answer"]}, record
+
+
+@pytest.mark.parametrize(("premises", "answer"), [
+    ("All cats are birds. All birds are poets. Are all cats poets?", "yes"), ("All cats are birds. No birds are poets. Are all cats poets?", "no"),
+    ("All cats are birds. Some birds are poets. Are all cats poets?", "unknown"), ("Some cats are birds. All birds are poets. Are some cats poets?", "yes"),
+])
+def test_syllogism_answers_are_aristotles(premises: str, answer: str) -> None:
+    quantities = tuple(re.findall("All|No|Some", premises))
+    wanted = {record.meta["answer"] for record in records("reasoning", "syllogism", count=8000)
+              if record.response.startswith(f"{quantities[0].lower()} ") and f", {quantities[1].lower()} " in record.response}
+    assert wanted == {answer}
+
+
+@pytest.mark.parametrize(("first", "second", "result"), [("mother", "father", "grandmother"), ("brother", "mother", "uncle"), ("sister", "father", "aunt"),
+                                                         ("son", "daughter", "grandson"), ("daughter", "sister", "niece"), ("mother", "brother", "mother")])
+def test_family_relations_compose(first: str, second: str, result: str) -> None:
+    composed = {record.meta["answer"] for record in records("reasoning", "family", count=12_000)
+                if re.fullmatch(rf"\w+ {first} \w+ {second} \w+", record.response.split("\n")[0])}
+    assert composed == {result}
+
+
+# Conversation.
+
+def recalls() -> Iterator[tuple[Record, list[str]]]:
+    for record in records("conversation", "recall"):
+        yield record, [message["content"] for message in split_turns(record.prompt)]
+
+
+def test_recall_answer_was_told_by_the_user_before_the_question() -> None:
+    for record, turns in recalls():
+        told = " ".join(turns[:-1] or turns)
+        assert record.meta["any_of"][0] in told
+        for old in record.meta.get("none_of", ()):
+            assert told.index(old) < told.rindex(record.meta["any_of"][0])
+
+
+@pytest.mark.parametrize(("reply", "expected"), [
+    ("Your name is Anna.", True), ("anna!", True), ("Your name is Annabel.", False), ("Your name is Ben.", False), ("Ben, now called Anna.", False), ("", False),
+    ("Anna " * 100, False),
+])
+def test_grade_recall_needs_the_new_fact_and_not_the_old(reply: str, expected: bool) -> None:
+    assert curriculum.grade("conversation", {"kind": "any", "any_of": ["Anna"], "none_of": ["Ben"]}, reply) is expected
+
+
+@pytest.mark.parametrize(("kind", "reply", "expected"), [
+    ("greeting", "Hi there!", True), ("greeting", "This is it.", False), ("thanks", "You're welcome!", True), ("thanks", "Goodbye!", False),
+    ("unknown", "I don't know that, sorry.", True), ("unknown", "You live in Paris.", False), ("joy", "Congratulations!", True), ("farewell", "See you soon.", True),
+])
+def test_grade_kind_of_reply(kind: str, reply: str, expected: bool) -> None:
+    assert curriculum.grade("conversation", {"kind": kind}, reply) is expected
+
+
+# Knowledge.
+
+def test_every_fact_of_the_exam_is_trained_in_other_wordings() -> None:
+    trained: dict[str, set[str]] = {}
+    for record in curriculum.make_records("knowledge", count=16_000, levels=(1, 2, 3), seed=0):
+        if record.meta["task"] != "passage":
+            relation, subject, wording = record.meta["instance"].split("|")
+            trained.setdefault(f"{relation}|{subject}", set()).add(wording)
+    for record in curriculum.make_exam("knowledge"):
+        if record.meta["task"] != "passage":
+            relation, subject, wording = record.meta["instance"].split("|")
+            assert len(trained[f"{relation}|{subject}"] - {wording}) >= 3, record.prompt
+
+
+@pytest.mark.parametrize(("level", "subject", "relation", "answer"), [
+    (1, "France", "capital_of", "Paris"), (1, "Egypt", "continent_of", "Africa"), (1, "days in a week", "how_many", "7"), (1, "frog", "animal_group", "amphibian"),
+    (2, "Japan", "currency_of", "yen"), (2, "iron", "symbol_of", "Fe"), (2, "third", "planet_at", "Earth"), (2, "swan", "animal_young", "cygnet"),
+    (3, "oxygen", "number_of", "8"), (3, "Hamlet", "author_of", "William Shakespeare"), (2, "penicillin", "inventor_of", "Alexander Fleming"),
+])
+def test_facts_of_level_hold_known_truths(level: int, subject: str, relation: str, answer: str) -> None:
+    assert {found[0] for name, asked, found in facts_of(level) if (name, asked) == (subject, relation)} == {answer}
+
+
+def test_facts_of_a_relation_and_subject_are_taught_once_and_every_relation_has_wordings() -> None:
+    taught = [(subject, relation) for level in EVERY_LEVEL for subject, relation, _ in facts_of(level)]
+    assert len(taught) == len(set(taught)) > 500
+    assert {relation for _, relation in taught} == set(WORDINGS)
+    assert min(len(set(wordings)) for wordings in WORDINGS.values()) >= 8
+
+
+def test_passage_answer_stands_in_the_passage_with_the_person_asked_for() -> None:
+    for record in records("knowledge", "passage"):
+        answer = record.meta["answers"][0]
+        assert re.search(rf"\b{answer}\b", record.prompt.rsplit(".", 1)[0])

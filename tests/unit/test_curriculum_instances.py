@@ -1,0 +1,153 @@
+"""What holds for every curriculum: nothing of an exam in training, fixed exams, seeds, balance, and its own answers right."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import os
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from data_prep import curriculum, sandbox
+from data_prep.curriculum.code import program_with_tests
+from data_prep.records import Record, split_turns
+
+DOMAINS = ("math", "reasoning", "conversation", "knowledge", "code")
+TRAINING_RECORDS = 50_000
+
+
+def plain(prompt: str) -> str:
+    """A prompt as a near-duplicate check would see it: case and marks aside."""
+    return " ".join("".join(letter if letter.isalnum() or letter in "+-*/" else " " for letter in prompt.lower()).split())
+
+
+def test_domains_are_the_five_of_the_tree() -> None:
+    assert curriculum.domains() == DOMAINS
+
+
+@pytest.mark.parametrize("domain", DOMAINS)
+@pytest.mark.parametrize("levels", [(1, 2, 3), None], ids=["levels 1-3", "all levels"])
+def test_make_records_never_gives_an_instance_or_prompt_of_the_exam(domain: str, levels: tuple[int, ...] | None) -> None:
+    exam = curriculum.make_exam(domain)
+    instances, prompts = {record.meta["instance"] for record in exam}, {plain(record.prompt) for record in exam}
+    trained, asked = set(), set()
+    for record in curriculum.make_records(domain, count=TRAINING_RECORDS, levels=levels or curriculum.levels(domain), seed=7):
+        trained.add(record.meta["instance"])
+        asked.add(plain(record.prompt))
+    assert not instances & trained
+    assert not prompts & asked
+
+
+@pytest.mark.parametrize("domain", DOMAINS)
+def test_make_exam_has_200_different_tasks_of_levels_1_to_3_in_equal_parts(domain: str) -> None:
+    exam = curriculum.make_exam(domain)
+    assert len({record.prompt for record in exam}) == 200
+    assert Counter(record.meta["level"] for record in exam) == {1: 67, 2: 67, 3: 66}
+    assert {record.source for record in exam} == {f"curriculum/{domain}"}
+    assert all(record.exam_only for record in exam)
+
+
+@pytest.mark.parametrize("domain", DOMAINS)
+def test_make_exam_asks_every_task_that_is_trained_at_its_levels(domain: str) -> None:
+    trained = {record.meta["task"] for record in curriculum.make_records(domain, count=3000, levels=(1, 2, 3), seed=0)} - {"drill"}
+    assert {record.meta["task"] for record in curriculum.make_exam(domain)} == trained
+
+
+@pytest.mark.parametrize("domain", DOMAINS)
+def test_make_exam_of_fewer_tasks_is_the_beginning_of_the_whole(domain: str) -> None:
+    assert curriculum.make_exam(domain, count=60) == curriculum.make_exam(domain)[:60]
+
+
+def test_make_exam_is_the_same_in_another_process_with_another_hash_seed() -> None:
+    program = ("import hashlib; from data_prep import curriculum; "
+               "print(hashlib.sha256(repr([curriculum.make_exam(name) for name in curriculum.domains()]).encode()).hexdigest())")
+    there = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=Path(__file__).parents[2],
+                           env={**os.environ, "PYTHONHASHSEED": "12345"}).stdout.strip()
+    here = hashlib.sha256(repr([curriculum.make_exam(name) for name in DOMAINS]).encode()).hexdigest()
+    assert there == here
+
+
+@pytest.mark.parametrize("domain", DOMAINS)
+def test_make_records_same_seed_gives_the_same_and_another_seed_others(domain: str) -> None:
+    def made(seed: int) -> list[Record]:
+        return list(curriculum.make_records(domain, count=200, levels=(1, 2, 3), seed=seed))
+    assert made(3) == made(3)
+    assert sum(first.prompt != second.prompt for first, second in zip(made(3), made(4), strict=True)) > 150
+
+
+@pytest.mark.parametrize("domain", DOMAINS)
+def test_make_records_of_fewer_is_the_beginning_of_more(domain: str) -> None:
+    few = list(curriculum.make_records(domain, count=50, levels=(1, 2), seed=1))
+    assert few == list(itertools.islice(curriculum.make_records(domain, count=500, levels=(2, 1, 1), seed=1), 50))
+
+
+@pytest.mark.parametrize("domain", DOMAINS)
+def test_make_records_gives_the_levels_in_equal_parts(domain: str) -> None:
+    records = curriculum.make_records(domain, count=500, levels=curriculum.levels(domain), seed=0)
+    assert Counter(record.meta["level"] for record in records) == dict.fromkeys((1, 2, 3, 4, 5), 100)
+
+
+@pytest.mark.parametrize("domain", DOMAINS)
+def test_make_records_words_its_tasks_in_many_ways(domain: str) -> None:
+    records = list(curriculum.make_records(domain, count=3000, levels=(1, 2, 3), seed=0))
+    assert len({record.prompt for record in records}) > 2000
+
+
+@pytest.mark.parametrize("domain", [name for name in DOMAINS if name != "code"])
+def test_grade_takes_the_own_answer_and_refuses_that_of_another_task(domain: str) -> None:
+    records = [*curriculum.make_exam(domain), *curriculum.make_records(domain, count=1000, levels=curriculum.levels(domain), seed=5)]
+    assert all(curriculum.grade(domain, record.meta, record.response) for record in records)
+    shifted = [curriculum.grade(domain, record.meta, other.response) for record, other in zip(records, [*records[1:], records[0]], strict=True)]
+    # Yes and no answers, kinds of reply and continents repeat; most answers must not do for another task.
+    assert sum(shifted) < 0.35 * len(shifted)
+
+
+def test_grade_takes_the_own_answers_of_code_and_refuses_those_of_other_tasks() -> None:
+    records = [*curriculum.make_exam("code")[:60], *curriculum.make_records("code", count=60, levels=(1, 4, 5), seed=5)]
+    own = sandbox.run_all([program_with_tests(record.response, record.meta["tests"]) for record in records])
+    other = sandbox.run_all([program_with_tests(wrong.response, record.meta["tests"]) for record, wrong in zip(records, records[7:], strict=False)])
+    assert {result.outcome for result in own} == {"passed"}
+    assert {result.outcome for result in other} == {"failed"}
+
+
+@pytest.mark.parametrize("domain", DOMAINS)
+@pytest.mark.parametrize("text", ["", "####", "#### ", "is is is is is is is is", "yes", "\ud800", "def f(", "x" * 100_000])
+def test_grade_bad_text_is_wrong_and_never_raises(domain: str, text: str) -> None:
+    task = next(record for record in curriculum.make_exam(domain) if record.response != text)
+    assert curriculum.grade(domain, task.meta, text) is False
+
+
+@pytest.mark.parametrize("domain", DOMAINS)
+def test_records_are_ascii_without_outer_blanks_and_short(domain: str) -> None:
+    for record in curriculum.make_records(domain, count=3000, levels=curriculum.levels(domain), seed=2):
+        assert record.prompt.isascii()
+        assert record.response.isascii()
+        assert record.prompt == record.prompt.strip()
+        assert record.response == record.response.strip() != ""
+        assert len(record.prompt) < 900
+        assert len(record.response) < 400
+
+
+def test_unknown_domain_is_refused_with_the_known_ones() -> None:
+    with pytest.raises(ValueError, match="no curriculum for domain 'law'; there is one for math, reasoning"):
+        curriculum.make_exam("law")
+
+
+@pytest.mark.parametrize("levels", [(1, 9), ()])
+def test_unknown_level_is_refused_with_the_known_ones(levels: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match=r"has no level .*; give some of \[1, 2, 3, 4, 5\]"):
+        next(curriculum.make_records("math", count=1, levels=levels, seed=0))
+
+
+def test_several_turns_of_a_conversation_become_messages() -> None:
+    exam = curriculum.make_exam("conversation")
+    long = [record for record in exam if record.prompt.startswith("User: ")]
+    assert len(long) > 40
+    for record in long:
+        messages = split_turns(record.prompt)
+        assert [message["role"] for message in messages] == (["user", "assistant"] * 10)[:len(messages)]
+        assert len(messages) >= 3
