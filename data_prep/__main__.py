@@ -42,7 +42,8 @@ def _run(chosen: settings.Settings, *, action: str, json_file: Path | None) -> i
         folder = Path(chosen.run.dir)
         folder.mkdir(parents=True, exist_ok=True)
         with RunLock(folder):
-            corpus = prepare(chosen, Tree.from_settings(chosen.tree), cycle=last_cycle(folder / "data") or 1, log=errors.print, resume=action == "report",
+            cycle = last_cycle(folder / "data")
+            corpus = prepare(chosen, Tree.from_settings(chosen.tree), cycle=1 if cycle is None else cycle, log=errors.print, resume=action == "report",
                              allow_overlap=True)
     except (DataError, NotWritable, OutOfSpace, RunLocked, settings.SettingsError) as error:
         errors.print(f"data_prep: {error}")
