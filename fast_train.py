@@ -61,7 +61,8 @@ def _train(chosen: Settings, *, node: str, epochs: float | None, quiet: bool) ->
         _require_trainable(node, run.tree)
         device = devices.choose(chosen.run.device)
         devices.seed_everything(chosen.run.seed)
-        corpus = prepare(chosen, run.tree, cycle=FAST_CYCLE, log=reporter.note)
+        states = run.folder / "work" / node / "fast"
+        corpus = prepare(chosen, run.tree, cycle=FAST_CYCLE, log=reporter.note, resume=states.is_dir())  # else files as they are now
         runner = JobRunner(run, device=device, reporter=reporter, should_stop=stop.is_set)
         fresh = run.tree.answering(node, run.registry.pointer().nodes) is None
         steps = runner.epoch_steps(node, corpus, epochs=epochs) if epochs is not None else chosen.loop.cycle_steps
@@ -69,7 +70,6 @@ def _train(chosen: Settings, *, node: str, epochs: float | None, quiet: bool) ->
         if job.steps is None:
             job = job.with_speed(runner.step_s(node, corpus))
         reporter.node_started(job, share="1/1")
-        states = run.folder / "work" / node / "fast"
         parameters = sum(weight.numel() for weight in runner.start_model(node, corpus).parameters())
         done, trained = runner.carry_out(job, cycle=FAST_CYCLE, states=states, corpus=corpus)
         if done.status != "pending":
