@@ -1,4 +1,4 @@
-"""python -m experts doctor: what this machine can compute on. (python -m experts trial DEVICE is what a run starts to try a device.)"""
+"""python -m experts doctor: what this machine can compute on. (trial, start and page are for runs and start scripts.)"""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import settings as settings_of_run
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run a command; gives the exit code: 0 healthy, 1 the wanted device can't be used, 2 wrong arguments."""
+    """Run a command; gives the exit code: 0 done or healthy, 1 the wanted device can't be used, 2 wrong arguments; of start the loop's."""
     parser = argparse.ArgumentParser(prog="python -m experts", description="Look at the devices of this machine.")
     commands = parser.add_subparsers(dest="command", required=True)
     doctor = commands.add_parser("doctor", help="table of devices, the one used and why, self-test, speed, advice")
@@ -22,7 +22,16 @@ def main(arguments: list[str] | None = None) -> int:
     doctor.add_argument("--json", type=Path, metavar="FILE", help="write the report to a file, too")
     trial = commands.add_parser("trial", help="self-test of one device in this process; one line of JSON")
     trial.add_argument("device", metavar="DEVICE")
-    options = parser.parse_args(arguments)
+    for name, words in (("start", "run continuous_loop.py, or follow the one that runs"), ("page", "open the page once the gateway answers")):
+        joined = commands.add_parser(name, help=words, add_help=False)  # the loop's own --help comes later
+        settings_of_run.add_arguments(joined)
+        joined.add_argument("--no-serve", action="store_true")
+    given = sys.argv[1:] if arguments is None else arguments
+    options, others = parser.parse_known_args(given)
+    if options.command in ("start", "page"):
+        return _joined(parser, options, given=given[1:], others=others)
+    if others:
+        parser.error(f"unrecognized arguments: {' '.join(others)}")
     return _doctor(doctor, options) if options.command == "doctor" else _trial(options.device)
 
 
@@ -57,5 +66,26 @@ def _trial(wanted: str) -> int:
     return 1 if result.failures else 0
 
 
+def _joined(parser: argparse.ArgumentParser, options: argparse.Namespace, *, given: list[str], others: list[str]) -> int:
+    from experts import attach
+
+    if {"-h", "--help"} & set(others) or options.print_config:
+        return attach.run_loop(given, page=False)  # which answers these itself
+    settings = settings_of_run.from_arguments(parser, options)
+    if options.command == "page":
+        return 0 if attach.open_page_when_ready(settings) else 1
+    if attach.attach(settings, say=_say):
+        return 0
+    return attach.run_loop(given, page=not options.no_serve)
+
+
+def _say(line: str) -> None:
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:  # the way out of following
+        sys.exit(0)
