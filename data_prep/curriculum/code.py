@@ -44,8 +44,16 @@ def _compose(kind: Kind, *, changes: int) -> Callable[[Random, int], Item]:
     def make(rng: Random, _level: int) -> Item:
         # One change returned as it stands is the drill's, which is trained on whole.
         results = [result for result in kind.results if changes > 1 or result is not kind.plain]
-        return _item(rng, kind, [pick(rng, kind.changes) for _ in range(changes)], pick(rng, results))
+        while True:
+            item = _item(rng, kind, [pick(rng, kind.changes) for _ in range(changes)], pick(rng, results))
+            if not _constant(item):
+                return item
     return make
+
+
+def _constant(item: Item) -> bool:
+    """Whether all tests want the same, as after keeping the positive and then the negative numbers."""
+    return len({test.partition(" == ")[2] for test in item.facts["tests"]}) == 1
 
 
 def _drill(rng: Random, _level: int) -> Item:
@@ -69,13 +77,17 @@ def _item(rng: Random, kind: Kind, changes: list[Operation], result: Operation) 
 
 
 def _tests(rng: Random, kind: Kind, name: str, expressions: list[str]) -> list[str]:
-    lines = []
-    for _ in range(TESTS):
+    """Assertions on drawn inputs that want different results where that can be had, so that a constant doesn't pass."""
+    cases: list[tuple[Any, Any]] = []
+    for _ in range(5 * TESTS):
         value = given = kind.draw(rng)
         for expression in expressions:
             value = _compiled(expression, kind.variable)(value)
-        lines.append(f"assert {name}({given!r}) == {value!r}")
-    return lines
+        if len(cases) < TESTS - 1 or any(repr(wanted) != repr(value) for _, wanted in cases):
+            cases.append((given, value))
+        if len(cases) == TESTS:
+            break
+    return [f"assert {name}({given!r}) == {wanted!r}" for given, wanted in cases]
 
 
 _TASKS = tuple(Task(f"{kind.name}_{changes + 1}", {changes: weight}, _compose(kind, changes=changes))

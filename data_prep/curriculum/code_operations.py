@@ -44,8 +44,10 @@ def _numbers(rng: Random) -> list[int]:
 
 
 def _text(rng: Random) -> str:
+    """Some words, now and then the same backwards."""
     letters = "abcdeilmnorstABE"
-    return " ".join("".join(letters[int(rng.random() * len(letters))] for _ in range(rng.randint(2, 6))) for _ in range(rng.randint(1, 4)))
+    words = " ".join("".join(letters[int(rng.random() * len(letters))] for _ in range(rng.randint(2, 6))) for _ in range(rng.randint(1, 4)))
+    return words + words[::-1] if rng.random() < 0.2 else words
 
 
 def _dict(rng: Random) -> dict[str, int]:

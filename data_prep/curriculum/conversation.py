@@ -16,12 +16,13 @@ from data_prep.curriculum.wording import NAMES, as_typed, fill, pick, sample
 from data_prep.records import Message, join_turns
 
 MAX_REPLY_CHARS = 240
+_STAMMER = re.compile(r"(\b\w+\b)(?:\W+\1\b){3}")
 
 
 def grade(facts: Mapping[str, Any], text: str) -> bool:
-    """Whether a reply is of the wanted kind, holds one of the wanted facts and none of the wrong ones, and is short."""
+    """Whether a reply is of the wanted kind, holds one of the wanted facts and none of the wrong ones, is short and doesn't stammer."""
     reply = " ".join(text.lower().split())
-    if not reply or len(reply) > MAX_REPLY_CHARS:
+    if not reply or len(reply) > MAX_REPLY_CHARS or _STAMMER.search(reply):
         return False
     wanted, wrong = facts.get("any_of", ()), facts.get("none_of", ())
     return (re.search(say.KIND_PATTERNS[facts["kind"]], reply) is not None

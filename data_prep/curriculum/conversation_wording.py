@@ -160,7 +160,8 @@ UNKNOWABLE = (("What is {topic}?", "Do you know {topic}?", "Can you tell me {top
                "what I wrote in my diary"))
 OCCASIONS = (
     ("a birthday wish", "Happy birthday, {name}!", "birthday"), ("a good luck wish", "Good luck, {name}!", "luck"),
-    ("a get well wish", "Get well soon, {name}!", "well"), ("a thank you note", "Thank you, {name}!", "thank"), ("an invitation", "Please come, {name}!", "invite"),
+    ("a get well wish", "Get well soon, {name}!", "well"), ("a thank you note", "Thank you, {name}!", "thank"),
+    ("an invitation", "Please come, {name}!", "invite"),
     ("a welcome line", "Welcome, {name}!", "welcome"), ("a line before a trip", "Have a good trip, {name}!", "trip"),
     ("a good night line", "Sleep well, {name}!", "night"),
 )

@@ -88,7 +88,7 @@ def test_equation_answer_solves_it() -> None:
 
 
 def test_unit_answer_is_the_factor_times_the_number() -> None:
-    factors = {"meters in centimeters": 100, "hours in minutes": 60, "weeks in days": 7, "kilometers in meters": 1000, "minutes in seconds": 60, "decades in years": 10}
+    factors = {"meters in centimeters": 100, "hours in minutes": 60, "weeks in days": 7, "kilometers in meters": 1000, "decades in years": 10}
     checked = 0
     for record in records("math", "unit"):
         number, units = record.meta["instance"].split(" ", 1)
@@ -164,9 +164,8 @@ def test_membership_answer_is_the_last_place_named_with_the_thing() -> None:
     for record in records("reasoning", "membership"):
         if record.meta["answer"] in ("yes", "no"):
             continue
-        asked = record.meta["instance"].split(" ")[-1 if ">" not in record.meta["instance"] else -3].rstrip(":")
-        places = [place for thing, place in re.findall(r"the (\w+)(?: is)? (?:in|to) the (\w+)", record.prompt.lower()) if thing in record.response.split(":")[0]]
-        assert asked
+        moves = re.findall(r"the (\w+)(?: is)? (?:in|to) the (\w+)", record.prompt.lower())
+        places = [place for thing, place in moves if thing == record.response.split(":")[0]]
         assert places[-1] == record.meta["answer"], record
         checked += 1
     assert checked > 50
@@ -181,7 +180,8 @@ def test_shared_answer_is_in_both_lists() -> None:
 
 @pytest.mark.parametrize(("premises", "answer"), [
     ("All cats are birds. All birds are poets. Are all cats poets?", "yes"), ("All cats are birds. No birds are poets. Are all cats poets?", "no"),
-    ("All cats are birds. Some birds are poets. Are all cats poets?", "unknown"), ("Some cats are birds. All birds are poets. Are some cats poets?", "yes"),
+    ("All cats are birds. Some birds are poets. Are all cats poets?", "unknown"),
+    ("Some cats are birds. All birds are poets. Are some cats poets?", "yes"),
 ])
 def test_syllogism_answers_are_aristotles(premises: str, answer: str) -> None:
     quantities = tuple(re.findall("All|No|Some", premises))
@@ -190,8 +190,10 @@ def test_syllogism_answers_are_aristotles(premises: str, answer: str) -> None:
     assert wanted == {answer}
 
 
-@pytest.mark.parametrize(("first", "second", "result"), [("mother", "father", "grandmother"), ("brother", "mother", "uncle"), ("sister", "father", "aunt"),
-                                                         ("son", "daughter", "grandson"), ("daughter", "sister", "niece"), ("mother", "brother", "mother")])
+@pytest.mark.parametrize(("first", "second", "result"), [
+    ("mother", "father", "grandmother"), ("brother", "mother", "uncle"), ("sister", "father", "aunt"), ("son", "daughter", "grandson"),
+    ("daughter", "sister", "niece"), ("mother", "brother", "mother"),
+])
 def test_family_relations_compose(first: str, second: str, result: str) -> None:
     composed = {record.meta["answer"] for record in records("reasoning", "family", count=12_000)
                 if re.fullmatch(rf"\w+ {first} \w+ {second} \w+", record.response.split("\n")[0])}
@@ -214,8 +216,8 @@ def test_recall_answer_was_told_by_the_user_before_the_question() -> None:
 
 
 @pytest.mark.parametrize(("reply", "expected"), [
-    ("Your name is Anna.", True), ("anna!", True), ("Your name is Annabel.", False), ("Your name is Ben.", False), ("Ben, now called Anna.", False), ("", False),
-    ("Anna " * 100, False),
+    ("Your name is Anna.", True), ("anna!", True), ("Your name is Annabel.", False), ("Your name is Ben.", False),
+    ("Ben, now called Anna.", False), ("", False), ("Anna is, " + "well, " * 100, False), ("Anna Anna Anna Anna", False),
 ])
 def test_grade_recall_needs_the_new_fact_and_not_the_old(reply: str, expected: bool) -> None:
     assert curriculum.grade("conversation", {"kind": "any", "any_of": ["Anna"], "none_of": ["Ben"]}, reply) is expected
@@ -223,7 +225,8 @@ def test_grade_recall_needs_the_new_fact_and_not_the_old(reply: str, expected: b
 
 @pytest.mark.parametrize(("kind", "reply", "expected"), [
     ("greeting", "Hi there!", True), ("greeting", "This is it.", False), ("thanks", "You're welcome!", True), ("thanks", "Goodbye!", False),
-    ("unknown", "I don't know that, sorry.", True), ("unknown", "You live in Paris.", False), ("joy", "Congratulations!", True), ("farewell", "See you soon.", True),
+    ("unknown", "I don't know that, sorry.", True), ("unknown", "You live in Paris.", False), ("joy", "Congratulations!", True),
+    ("farewell", "See you soon.", True),
 ])
 def test_grade_kind_of_reply(kind: str, reply: str, expected: bool) -> None:
     assert curriculum.grade("conversation", {"kind": kind}, reply) is expected
@@ -244,7 +247,8 @@ def test_every_fact_of_the_exam_is_trained_in_other_wordings() -> None:
 
 
 @pytest.mark.parametrize(("level", "subject", "relation", "answer"), [
-    (1, "France", "capital_of", "Paris"), (1, "Egypt", "continent_of", "Africa"), (1, "days in a week", "how_many", "7"), (1, "frog", "animal_group", "amphibian"),
+    (1, "France", "capital_of", "Paris"), (1, "Egypt", "continent_of", "Africa"), (1, "days in a week", "how_many", "7"),
+    (1, "frog", "animal_group", "amphibian"),
     (2, "Japan", "currency_of", "yen"), (2, "iron", "symbol_of", "Fe"), (2, "third", "planet_at", "Earth"), (2, "swan", "animal_young", "cygnet"),
     (3, "oxygen", "number_of", "8"), (3, "Hamlet", "author_of", "William Shakespeare"), (2, "penicillin", "inventor_of", "Alexander Fleming"),
 ])

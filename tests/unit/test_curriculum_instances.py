@@ -114,6 +114,11 @@ def test_grade_takes_the_own_answers_of_code_and_refuses_those_of_other_tasks() 
     assert {result.outcome for result in other} == {"failed"}
 
 
+def test_code_tests_are_passed_by_no_function_that_ignores_its_input() -> None:
+    for record in curriculum.make_exam("code"):
+        assert len({test.split(" == ", 1)[1] for test in record.meta["tests"]}) > 1
+
+
 @pytest.mark.parametrize("domain", DOMAINS)
 @pytest.mark.parametrize("text", ["", "####", "#### ", "is is is is is is is is", "yes", "\ud800", "def f(", "x" * 100_000])
 def test_grade_bad_text_is_wrong_and_never_raises(domain: str, text: str) -> None:
