@@ -102,6 +102,19 @@ def prepare(settings: Settings, tree: Tree, *, cycle: int, log: Log, tokenizer: 
     return corpus
 
 
+def open_corpus(settings: Settings, tree: Tree) -> Corpus:
+    """The corpus that the last prepare left, as it is; nothing is read anew or written. Raises DataError when there is none for this tree."""
+    folder = Path(settings.run.dir) / "data"
+    manifest = _read_manifest(folder)
+    missing = [domain for domain in tree.domains if domain not in manifest.get("domains", {})]
+    if missing:
+        raise DataError(f"{folder} holds no prepared data of {', '.join(missing)}; run python continuous_loop.py or python -m data_prep build first")
+    corpus = _reopen(_Work(settings, tree, folder, manifest["cycle"], logger.info, {}), manifest, tokenizer=None)
+    if corpus is None:
+        raise DataError(f"the prepared data in {folder} is damaged or belongs to another tokenizer; run python -m data_prep build to make it again")
+    return corpus
+
+
 @dataclass(frozen=True, slots=True)
 class _Work:
     """What one call of prepare works with."""

@@ -10,7 +10,7 @@ from random import Random
 import pytest
 
 import settings
-from data_prep.corpus import Corpus, DataError, last_cycle, prepare
+from data_prep.corpus import Corpus, DataError, last_cycle, open_corpus, prepare
 from data_prep.exam_check import ExamOverlap
 from experts import tokenizer as tokenizers
 from experts.tree import Tree
@@ -291,6 +291,28 @@ def test_levels_raise_the_curriculum_of_one_domain(tmp_path: Path) -> None:
     assert {row.meta["level"] for row in low.examples("math", "train")} == {1}
     assert {row.meta["level"] for row in high.examples("math", "train")} == {1, 2, 3}
     assert {row.meta["level"] for row in high.examples("code", "train")} == {1}
+
+
+def test_open_corpus_gives_what_was_prepared_and_reads_no_files(prepared: Prepared, data: Path) -> None:
+    first = prepared()
+    (data / "law" / "a.jsonl").unlink()
+    chosen = settings.check(prepared.tables)
+    again = open_corpus(chosen, Tree.from_settings(chosen.tree))
+    assert again.fingerprint == first.fingerprint
+    assert again.examples("law", "exam") == first.examples("law", "exam")
+
+
+def test_open_corpus_without_prepared_data_names_the_command(prepared: Prepared) -> None:
+    chosen = settings.check(prepared.tables)
+    with pytest.raises(DataError, match=r"holds no prepared data of law, math; run python continuous_loop\.py or python -m data_prep build first"):
+        open_corpus(chosen, Tree.from_settings(chosen.tree))
+
+
+def test_open_corpus_of_damaged_data_names_the_command(prepared: Prepared) -> None:
+    (prepared().folders["law"].examples / "exam.parquet").unlink()
+    chosen = settings.check(prepared.tables)
+    with pytest.raises(DataError, match=r"is damaged or belongs to another tokenizer; run python -m data_prep build to make it again"):
+        open_corpus(chosen, Tree.from_settings(chosen.tree))
 
 
 def test_unknown_domain_of_a_corpus_names_the_known_ones(prepared: Prepared) -> None:
