@@ -49,7 +49,7 @@ def write_records():
     return _write_records
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def toy_overrides():
     """--set values of a toy run."""
     return TOY

@@ -115,7 +115,8 @@ class SimulatedCard(TorchDispatchMode):
     def _compute(self, func: Any, name: str, args: Any, kwargs: dict[str, Any]) -> Any:
         if "device" in kwargs:
             kwargs["device"] = torch.device("cpu")
-        inner = func(*tree_map(_open, args), **tree_map(_open, kwargs))
+        opened = [_as_tensor(item, place=place, func=func) for place, item in enumerate(tree_map(_open, args))]
+        inner = func(*opened, **tree_map(_open, kwargs))
         inner = self._spoil(name, inner)
         return return_and_correct_aliasing(func, args, kwargs, tree_map(self._close, inner))
 
@@ -154,6 +155,12 @@ class SimulatedCard(TorchDispatchMode):
 
 def _open(item: Any) -> Any:
     return item.elem if isinstance(item, CardTensor) else item
+
+
+def _as_tensor(item: Any, *, place: int, func: Any) -> Any:
+    """Numbers reach here bare where torch had wrapped them as tensors."""
+    expects = str(func._schema.arguments[place].type)
+    return torch.tensor(item) if isinstance(item, int | float) and expects == "Tensor" else item
 
 
 def _composite(func: Any, name: str) -> Callable[..., Any] | None:

@@ -1,0 +1,96 @@
+"""The commands at the top level, as a user calls them, over one toy family that is trained once."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+import settings
+from experts.registry import Registry
+
+PATIENCE_S = 120
+
+
+def command(script, run, data, overrides, *extra):
+    arguments = [sys.executable, str(settings.HOME / script), "--run", str(run), "--data", str(data), *(f"--set={override}" for override in overrides), *extra]
+    return subprocess.run(arguments, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
+
+
+@pytest.fixture(scope="module")
+def family(tmp_path_factory, records_folder, toy_overrides):
+    """Run folder of a toy family after one cycle; tests may add versions but break nothing."""
+    run = tmp_path_factory.mktemp("family") / "run"
+    done = command("continuous_loop.py", run, records_folder, toy_overrides, "--no-serve", "--cycles=1")
+    assert done.returncode == 0, done.stderr
+    return run
+
+
+def test_test_all_experts_writes_the_promised_figures(family, records_folder, toy_overrides, tmp_path):
+    done = command("test_all_experts.py", family, records_folder, toy_overrides, "--set=exam.loop_rate_ceiling=1", "--set=exam.router_floor=0",
+                   f"--json={tmp_path / 'out.json'}")
+    assert done.returncode == 0, done.stderr
+    figures = json.loads((tmp_path / "out.json").read_text(encoding="utf-8"))
+    pointer = Registry(family).pointer()
+    assert {name: node["version"] for name, node in figures["nodes"].items()} == pointer.nodes
+    assert set(figures["nodes"]["math"]) >= {"version", "accuracy", "loop_rate", "bits_per_byte", "parameters"}
+    assert set(figures["matrix"]["math"]) == {"math", "reasoning", "conversation", "knowledge", "code"}
+    assert figures["router"]["version"] == pointer.router
+    assert figures["nodes"]["math"]["bits_per_byte"] == pytest.approx(figures["bits_matrix"]["math"]["math"])
+    assert figures["nodes"]["math"]["version"] in done.stdout
+
+
+def test_test_all_experts_below_a_floor_exits_1_and_names_it(family, records_folder, toy_overrides):
+    done = command("test_all_experts.py", family, records_folder, toy_overrides, "--set=exam.loop_rate_ceiling=1", "--set=exam.router_floor=1")
+    assert done.returncode == 1
+    assert "under exam.router_floor = 100.0%" in " ".join(done.stdout.split())
+
+
+def test_test_all_experts_without_a_family_exits_2(tmp_path, records_folder, toy_overrides):
+    done = command("test_all_experts.py", tmp_path / "none", records_folder, toy_overrides)
+    assert done.returncode == 2
+    assert "nothing is promoted" in done.stderr
+    assert not (tmp_path / "none" / "journal.db").exists()
+
+
+def test_demo_answers_and_shows_the_route(family, records_folder, toy_overrides):
+    done = command("demo.py", family, records_folder, toy_overrides, "--max-new-tokens=4", "What is 3 plus 4?")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[0].split(";")[0].strip("[") in Registry(family).pointer().nodes
+    assert "sure" in done.stdout.splitlines()[0]
+
+
+def test_demo_without_a_family_says_what_to_run(tmp_path, records_folder, toy_overrides):
+    done = command("demo.py", tmp_path / "none", records_folder, toy_overrides, "hello")
+    assert done.returncode == 2
+    assert "run python continuous_loop.py first" in done.stderr
+
+
+def test_fast_train_offers_one_node_and_writes_losses(family, records_folder, toy_overrides, tmp_path):
+    before = Registry(family).pointer().nodes
+    done = command("fast_train.py", family, records_folder, toy_overrides, "--expert=math", "--epochs=2", "--set=train.validate_every_steps=2",
+                   f"--json={tmp_path / 'out.json'}")
+    assert done.returncode == 0, done.stderr
+    facts = json.loads((tmp_path / "out.json").read_text(encoding="utf-8"))
+    assert facts["best"]["val_loss"] == min(row["val_loss"] for row in facts["history"])
+    assert set(facts["history"][0]) == {"step", "val_loss", "train_loss", "train_s", "tokens"}
+    assert facts["history"][-1]["tokens"] > 0
+    assert facts["parameters"] == 320 * 32 + 32 * 32 * 2 + 32 * 16 * 2 + 3 * 32 * 64 + 32 * 3 + 16 * 2
+    after = Registry(family).pointer().nodes
+    assert {name for name in after if after[name] != before.get(name)} <= {"math"}
+    assert ("promoted" in done.stdout) == (after["math"] != before.get("math"))
+
+
+def test_fast_train_unknown_node_names_the_known_ones(family, records_folder, toy_overrides):
+    done = command("fast_train.py", family, records_folder, toy_overrides, "--expert=maths")
+    assert done.returncode == 2
+    assert "no such node; nodes with a model of their own: generalist, analytical" in done.stderr
+    done = command("fast_train.py", family, records_folder, toy_overrides, "--expert=technical")
+    assert "it shares the model of 'code'" in done.stderr
+
+
+def test_continuous_loop_data_folder_that_is_not_there_is_named(tmp_path, toy_overrides):
+    done = command("continuous_loop.py", tmp_path / "run", tmp_path / "nowhere", toy_overrides, "--no-serve", "--cycles=1")
+    assert done.returncode == 2
+    assert "nowhere" in done.stderr
+    assert "Traceback" not in done.stderr
