@@ -57,7 +57,8 @@ def evaluate(router: Router, rows: Sequence[Row], *, timed: int = 1000) -> Evalu
     labels = np.array([row.label for row in rows])
     routes = router.route_batch([row.prompt for row in rows])
     domains = np.array(router.tree.domains)
-    shares = np.array([[dict((ranked.node, ranked.probability) for ranked in route.ranked)[domain] for domain in router.tree.domains] for route in routes])
+    shares = np.array([[ranked.probability for ranked in sorted(route.ranked, key=lambda ranked: router.tree.domains.index(ranked.node))]
+                       for route in routes])
     inside = labels != OUT_OF_DOMAIN
     first = domains[shares.argmax(axis=1)]
     top = shares.max(axis=1)
@@ -75,7 +76,8 @@ def evaluate(router: Router, rows: Sequence[Row], *, timed: int = 1000) -> Evalu
         coverage=float(covered.mean()),
         selective_accuracy=float((decided[inside] == labels[inside])[covered].mean()) if covered.any() else None,
         latency_ms=latency(router, [row.prompt for row in rows][:timed]), flat_accuracy=_flat_accuracy(router, rows, labels),
-        n_ood=int((~inside).sum()), confusion=_confusion(labels, np.where(decided == "", "abstained", decided)), risk_coverage=risk_coverage(top[inside], right))
+        n_ood=int((~inside).sum()), confusion=_confusion(labels, np.where(decided == "", "abstained", decided)),
+        risk_coverage=risk_coverage(top[inside], right))
 
 
 def expected_calibration_error(confidence: Floats, right: NDArray[np.bool_], *, bins: int = BINS) -> float:

@@ -1,15 +1,14 @@
-"""A prompt as numbers: TF-IDF of word 1-2-grams and of letter 3-5-grams within words, and a few dense facts.
+"""A prompt as numbers: TF-IDF of word 1-2-grams, of letter 3-5-grams within words and of its form (2-4-grams), and a few dense facts.
 
-The two TF-IDF blocks equal scikit-learn's TfidfVectorizer (word 1-2, char_wb 3-5, sublinear, smooth idf, L2) on the joined
-tokens; they are computed here because one prompt at a time and word by word is many times faster. Knows no label.
+The TF-IDF blocks equal scikit-learn's TfidfVectorizer (word 1-2, char_wb 3-5, word 2-4 of the form; sublinear, smooth idf, L2) on the
+joined tokens; they are computed here because one prompt at a time and word by word is many times faster. Knows no label.
 """
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from itertools import pairwise
 from typing import Any
@@ -18,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
-from routing.text import NUMBER, tokens
+from routing.text import FORM_WORDS, NUMBER, read
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -26,15 +25,8 @@ Ints = NDArray[np.int64]
 DENSE = ("share of numbers", "share of code signs", "length", "share of letters beyond ASCII", "share of English function words",
          "share of unknown words", "share of unknown letter groups", "lines")
 GRAM_SIZES = (3, 4, 5)
+FORM_SIZES = (2, 3, 4)
 _CACHED_WORDS = 1 << 16
-# A text of an unknown language has few of these; the list is short because only the share counts, not the word.
-_FUNCTION_WORDS = frozenset(re.findall(r"\w+", (
-    "the a an of to in is are was were be been and or but not no if then that this these those it its he she they we you i my your his her their "
-    "our me him them what which who whom when where why how do does did can could would should will has have had for from with by on at as about "
-    "than so there here all any some each every more most many much one two other into out up down over after before between through during "
-    "because while only also just like get make give find write tell")))
-
-
 @dataclass(frozen=True, slots=True)
 class Sparse:
     """One prompt's features: ids ascending, values of the same length. empty: no word of it is in the vocabulary."""
@@ -46,10 +38,11 @@ class Sparse:
 
 @dataclass(frozen=True)
 class Features:
-    """A fitted vocabulary. Columns: words, then letter groups, then DENSE. familiar: known from in-domain rows (words, then groups)."""
+    """A fitted vocabulary. Columns: words, letter groups, forms, DENSE. familiar: words and groups known from in-domain rows."""
 
     words: dict[str, int]
     grams: dict[str, int]
+    forms: dict[str, int]
     idf: Floats
     familiar: NDArray[np.bool_]
     word_grams: Any = field(init=False, repr=False, compare=False)
@@ -60,7 +53,7 @@ class Features:
     @property
     def width(self) -> int:
         """Number of columns."""
-        return len(self.words) + len(self.grams) + len(DENSE)
+        return len(self.words) + len(self.grams) + len(self.forms) + len(DENSE)
 
     @property
     def dense_width(self) -> int:
@@ -73,25 +66,23 @@ class Features:
 
     @cached_property
     def _names(self) -> list[str]:
-        return [*self.words, *(f"letters '{gram}'" for gram in self.grams), *DENSE]
+        return [*self.words, *(f"letters '{gram}'" for gram in self.grams), *(f"form '{form}'" for form in self.forms), *DENSE]
 
     def one(self, text: str) -> Sparse:
         """Features of one text."""
-        found = tokens(text)
+        reading = read(text)
+        found = reading.tokens
         counts = Counter(found)
         bigrams = Counter(map(" ".join, pairwise(found)))
-        pairs = [(self.words[term], count) for part in (counts, bigrams) for term, count in part.items() if term in self.words]
-        word_ids = np.array([pair[0] for pair in pairs], dtype=np.int64)
-        word_tf = np.array([pair[1] for pair in pairs], dtype=np.float64)
+        word_ids, word_tf = _look_up((counts, bigrams), self.words, offset=0)
         gram_ids, gram_tf, known, total = self._one_grams(found)
-        word_order, gram_order = np.argsort(word_ids), np.argsort(gram_ids)
-        word_ids, gram_ids = word_ids[word_order], gram_ids[gram_order]
+        form_ids, form_tf = _look_up((Counter(_form_groups(reading.form)),), self.forms, offset=len(self.words) + len(self.grams))
         unknown_words = 1 - sum(count for word, count in counts.items() if self._is_familiar(word)) / max(1, len(found))
         unknown_grams = 1 - known / max(1.0, total)
-        values = np.concatenate((self._weigh(word_ids, word_tf[word_order]), self._weigh(gram_ids, gram_tf[gram_order]),
+        values = np.concatenate((self._weigh(word_ids, word_tf), self._weigh(gram_ids, gram_tf), self._weigh(form_ids, form_tf),
                                  _dense(text, found, unknown_words=unknown_words, unknown_grams=unknown_grams)))
         first_dense = self.width - len(DENSE)
-        ids = np.concatenate((word_ids, gram_ids, np.arange(first_dense, self.width, dtype=np.int64)))
+        ids = np.concatenate((word_ids, gram_ids, form_ids, np.arange(first_dense, self.width, dtype=np.int64)))
         return Sparse(ids, values, empty=not word_ids.size and not gram_ids.size)
 
     def many(self, texts: Sequence[str]) -> sparse.csr_matrix:
@@ -103,6 +94,7 @@ class Features:
         words = self._block(counts.words, counts.word_names, self.words)
         bigrams = self._block(counts.bigrams, counts.bigram_names(), self.words)
         grams = self._block(counts.grams, counts.gram_names, self.grams)
+        forms = self._block(counts.forms, counts.form_names, self.forms)
         familiar_words = np.array([self._is_familiar(word) for word in counts.word_names], dtype=np.float64)
         known_words = counts.words @ familiar_words
         known_grams = grams @ self.familiar[len(self.words):].astype(np.float64)
@@ -111,8 +103,9 @@ class Features:
         dense = np.array([_dense(text, found, unknown_words=unknown_words, unknown_grams=unknown_grams)
                           for text, found, unknown_words, unknown_grams
                           in zip(counts.texts, counts.tokens, 1 - known_words / lengths, 1 - known_grams / total, strict=True)])
-        blocks = (self._tfidf((words + bigrams).tocsr(), self.idf[:len(self.words)]), self._tfidf(grams, self.idf[len(self.words):]),
-                  sparse.csr_matrix(dense.reshape(len(counts.texts), len(DENSE))))
+        first_gram, first_form = len(self.words), len(self.words) + len(self.grams)
+        blocks = (self._tfidf((words + bigrams).tocsr(), self.idf[:first_gram]), self._tfidf(grams, self.idf[first_gram:first_form]),
+                  self._tfidf(forms, self.idf[first_form:]), sparse.csr_matrix(dense.reshape(len(counts.texts), len(DENSE))))
         return sparse.hstack(blocks, format="csr")
 
     def _is_familiar(self, word: str) -> bool:
@@ -170,11 +163,15 @@ class Counts:
     bigrams: sparse.csr_matrix
     gram_names: tuple[str, ...]
     grams: sparse.csr_matrix
+    form_names: tuple[str, ...]
+    forms: sparse.csr_matrix
 
     @classmethod
     def of(cls, texts: Sequence[str]) -> Counts:
         """Count texts."""
-        found = tuple(tokens(text) for text in texts)
+        readings = [read(text) for text in texts]
+        found = tuple(reading.tokens for reading in readings)
+        form_names, forms = _count_terms([_form_groups(reading.form) for reading in readings])
         numbers: dict[str, int] = {}
         ids = np.array([numbers.setdefault(token, len(numbers)) for row in found for token in row], dtype=np.int64)
         lengths = np.array([len(row) for row in found], dtype=np.int64)
@@ -189,7 +186,12 @@ class Counts:
         owners = np.repeat(np.arange(len(numbers)), [len(groups) for groups in word_groups])
         columns = np.array([group for groups in word_groups for group in groups], dtype=np.int64)
         by_word = _count(owners, columns, shape=(len(numbers), len(gram_numbers)))
-        return cls(tuple(texts), found, tuple(numbers), words, codes, bigrams, tuple(gram_numbers), (words @ by_word).tocsr())
+        return cls(tuple(texts), found, tuple(numbers), words, codes, bigrams, tuple(gram_numbers), (words @ by_word).tocsr(), form_names, forms)
+
+    def take(self, rows: Ints) -> Counts:
+        """The same counts for some of the texts."""
+        return replace(self, texts=tuple(self.texts[row] for row in rows), tokens=tuple(self.tokens[row] for row in rows),
+                       words=self.words[rows], bigrams=self.bigrams[rows], grams=self.grams[rows], forms=self.forms[rows])
 
     def bigram_names(self) -> list[str]:
         """Both words of each bigram column."""
@@ -197,7 +199,8 @@ class Counts:
         return [f"{self.word_names[code // size]} {self.word_names[code % size]}" for code in self.bigram_codes.tolist()]
 
 
-def fit_features(counts: Counts, *, in_domain: NDArray[np.bool_], word_limit: int, gram_limit: int, min_rows: int) -> Features:
+def fit_features(counts: Counts, *, in_domain: NDArray[np.bool_], word_limit: int, gram_limit: int, form_limit: int,
+                 min_rows: int) -> Features:
     """A vocabulary of the terms that stand in at least min_rows texts, the most frequent first up to the limits.
 
     in_domain: which texts belong to a domain; only their terms are familiar.
@@ -206,7 +209,8 @@ def fit_features(counts: Counts, *, in_domain: NDArray[np.bool_], word_limit: in
     joined = sparse.hstack((counts.words, counts.bigrams), format="csr")
     words, word_idf, word_familiar = _choose(joined, names, in_domain=in_domain, limit=word_limit, min_rows=min_rows)
     grams, gram_idf, gram_familiar = _choose(counts.grams, counts.gram_names, in_domain=in_domain, limit=gram_limit, min_rows=min_rows)
-    return Features(words, grams, np.concatenate((word_idf, gram_idf)), np.concatenate((word_familiar, gram_familiar)))
+    forms, form_idf, _ = _choose(counts.forms, counts.form_names, in_domain=in_domain, limit=form_limit, min_rows=min_rows)
+    return Features(words, grams, forms, np.concatenate((word_idf, gram_idf, form_idf)), np.concatenate((word_familiar, gram_familiar)))
 
 
 def letter_groups(word: str) -> list[str]:
@@ -232,6 +236,24 @@ def _choose(counts: sparse.csr_matrix, names: Sequence[str], *, in_domain: NDArr
     return {names[column]: place for place, column in enumerate(kept)}, idf, rows_in_domain[kept] >= min_rows
 
 
+def _form_groups(form: Sequence[str]) -> list[str]:
+    """Groups of 2 to 4 neighbours of a form."""
+    return [" ".join(form[start:start + size]) for size in FORM_SIZES for start in range(len(form) - size + 1)]
+
+
+def _look_up(parts: Sequence[Counter[str]], vocabulary: dict[str, int], *, offset: int) -> tuple[Ints, Floats]:
+    """Columns (ascending) and counts of the terms that the vocabulary knows."""
+    pairs = sorted((vocabulary[term], count) for part in parts for term, count in part.items() if term in vocabulary)
+    return np.array([pair[0] for pair in pairs], dtype=np.int64) + offset, np.array([pair[1] for pair in pairs], dtype=np.float64)
+
+
+def _count_terms(rows: Sequence[Sequence[str]]) -> tuple[tuple[str, ...], sparse.csr_matrix]:
+    numbers: dict[str, int] = {}
+    columns = np.array([numbers.setdefault(term, len(numbers)) for row in rows for term in row], dtype=np.int64)
+    places = np.repeat(np.arange(len(rows)), [len(row) for row in rows])
+    return tuple(numbers), _count(places, columns, shape=(len(rows), len(numbers)))
+
+
 def _count(rows: Ints, columns: Ints, *, shape: tuple[int, int]) -> sparse.csr_matrix:
     return sparse.coo_matrix((np.ones(len(rows)), (rows, columns)), shape=shape).tocsr()
 
@@ -245,7 +267,7 @@ def _dense(text: str, found: Sequence[str], *, unknown_words: float, unknown_gra
         sum(not token[0].isalnum() for token in found) / size,
         np.log1p(len(found)) / 6,
         0.0 if text.isascii() else sum(letter > "\x7f" and letter.isalpha() for letter in text) / letters,
-        sum(token in _FUNCTION_WORDS for token in found) / size,
+        sum(token in FORM_WORDS for token in found) / size,
         unknown_words if found else 1.0,
         unknown_grams if found else 1.0,
         min(1.0, np.log1p(text.count("\n")) / 4),

@@ -57,7 +57,7 @@ def fit(rows: Sequence[Row], *, tree: Tree, settings: RouterSettings, seed: int)
     prepared = prepare_rows(rows, tree=tree, settings=settings, seed=seed)
     counts = Counts.of(prepared.texts)
     features = fit_features(counts, in_domain=prepared.labels != OUT_OF_DOMAIN, word_limit=settings.words, gram_limit=settings.letter_groups,
-                            min_rows=settings.min_rows)
+                            form_limit=settings.forms, min_rows=settings.min_rows)
     matrix = features.of_counts(counts)
     router = _fit_classifiers(prepared, matrix, features=features, tree=tree, settings=settings)
     router, calibration = _calibrated(router, prepared, matrix, settings=settings)

@@ -16,7 +16,7 @@ from data_prep.records import Message
 from experts.tree import OUT_OF_DOMAIN, Tree
 from routing.classifier import Classifier
 from routing.features import Features, Floats, Sparse
-from routing.text import shorten, user_turns
+from routing.text import is_follow_up, shorten, user_turns
 
 _TINY = 1e-9
 
@@ -55,7 +55,8 @@ class Rules:
     """How decisions are made of probabilities; found on validation rows when the router was fitted, and kept with it.
 
     expert, branch: lowest probability at which an expert or a branch is chosen. history_decay: weight of each earlier turn
-    against the one after it. follow_up_words: a shorter turn never counts as a change of subject.
+    against the one after it. follow_up_words: a shorter turn never counts as a change
+    of subject, nor one up to three times as long that points back.
     """
 
     expert: float = 0.5
@@ -164,7 +165,7 @@ class Router:
 
     def _with_history(self, shares: Floats, text: str, *, history: Sequence[Floats], before: str | None, empty: bool) -> Floats:
         """Shares after earlier turns have had their say: none when the newest turn is clear by itself, else fading with age."""
-        clear = shares[1:].max() >= self.rules.expert and len(text.split()) >= self.rules.follow_up_words
+        clear = shares[1:].max() >= self.rules.expert and not is_follow_up(text, few_words=self.rules.follow_up_words)
         if clear:
             return shares
         logs = np.zeros_like(shares) if empty else np.log(shares + _TINY)

@@ -44,7 +44,7 @@ def save_router(router: Router, folder: Path) -> None:
     document = {
         "format": FORMAT, "version": FORMAT_VERSION, "tensors_sha256": hashlib.sha256(packed).hexdigest(),
         "tree": _tree_facts(router.tree), "classifiers": described, "dense": list(DENSE), "rules": asdict(router.rules), "facts": dict(router.facts),
-        "words": list(router.features.words), "letter_groups": list(router.features.grams),
+        "words": list(router.features.words), "letter_groups": list(router.features.grams), "forms": list(router.features.forms),
     }
     (folder / JSON_NAME).write_text(json.dumps(document, ensure_ascii=True, allow_nan=False) + "\n", encoding="utf-8")
 
@@ -67,10 +67,12 @@ def _assemble(document: Mapping[str, Any], tensors: Mapping[str, Any], *, tree: 
     grams = {gram: place for place, gram in enumerate(document["letter_groups"])}
     if list(document["dense"]) != list(DENSE):
         raise ValueError(f"dense facts {document['dense']}, this version reads {list(DENSE)}")
-    features = Features(words, grams, tensors["idf"], tensors["familiar"].astype(bool))
-    size = len(words) + len(grams)
-    if len(set(document["words"])) + len(set(document["letter_groups"])) != size or features.idf.shape != (size,) or features.familiar.shape != (size,):
-        raise ValueError(f"vocabulary of {size} terms, but idf of shape {features.idf.shape}")
+    forms = {form: place for place, form in enumerate(document["forms"])}
+    features = Features(words, grams, forms, tensors["idf"], tensors["familiar"].astype(bool))
+    size = len(words) + len(grams) + len(forms)
+    listed = len(document["words"]) + len(document["letter_groups"]) + len(document["forms"])
+    if listed != size or features.idf.shape != (size,) or features.familiar.shape != (len(words) + len(grams),):
+        raise ValueError(f"vocabulary of {size} different terms out of {listed}, but idf of shape {features.idf.shape}")
     parts = {name: _classifier(name, facts, tensors, width=features.width) for name, facts in document["classifiers"].items()}
     expected = {"root": {OUT_OF_DOMAIN, *tree.branches}, "flat": {OUT_OF_DOMAIN, *tree.domains},
                 **{f"branch.{name}": set(tree.nodes[name].children) for name in tree.branches if len(tree.nodes[name].children) > 1}}
@@ -104,7 +106,7 @@ def _document(path: Path) -> dict[str, Any]:
                             f"expected {FORMAT!r}); fit one: python -m routing fit")
     if document.get("version") != FORMAT_VERSION:
         raise DamagedRouter(f"{path} is of format version {document.get('version')!r}, this program reads {FORMAT_VERSION}; fit the router again")
-    missing = {"tensors_sha256", "tree", "classifiers", "dense", "rules", "facts", "words", "letter_groups"} - set(document)
+    missing = {"tensors_sha256", "tree", "classifiers", "dense", "rules", "facts", "words", "letter_groups", "forms"} - set(document)
     if missing:
         raise DamagedRouter(f"{path} lacks {', '.join(sorted(missing))}; fit the router again: python -m routing fit")
     return document

@@ -1,0 +1,183 @@
+"""python -m routing fit|evaluate|explain: fit a router on the run's prepared prompts, judge the served one, explain a decision.
+
+Wires the rooms for its command: rows come from the run's corpus and, for breadth, from the curriculum. Decides nothing itself.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import json
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import settings
+
+if TYPE_CHECKING:
+    from data_prep.corpus import Corpus
+    from experts.tree import Tree
+    from routing.explain import Explanation
+    from routing.router import Router
+    from routing.rows import Row
+
+CURRICULUM_SHARE = 8  # one curriculum prompt for that many it makes for training: the router needs breadth, not volume
+
+
+class CommandError(ValueError):
+    """The command can't go on. The message says what was found and what to do."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command. Returns its exit code: 0, or 2 when it can't be done, with the reason."""
+    parser = argparse.ArgumentParser(prog="python -m routing", description="Fit, judge and explain the router.")
+    commands = parser.add_subparsers(dest="action", required=True)
+    fit_parser = commands.add_parser("fit", help="fit a router on the run's prompts and promote it")
+    judge = commands.add_parser("evaluate", help="judge the served router on labelled prompts")
+    judge.add_argument("--prompts", type=Path, required=True, metavar="FILE", help='JSON lines of {"prompt", "label"}, may be gzipped; a label is a domain or "ood"')
+    explain_parser = commands.add_parser("explain", help="say where a prompt goes and why")
+    explain_parser.add_argument("prompt")
+    for command in (fit_parser, judge, explain_parser):
+        command.add_argument("--json", type=Path, metavar="FILE", help="also write the result as JSON")
+        settings.add_arguments(command)
+    parsed = parser.parse_args(arguments)
+    chosen = settings.from_arguments(parser, parsed)
+    logging.basicConfig(level=chosen.run.log_level, format="%(message)s", stream=sys.stderr)
+    return _run(chosen, parsed)
+
+
+def _run(chosen: settings.Settings, parsed: argparse.Namespace) -> int:
+    from data_prep.corpus import DataError
+    from experts.durable import NotWritable, OutOfSpace, write_text
+    from experts.registry import RegistryError
+    from experts.run_lock import RunLocked
+    from experts.tree import Tree
+    from routing.store import DamagedRouter
+
+    try:
+        tree = Tree.from_settings(chosen.tree)
+        if parsed.action == "fit":
+            result = _fit(chosen, tree)
+        elif parsed.action == "evaluate":
+            result = _evaluate(_served(chosen, tree), parsed.prompts)
+        else:
+            result = _explain(_served(chosen, tree), parsed.prompt)
+        if parsed.json is not None:
+            write_text(parsed.json, json.dumps(result, indent=1) + "\n")
+    except (CommandError, DataError, DamagedRouter, NotWritable, OutOfSpace, RegistryError, RunLocked, settings.SettingsError, ValueError) as error:
+        sys.stderr.write(f"routing: {error}\n")
+        return 2
+    return 0
+
+
+def _served(chosen: settings.Settings, tree: Tree) -> Router:
+    from experts.registry import Registry
+    from routing.router import Router
+
+    folder = Registry(Path(chosen.run.dir)).served("router") if Path(chosen.run.dir).is_dir() else None
+    if folder is None:
+        raise CommandError(f"no router in {chosen.run.dir}; fit one: python -m routing fit --run {chosen.run.dir}")
+    return Router.load(folder, tree)
+
+
+def _fit(chosen: settings.Settings, tree: Tree) -> dict[str, Any]:
+    from rich.console import Console
+
+    from data_prep.corpus import last_cycle, prepare
+    from experts.registry import Registry
+    from experts.run_lock import RunLock
+    from routing.evaluate import evaluate
+    from routing.fit import fit
+
+    errors = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
+    folder = Path(chosen.run.dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    with RunLock(folder):
+        corpus = prepare(chosen, tree, cycle=last_cycle(folder / "data") or 1, log=errors.print, allow_overlap=True)
+        fitted = fit(_rows(chosen, tree, corpus), tree=tree, settings=chosen.router, seed=chosen.run.seed)
+        judged = evaluate(fitted.router, _corpus_rows(tree, corpus, "validation")).to_json()
+        registry = Registry(folder)
+        version = registry.add("router", fitted.router.save, card={"report": fitted.report, "accuracy": judged["accuracy"]})
+        registry.promote({"router": version}, reason="fitted by python -m routing fit")
+    errors.print(f"router {version}: fitted on {fitted.report['fitted_texts']} prompts in {fitted.report['fit_s']} s, "
+                 f"accuracy on {judged['n']} held-out prompts {judged['accuracy']:.1%}")
+    return {"version": version, "report": fitted.report, "validation": judged}
+
+
+def _rows(chosen: settings.Settings, tree: Tree, corpus: Corpus) -> list[Row]:
+    from data_prep import curriculum
+    from routing.rows import Row
+
+    extra = [Row(record.prompt, domain, record.source) for domain in tree.domains if domain in curriculum.domains()
+             for record in curriculum.make_records(domain, count=max(1, chosen.data.curriculum_records // CURRICULUM_SHARE),
+                                                   levels=curriculum.levels(domain), seed=chosen.run.seed)]
+    return [*_corpus_rows(tree, corpus, "train"), *extra]
+
+
+def _corpus_rows(tree: Tree, corpus: Corpus, split: Any) -> list[Row]:
+    from routing.rows import Row
+
+    return [Row(example.prompt, domain, example.source) for domain in tree.domains for example in corpus.examples(domain, split)]
+
+
+def _evaluate(router: Router, file: Path) -> dict[str, Any]:
+    from rich.console import Console
+
+    from routing.evaluate import evaluate
+
+    result = evaluate(router, read_labelled(file)).to_json()
+    shown = {key: value for key, value in result.items() if key not in ("confusion", "risk_coverage")}
+    Console(highlight=False).print_json(json.dumps(shown))
+    return result
+
+
+def read_labelled(file: Path) -> list[Row]:
+    """Rows of a file of JSON lines {"prompt", "label"}, may be gzipped. Raises CommandError that names the line."""
+    from routing.rows import Row
+
+    rows = []
+    try:
+        text = gzip.decompress(file.read_bytes()).decode("utf-8") if file.suffix == ".gz" else file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError, EOFError) as error:
+        raise CommandError(f"{file} can't be read: {error}; give JSON lines in UTF-8, .gz when they are gzipped") from None
+    for number, line in enumerate(text.split("\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            found = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise CommandError(f"{file}:{number} is no JSON: {error}") from None
+        if not (isinstance(found, dict) and isinstance(found.get("prompt"), str) and isinstance(found.get("label"), str)):
+            raise CommandError(f'{file}:{number} needs "prompt" and "label", both texts; found {line[:80]!r}')
+        rows.append(Row(found["prompt"], found["label"], str(found.get("source", file.name))))
+    return rows
+
+
+def _explain(router: Router, prompt: str) -> dict[str, Any]:
+    from routing.explain import explain
+
+    explanation = explain(router, prompt)
+    _show(explanation)
+    return explanation.to_json()
+
+
+def _show(explanation: Explanation) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(highlight=False, markup=False)
+    console.print(f"{explanation.route.node}: {explanation.route.reason}")
+    nodes = Table("node", "probability")
+    for name, probability in explanation.probabilities.items():
+        nodes.add_row(name, f"{probability:.3f}")
+    terms = Table(f"what spoke for {explanation.decided_for} (+) or {explanation.against} (-)", "weight")
+    for term in explanation.terms:
+        terms.add_row(term.term, f"{term.weight:+.3f}")
+    console.print(nodes)
+    console.print(terms)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
