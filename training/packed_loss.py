@@ -92,7 +92,7 @@ def right_attentions(model: PreTrainedModel, *, device: Device) -> list[Attentio
     found: list[Attention] = []
     with _frozen(model):
         truth = PackedLoss(model, device=device, bf16=False, attention="alone").outputs(batch)
-        candidates: tuple[Attention, ...] = ("documents", "mask") if not _attention_dropout(model) else ("mask",)
+        candidates: tuple[Attention, ...] = ("documents", "mask") if not _attention_dropout(model) and device.rules.attention == "sdpa" else ("mask",)
         for attention in candidates:
             try:
                 outputs = PackedLoss(model, device=device, bf16=False, attention=attention).outputs(batch)

@@ -20,7 +20,7 @@ from transformers import PreTrainedModel
 
 from experts.checkpoint import State, load_newest, prune_states, save_state
 from experts.device import Device
-from experts.device_rules import clip_gradients
+from experts.device_rules import clip_gradients, place_model
 from settings import TrainSettings
 from training import trainer_state
 from training.batches import Batch, Batches, CorpusLike, validation_batches
@@ -66,7 +66,8 @@ class _Run:
     """The moving parts of one call of train()."""
 
     def __init__(self, model: PreTrainedModel, *, corpus: CorpusLike, mix: Mix, plan: Plan, device: Device, folder: Path, settings: TrainSettings) -> None:
-        self.model, self.plan, self.device, self.folder, self.settings = model.to(device.torch), plan, device, folder, settings
+        self.model = place_model(model, to=device.torch, rules=device.rules)
+        self.plan, self.device, self.folder, self.settings = plan, device, folder, settings
         self.corpus, self.mix = corpus, mix
         self.identity = trainer_state.identity(model, plan=plan, mix=mix, settings=settings, fingerprint=corpus.fingerprint)
         self.batches = Batches(corpus, mix=mix, row_tokens=settings.row_tokens, batch_rows=settings.batch_rows, seed=plan.seed)
@@ -125,7 +126,7 @@ class _Run:
             mean.backward()  # type: ignore[no-untyped-call]
             total += mean.detach()
         norm = clip_gradients(self.optimizers.parameters, limit=self.settings.clip_norm, rules=self.device.rules)
-        loss, found = torch.stack([total, norm.to(total)]).tolist()
+        loss, found = torch.stack([total, norm.to(total)]).cpu().tolist()
         return float(loss), float(found)
 
     def _count(self, batches: list[Batch], *, loss: float, norm: float, lr: float, muon_lr: float, step_s: float) -> StepFacts:
@@ -214,7 +215,7 @@ class _Run:
 
 def measure_step_s(model: PreTrainedModel, *, corpus: CorpusLike, mix: Mix, settings: TrainSettings, device: Device, steps: int = 3) -> float:
     """Seconds a step of this training takes here: the median of a few real steps on a copy, after one untimed. Turns minutes into Plan.steps."""
-    trial = copy.deepcopy(model).to(device.torch).train()
+    trial = copy.deepcopy(model).train()
     plan = Plan.from_settings(settings, steps=steps + 1, seed=0)
     run = _Run(trial, corpus=corpus, mix=mix, plan=plan, device=device, folder=Path(), settings=settings)
     run.choose()

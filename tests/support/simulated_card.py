@@ -55,7 +55,8 @@ def kernels() -> frozenset[str]:
     source = Path(torchgen.__file__).parent / "packaged" / "ATen" / "native" / "native_functions.yaml"
     made = {entry["func"].partition("(")[0] for entry in yaml.load(source.read_text("utf-8"), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
             if entry.get("structured_delegate") in listed}
-    return frozenset(listed | made)
+    filled = {name for name in ("arange", "arange.start", "arange.start_step", "linspace") if {"arange.start_out", "linspace.out"} <= listed}
+    return frozenset(listed | made | filled)  # filled: an empty tensor, resized and written by the listed out= kernel
 
 
 def name_of(func: Any) -> str:
