@@ -101,5 +101,6 @@ def test_architecture_routing_loads_no_torch():
 def test_architecture_top_level_holds_what_the_plan_names():
     tracked = subprocess.run(["git", "ls-files"], cwd=settings.HOME, capture_output=True, text=True, check=True).stdout.split()
     top = {Path(name).parts[0] for name in tracked}
-    assert top <= {*ROOMS, *ENTRIES, "tests", "docs", "recipes", "ci", "settings.py", "config.toml", "pyproject.toml",
-                   "START_TRAINING.bat", "start_training.sh", "README.md", "CHANGELOG.md", "RESULTS.md", "CONTRIBUTING.md", "LICENSE", ".ci", ".github", ".gitignore", ".gitattributes"}
+    assert top <= {*ROOMS, *ENTRIES, "tests", "docs", "recipes", "ci", "settings.py", "config.toml", "pyproject.toml", "START_TRAINING.bat",
+                   "start_training.sh", "README.md", "CHANGELOG.md", "RESULTS.md", "CONTRIBUTING.md", "LICENSE", ".ci", ".github", ".gitignore",
+                   ".gitattributes"}
