@@ -1,18 +1,18 @@
 """Small Python functions composed of list, string, number and dict operations, asked for in words, judged by running tests.
 
 The composition (the order of operations) is the instance: one that an exam asks for was never part of training. The programs
-run in data_prep.sandbox; this module runs only expressions from its own tables.
+run in data_prep.sandbox, never here; what the tests want comes from code_meanings.py.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from functools import lru_cache
 from random import Random
 from typing import Any
 
 from data_prep import sandbox
+from data_prep.curriculum.code_meanings import MEANINGS
 from data_prep.curriculum.code_operations import KINDS, Kind, Operation
 from data_prep.curriculum.code_wording import ASK, JOIN, NAMES, OPENERS
 from data_prep.curriculum.tasks import Curriculum, Item, Task
@@ -32,12 +32,6 @@ def program_with_tests(text: str, tests: list[str], *, setup: str = "") -> str:
     fenced = _FENCE.search(text)
     return "\n".join([setup, fenced.group(1) if fenced else text, *tests, ""])
 
-
-
-@lru_cache(maxsize=8192)
-def _compiled(expression: str, argument: str) -> Callable[[Any], Any]:
-    function: Callable[[Any], Any] = eval(f"lambda {argument}: {expression}")
-    return function
 
 
 def _compose(kind: Kind, *, changes: int) -> Callable[[Random, int], Item]:
@@ -63,27 +57,25 @@ def _drill(rng: Random, _level: int) -> Item:
 
 
 def _item(rng: Random, kind: Kind, changes: list[Operation], result: Operation) -> Item:
-    numbers = [operation.number(rng) for operation in (*changes, result)]
-    wordings = [fill(rng, operation.wordings, k=number) for operation, number in zip((*changes, result), numbers, strict=True)]
-    expressions = [operation.expression.replace("{k}", str(number)) for operation, number in zip((*changes, result), numbers, strict=True)]
-    name = pick(rng, NAMES)
-    steps = pick(rng, JOIN).join(wordings[:-1])
-    asked = fill(rng, ASK if changes else OPENERS, name=name, takes=pick(rng, kind.takes), steps=steps, result=wordings[-1])
-    variable = kind.variable
+    steps = [(operation, operation.number(rng)) for operation in (*changes, result)]
+    wordings = [fill(rng, operation.wordings, k=number) for operation, number in steps]
+    expressions = [operation.expression.replace("{k}", str(number)) for operation, number in steps]
+    name, variable = pick(rng, NAMES), kind.variable
+    asked = fill(rng, ASK if changes else OPENERS, name=name, takes=pick(rng, kind.takes), steps=pick(rng, JOIN).join(wordings[:-1]), result=wordings[-1])
     body = [f"    {variable} = {expression}" for expression in expressions[:-1]]
     response = "\n".join([f"def {name}({variable}):", *body, f"    return {expressions[-1]}"])
-    key = f"{kind.name}: {' '.join(operation.name for operation in (*changes, result))}"
-    return Item(as_typed(rng, asked), response, key, {"tests": _tests(rng, kind, name, expressions)})
+    key = f"{kind.name}: {' '.join(operation.name for operation, _ in steps)}"
+    return Item(as_typed(rng, asked), response, key, {"tests": _tests(rng, kind, name, steps)})
 
 
-def _tests(rng: Random, kind: Kind, name: str, expressions: list[str]) -> list[str]:
+def _tests(rng: Random, kind: Kind, name: str, steps: list[tuple[Operation, int]]) -> list[str]:
     """Assertions on drawn inputs that want different results where that can be had, so that a constant doesn't pass."""
     cases: list[tuple[Any, Any]] = []
     for _ in range(5 * TESTS):
         value = given = kind.draw(rng)
-        for expression in expressions:
-            value = _compiled(expression, kind.variable)(value)
-        if len(cases) < TESTS - 1 or any(repr(wanted) != repr(value) for _, wanted in cases):
+        for operation, number in steps:
+            value = MEANINGS[kind.name][operation.name](value, number)
+        if len(cases) < TESTS - 1 or any(wanted != value for _, wanted in cases):
             cases.append((given, value))
         if len(cases) == TESTS:
             break

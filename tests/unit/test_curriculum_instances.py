@@ -14,6 +14,7 @@ import pytest
 
 from data_prep import curriculum, sandbox
 from data_prep.curriculum.code import program_with_tests
+from data_prep.curriculum.code_meanings import MEANINGS
 from data_prep.records import Record, split_turns
 
 DOMAINS = ("math", "reasoning", "conversation", "knowledge", "code")
@@ -106,12 +107,29 @@ def test_grade_takes_the_own_answer_and_refuses_that_of_another_task(domain: str
     assert sum(shifted) < 0.35 * len(shifted)
 
 
-def test_grade_takes_the_own_answers_of_code_and_refuses_those_of_other_tasks() -> None:
-    records = [*curriculum.make_exam("code")[:60], *curriculum.make_records("code", count=60, levels=(1, 4, 5), seed=5)]
-    own = sandbox.run_all([program_with_tests(record.response, record.meta["tests"]) for record in records])
-    other = sandbox.run_all([program_with_tests(wrong.response, record.meta["tests"]) for record, wrong in zip(records, records[7:], strict=False)])
-    assert {result.outcome for result in own} == {"passed"}
-    assert {result.outcome for result in other} == {"failed"}
+def test_own_answers_of_code_pass_their_tests_with_every_operation() -> None:
+    records = [*curriculum.make_exam("code"), *curriculum.make_records("code", count=1000, levels=(1, 2, 3, 4, 5), seed=5)]
+    # Every function is tested before the next one may take its name, so many fit into one program.
+    programs = ["\n".join(program_with_tests(record.response, record.meta["tests"]) for record in batch) for batch in batches(records, 100)]
+    results = sandbox.run_all(programs)
+    assert [(result.outcome, result.output) for result in results] == [("passed", "")] * len(programs)
+    composed = {(kind, name) for record in records for kind, names in [record.meta["instance"].split(": ")] for name in names.split()}
+    assert composed == {(kind, name) for kind, meanings in MEANINGS.items() for name in meanings}
+
+
+def batches(records: list[Record], size: int) -> list[list[Record]]:
+    return [records[start:start + size] for start in range(0, len(records), size)]
+
+
+def test_grade_code_refuses_the_functions_of_other_tasks() -> None:
+    exam = curriculum.make_exam("code", count=24)
+    results = sandbox.run_all([program_with_tests(wrong.response, record.meta["tests"]) for record, wrong in zip(exam, exam[7:], strict=False)])
+    assert {result.outcome for result in results} == {"failed"}
+
+
+def test_grade_code_takes_a_fenced_answer() -> None:
+    record = curriculum.make_exam("code", count=1)[0]
+    assert curriculum.grade("code", record.meta, f"Sure:\n```python\n{record.response}\n```") is True
 
 
 def test_code_tests_are_passed_by_no_function_that_ignores_its_input() -> None:
