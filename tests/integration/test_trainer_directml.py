@@ -1,6 +1,7 @@
 """The trainer itself under DirectML's rules, on a simulated card: only kernels that the card has, and the CPU's losses."""
 
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -29,3 +30,14 @@ def test_train_under_directml_rules_needs_no_other_kernel_and_has_the_losses_of_
     there = trained(cpu_device(), tmp_path / "cpu", optimizer=optimizer)
     assert here.losses == pytest.approx(there.losses, rel=2e-3 if optimizer == "muon" else 1e-4)  # the CPU's Muon multiplies in bfloat16
     assert [one.val_loss for one in here.validations] == pytest.approx([one.val_loss for one in there.validations], rel=2e-3)
+
+
+@pytest.mark.parametrize(("change", "fallbacks", "wrong_types"), [
+    ({"silu_form": "native"}, {"silu_backward"}, set()),
+    ({"bf16": True}, set(), {"torch.bfloat16"})])
+def test_train_without_one_of_the_rules_names_what_the_card_lacks(tmp_path: Path, change: dict[str, object], fallbacks: set[str], wrong_types: set[str]) -> None:
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The operator .* will fall back", UserWarning)
+        with SimulatedCard() as card:
+            trained(Device("directml", "simulated", 0, "test", CARD, replace(RULES["directml"], **change)), tmp_path, optimizer="muon")
+    assert (set(card.fallbacks), set(card.wrong_types)) == (fallbacks, wrong_types)
