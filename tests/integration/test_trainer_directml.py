@@ -35,7 +35,8 @@ def test_train_under_directml_rules_needs_no_other_kernel_and_has_the_losses_of_
 @pytest.mark.parametrize(("change", "fallbacks", "wrong_types"), [
     ({"silu_form": "native"}, {"silu_backward"}, set()),
     ({"bf16": True}, set(), {"torch.bfloat16"})])
-def test_train_without_one_of_the_rules_names_what_the_card_lacks(tmp_path: Path, change: dict[str, object], fallbacks: set[str], wrong_types: set[str]) -> None:
+def test_train_without_one_of_the_rules_names_what_the_card_lacks(
+        tmp_path: Path, change: dict[str, object], fallbacks: set[str], wrong_types: set[str]) -> None:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "The operator .* will fall back", UserWarning)
         with SimulatedCard() as card:
