@@ -7,6 +7,7 @@ neither routing nor serving: the composition root passes fit_router in, the gate
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,13 +15,15 @@ from typing import Any
 
 from data_prep.corpus import Corpus, prepare
 from experts.device import Device
-from experts.durable import remove_folder, write_json
+from experts.durable import OutOfSpace, remove_folder, write_json
 from training import agenda as plans
 from training.agenda import Agenda, Standing
 from training.job import JobRunner
 from training.progress import Reporter
 from training.run_folder import Run
 
+FIRST_PAUSE_S = 5.0  # after a full disk; doubled each time it is still full
+LONGEST_PAUSE_S = 300.0
 OFFERS = {"promoted", "refused", "set_aside"}
 
 
@@ -51,13 +54,28 @@ class Loop:
 
     def run(self, *, cycles: int | None) -> None:
         """Turn cycles until so many have ended (None: for ever) or should_stop() says so. An unfinished cycle is finished first."""
-        ended = 0
+        ended, pause_s = 0, FIRST_PAUSE_S
         while (cycles is None or ended < cycles) and not self._should_stop():
-            agenda = self._read_agenda()
-            corpus = prepare(self._run.settings, self._run.tree, cycle=agenda.cycle if agenda else self._next_cycle(), log=self._reporter.note)
-            if not self._work_off(agenda or self._open_agenda(), corpus):
-                return
-            ended += 1
+            try:
+                if not self._turn():
+                    return
+            except OutOfSpace as error:
+                self._reporter.note(f"{error}; nothing is lost, the loop goes on in {pause_s:.0f} s")
+                self._wait(pause_s)
+                pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
+            else:
+                ended, pause_s = ended + 1, FIRST_PAUSE_S
+
+    def _turn(self) -> bool:
+        """One whole cycle, or what is left of it; False when stopped before its end."""
+        agenda = self._read_agenda()
+        corpus = prepare(self._run.settings, self._run.tree, cycle=agenda.cycle if agenda else self._next_cycle(), log=self._reporter.note)
+        return self._work_off(agenda or self._open_agenda(), corpus)
+
+    def _wait(self, seconds: float) -> None:
+        until = time.monotonic() + seconds
+        while time.monotonic() < until and not self._should_stop():
+            time.sleep(0.1)
 
     def _work_off(self, agenda: Agenda, corpus: Corpus) -> bool:
         """All jobs of a cycle, then its end; False when stopped before."""

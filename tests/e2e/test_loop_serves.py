@@ -15,7 +15,6 @@ import pytest
 import requests
 
 import settings
-from experts.journal import Journal
 from experts.registry import Registry
 
 PATIENCE_S = 90.0
@@ -51,9 +50,8 @@ def wait_for_gateway(run, process):
 
 
 def promoted(run):
-    """(node, version) pairs that the journal saw promoted."""
-    with contextlib.closing(Journal(run / "journal.db", read_only=True)) as journal:
-        return {(event.node, event.facts["version"]) for event in journal.events(kind="promoted")}
+    """(node, version) pairs that the registry's pointer was ever moved to."""
+    return {(name, after) for change in Registry(run).pointer().history for name, (_, after) in change.changes.items()}
 
 
 class Client(threading.Thread):

@@ -1,5 +1,6 @@
 """The loop over real parts at toy size: real records, tokenizer, trainer, exams, registry, router. Only sizes are small."""
 
+import errno
 import hashlib
 import json
 
@@ -8,8 +9,10 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from continuous_loop import router_fitter
+from experts import durable
 from experts.device import choose
 from experts.expert import Expert
+from training import loop as loop_module
 from training.loop import Loop
 from training.progress import Reporter
 from training.run_folder import RunMismatch, open_run
@@ -108,3 +111,26 @@ def test_loop_first_version_comes_early_and_is_replaced(toy_settings):
     roots = [event for event in events if event.node == "generalist" and event.kind in {"promoted", "refused"}]
     assert "early, after" in roots[0].facts["reason"]
     assert len(roots) >= 2
+
+
+class FullFor(durable.Disk):
+    """A disk that is full for the next effects from the first state of a training on."""
+
+    def __init__(self, effects):
+        self.left = effects
+
+    def replace(self, source, target):
+        if "state-" in target.name and self.left > 0:
+            self.left -= 1
+            raise OSError(errno.ENOSPC, "No space left on device")
+        super().replace(source, target)
+
+
+def test_loop_full_disk_waits_and_goes_on_with_nothing_lost(toy_settings, monkeypatch, capsys):
+    whole, _ = turn(toy_settings(run="whole"), router=False)
+    monkeypatch.setattr(loop_module, "FIRST_PAUSE_S", 0.01)
+    monkeypatch.setattr(durable, "disk", FullFor(3))
+    registry, events = turn(toy_settings(run="full"), router=False)
+    assert capsys.readouterr().out.count("the loop goes on in") == 3
+    assert [event.facts["cycle"] for event in events if event.kind == "cycle_ended"] == [0]
+    assert {node: _weights(registry, node) for node in registry.pointer().nodes} == {node: _weights(whole, node) for node in whole.pointer().nodes}
