@@ -142,7 +142,7 @@ COUNTS = ("Count from {a} to {b}.", "Can you count from {a} to {b}?", "Please co
           "List the numbers {a} to {b}.", "Give me all numbers from {a} to {b}.",
           "Count up: {a} to {b}", "Write the numbers from {a} to {b}.")
 CHOICES = (
-    ("tea", "coffee", "water", "milk", "juice"), ("pizza", "pasta", "rice", "soup", "salad"), ("red", "blue", "green", "yellow", "black"),
+    ("tea", "water", "milk", "juice", "soup"), ("pizza", "pasta", "rice", "soup", "salad"), ("red", "blue", "green", "yellow", "black"),
     ("tennis", "chess", "football", "dancing", "swimming"), ("the bus", "the train", "a taxi", "the bike", "the car"),
     ("a book", "a film", "a game", "a walk", "a nap"), ("apples", "pears", "plums", "grapes", "cherries"),
 )
