@@ -258,8 +258,9 @@ def test_curriculum_makes_new_training_rows_each_cycle_and_keeps_the_held_out_on
 
 
 def test_curriculum_training_rows_ask_nothing_that_is_held_out(tmp_path: Path) -> None:
-    corpus = lessons(tmp_path, curriculum_records=2000)()
-    prompts = {split: {row.prompt for row in corpus.examples("math", split)} for split in ("train", "validation", "exam")}  # type: ignore[arg-type]
+    corpus = Prepared(tmp_path, branches={"one": ["conversation"]}, data={"curriculum_records": 3000})()
+    assert corpus.report.domains[0].intake.drops["same prompt as a held-out row"].count > 0
+    prompts = {split: {row.prompt for row in corpus.examples("conversation", split)} for split in ("train", "validation", "exam")}  # type: ignore[arg-type]
     assert not prompts["train"] & (prompts["validation"] | prompts["exam"])
     assert not prompts["validation"] & prompts["exam"]
 
