@@ -13,6 +13,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import requests
+
 import settings as configuration
 from serving.app import create_app
 from serving.gateway import Gateway
@@ -63,7 +65,7 @@ class Child:
 
 
 @contextmanager
-def gateway_process(settings: Settings, *, arguments: Sequence[str] = (), start_s: float = 60.0) -> Iterator[Child]:
+def gateway_process(settings: Settings, *, arguments: Sequence[str] = (), start_s: float = 60.0, threads: int | None = None) -> Iterator[Child]:
     """`python -m serving` over the run of settings, on a free port; killed at the end if it still runs."""
     run_dir = Path(settings.run.dir)
     config = run_dir / "gateway-settings.toml"
@@ -71,14 +73,25 @@ def gateway_process(settings: Settings, *, arguments: Sequence[str] = (), start_
     flags = 0
     if sys.platform == "win32":
         flags = subprocess.CREATE_NEW_PROCESS_GROUP  # CTRL_BREAK reaches groups only
+    environment = None if threads is None else {**os.environ, "OMP_NUM_THREADS": str(threads)}
     process = subprocess.Popen([sys.executable, "-m", "serving", "--config", str(config), "--port", "0", *arguments], cwd=configuration.HOME,
-                               creationflags=flags, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+                               creationflags=flags, stderr=subprocess.PIPE, text=True, env=environment)
     try:
         yield Child(_address(run_dir / ADDRESS_FILE, process, until=time.monotonic() + start_s), process)
     finally:
         if process.poll() is None:
             process.kill()
         process.communicate()
+
+
+def wait_ready(url: str, *, timeout_s: float = 60.0) -> None:
+    """Return once it takes requests; raises TimeoutError."""
+    until = time.monotonic() + timeout_s
+    while time.monotonic() < until:
+        if requests.get(f"{url}/readyz", timeout=30).status_code == 200:
+            return
+        time.sleep(0.05)
+    raise TimeoutError(f"{url} did not become ready")
 
 
 def _address(file: Path, process: subprocess.Popen[str], *, until: float) -> str:

@@ -109,7 +109,7 @@ class LlamaCppModel:
         self._tokenizer = tokenizer
         self._limits = limits
         self._bytes = file.stat().st_size
-        self._server: Any = _start_server(file, context_tokens=context_tokens, slots=limits.slots, threads=threads)
+        self.server: Any = _start_server(file, context_tokens=context_tokens, slots=limits.slots, threads=threads)
         self._workers = ThreadPoolExecutor(limits.slots, thread_name_prefix=f"llama-{name.split(' ')[0]}")
         self._lock = threading.Lock()
         self._held: set[_Request] = set()
@@ -150,7 +150,7 @@ class LlamaCppModel:
             request.fail("the model was unloaded")
             request.stream.cancel()
         self._workers.shutdown(wait=True, cancel_futures=True)
-        self._server = None
+        self.server = None
 
     def _run(self, request: _Request) -> None:
         request.started = time.monotonic()
@@ -160,7 +160,7 @@ class LlamaCppModel:
             elif request.started - request.submitted > self._limits.queue_wait_s:
                 request.fail(f"no slot of {self.name} came free in {request.started - request.submitted:.1f} s", queue=True)
             else:
-                self._server.handle_completions(json.dumps(options_of(request.work)).encode(), request.on_data)
+                self.server.handle_completions(json.dumps(options_of(request.work)).encode(), request.on_data)
                 request.fail("llama.cpp ended without a last event")
         except Exception:  # whatever breaks one request must not end the thread that serves the next
             log.exception("decoding with %s broke", self.name)

@@ -1,0 +1,204 @@
+"""serve: tokens a second and time to the first token, against generate and llama.cpp called directly
+
+Random models (5.7 M parameters unless said otherwise), fixed lengths, greedy. The torch engine is measured in this process,
+as its peer is; the llama.cpp engine through HTTP, at a client in another process. Says nothing about quality.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import statistics
+import tempfile
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import settings as configuration
+from benchmarks import load_client
+from benchmarks.live_gateway import gateway_process, wait_ready
+from benchmarks.measuring import Figure, alternate, compared
+from benchmarks.random_run import make_run
+from experts import tokenizer as tokens
+from experts.device import choose
+from experts.expert import Expert
+from experts.registry import Registry
+from experts.tokenizer import Message
+from serving.engines.interface import End, EngineLimits, Model, Piece, Work
+from serving.engines.llamacpp_engine import LlamaCppEngine, options_of
+from serving.engines.torch_engine import TorchEngine
+from settings import Settings
+
+log = logging.getLogger(__name__)
+EXPERTS = ("math", "reasoning", "conversation", "knowledge", "code")
+TALK: list[Message] = [{"role": "user", "content": "A shop sells pens at 3 for 2 coins. What do 12 pens cost?"}]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of this benchmark."""
+    parser.add_argument("--device", default="cpu", help="device of the torch engine and of generate (default cpu)")
+    parser.add_argument("--tokens", type=int, default=96, help="tokens an answer (default 96)")
+    parser.add_argument("--streams", type=int, default=32, help="streams at once (default 32)")
+    parser.add_argument("--rounds", type=int, default=3, help="rounds, the ways taking turns (default 3)")
+    parser.add_argument("--only", choices=("torch", "llamacpp", "first"), help="a part alone")
+
+
+def toy_settings(run_dir: str, *, streams: int = 32, **serve: Any) -> Settings:
+    """5.7 M parameters a node, one promoted version each."""
+    return configuration.check({
+        "run": {"dir": run_dir}, "tokenizer": {"vocab_size": 2048},
+        "model": {"layers": 6, "width": 256, "heads": 4, "kv_heads": 2, "intermediate": 864, "context_tokens": 512},
+        "serve": {"slots": streams, "poll_s": 0.5, "loop_repeats": None, **serve}})
+
+
+def measure(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> list[Figure]:
+    """Every figure, or those of one part."""
+    if arguments.tokens < 2 or arguments.streams < len(EXPERTS) or arguments.rounds < 1:
+        parser.error(f"at least 2 tokens, {len(EXPERTS)} streams and 1 round are needed")
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        settings = toy_settings(folder, streams=arguments.streams)
+        registry = make_run(settings, nodes=("generalist", *EXPERTS))
+        figures: list[Figure] = []
+        if arguments.only in (None, "torch"):
+            figures += _torch(registry, arguments)
+        if arguments.only in (None, "llamacpp"):
+            figures += _llamacpp(settings, registry, arguments)
+        if arguments.only in (None, "first"):
+            figures += _first_token(settings, registry, arguments)
+        return figures
+
+
+def _run_streams(models: Sequence[Model], streams: int, new_tokens: int) -> float:
+    """Tokens a second of so many streams, spread over the models in turn."""
+    began = time.perf_counter()
+    running = []
+    for number in range(streams):
+        model = models[number % len(models)]
+        running.append(model.submit(Work(model.encode(TALK), new_tokens, ignore_end=True, loop_guard=False)))
+    for stream in running:
+        event = stream.next(timeout_s=300.0)
+        while isinstance(event, Piece):
+            event = stream.next(timeout_s=300.0)
+        assert isinstance(event, End), event
+        assert event.completion_tokens == new_tokens
+    return streams * new_tokens / (time.perf_counter() - began)
+
+
+@torch.no_grad()
+def _generate(experts: Sequence[Expert], rows: int, new_tokens: int) -> float:
+    """Tokens a second of transformers' generate, one static batch an expert, in turn."""
+    began = time.perf_counter()
+    for number, expert in enumerate(experts):
+        count = len(range(number, rows, len(experts)))
+        ids = torch.tensor([tokens.prompt_ids(expert.tokenizer, TALK)] * count, device=expert.device.torch)
+        made = expert.model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=new_tokens, min_new_tokens=new_tokens, do_sample=False)
+        assert made.shape == (count, ids.shape[1] + new_tokens)
+    return rows * new_tokens / (time.perf_counter() - began)
+
+
+def _folders(registry: Registry) -> list[Path]:
+    found = [registry.served(name) for name in EXPERTS]
+    return [folder for folder in found if folder is not None]
+
+
+def _torch(registry: Registry, arguments: argparse.Namespace) -> list[Figure]:
+    device = choose(arguments.device)
+    engine = TorchEngine(device, limits=EngineLimits(slots=arguments.streams, loop_repeats=None, prefill_tokens=1024))
+    models = [engine.load(folder, name=folder.parent.name) for folder in _folders(registry)]
+    experts = [Expert.load(folder, device=device) for folder in _folders(registry)]
+    cases = (("one stream", 1, 1), (f"{arguments.streams} streams, one expert", arguments.streams, 1),
+             (f"{arguments.streams} streams, five experts", arguments.streams, len(EXPERTS)))
+    figures = []
+    for name, streams, spread in cases:
+        def ours(streams: int = streams, spread: int = spread) -> float:
+            return _run_streams(models[:spread], streams, arguments.tokens)
+
+        def peer(streams: int = streams, spread: int = spread) -> float:
+            return _generate(experts[:spread], streams, arguments.tokens)
+
+        ours(), peer()  # a warm-up of both
+        found = alternate({"ours": ours, "peer": peer}, rounds=arguments.rounds)
+        figures.append(compared(f"torch engine, {name}", unit="tok/s", ours=found["ours"], peer=found["peer"], peer_name="transformers generate, static batch"))
+        log.info("%s", figures[-1])
+    engine.close()
+    return figures
+
+
+def _llamacpp(settings: Settings, registry: Registry, arguments: argparse.Namespace) -> list[Figure]:
+    engine = LlamaCppEngine(Path(settings.run.dir) / "gguf", limits=EngineLimits(slots=arguments.streams, loop_repeats=None))
+    models = [engine.load(folder, name=folder.parent.name) for folder in _folders(registry)]
+    figures = []
+    with gateway_process(settings) as child:
+        wait_ready(child.url)
+        for name, streams, spread in (("one stream", 1, 1), (f"{arguments.streams} streams, five experts", arguments.streams, len(EXPERTS))):
+            bodies = [[{"messages": TALK, "node": EXPERTS[number % spread], "max_new_tokens": arguments.tokens, "ignore_end": True,
+                        "loop_guard": False, "stream": True}] for number in range(streams)]
+
+            def ours(bodies: list[list[dict[str, Any]]] = bodies) -> float:
+                seen = load_client.send(child.url, bodies)
+                assert seen.tokens == len(bodies) * arguments.tokens, [sent.ended for sent in seen.requests]
+                return seen.tokens / seen.wall_s
+
+            def peer(streams: int = streams, spread: int = spread) -> float:
+                return _direct(models[:spread], streams, arguments.tokens)
+
+            ours(), peer()
+            found = alternate({"ours": ours, "peer": peer}, rounds=arguments.rounds)
+            figures.append(compared(f"llamacpp engine over HTTP, {name}", unit="tok/s", ours=found["ours"], peer=found["peer"],
+                                    peer_name="llama.cpp called directly"))
+            log.info("%s", figures[-1])
+    engine.close()
+    return figures
+
+
+def _direct(models: Sequence[Any], streams: int, new_tokens: int) -> float:
+    """Tokens a second of llama.cpp in this process, whole answers, no callback a token."""
+    def run(model: Any) -> None:
+        options = {**options_of(Work(model.encode(TALK), new_tokens, ignore_end=True)), "stream": False}
+        del options["stream_options"]
+        reply = model.server.handle_completions(options)
+        assert reply["usage"]["completion_tokens"] == new_tokens
+
+    threads = [threading.Thread(target=run, args=(models[number % len(models)],)) for number in range(streams)]
+    began = time.perf_counter()
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return streams * new_tokens / (time.perf_counter() - began)
+
+
+def _first_token(settings: Settings, registry: Registry, arguments: argparse.Namespace) -> list[Figure]:
+    """What router, gateway and HTTP add to the first token: seen by a client, less what the engine alone needs."""
+    count = 40 * arguments.rounds
+    engine = LlamaCppEngine(Path(settings.run.dir) / "gguf", limits=EngineLimits(slots=arguments.streams, loop_repeats=None))
+    folder = registry.served("math")
+    assert folder is not None
+    model = engine.load(folder, name="math")
+    alone = [_first_of(model) for _ in range(count)]
+    engine.close()
+    with gateway_process(settings) as child:
+        wait_ready(child.url)
+        body = {"messages": TALK, "max_new_tokens": 2, "ignore_end": True, "stream": True}
+        load_client.send(child.url, [[body] * 5])
+        seen = [sent.first_s for sent in load_client.send(child.url, [[body] * count]).requests]
+    figures = []
+    for name, share in (("p50", 0.5), ("p99", 0.99)):
+        ours, peer = (statistics.quantiles(times, n=100, method="inclusive")[round(share * 100) - 1] * 1e3 for times in (seen, alone))
+        figures.append(Figure(f"first token over HTTP, routed, {name}", "ms", ours, peer, "the engine alone", ours / peer))
+        figures.append(Figure(f"added by router and gateway, {name}", "ms", ours - peer))
+    return figures
+
+
+def _first_of(model: Model) -> float:
+    began = time.perf_counter()
+    stream = model.submit(Work(model.encode(TALK), 2, ignore_end=True))
+    assert isinstance(stream.next(timeout_s=60.0), Piece)
+    first = time.perf_counter() - began
+    while isinstance(stream.next(timeout_s=60.0), Piece):
+        pass
+    return first
