@@ -103,7 +103,7 @@ def run(program: str, *, limits: Limits | None = None) -> Result:
             process.wait()
         output.seek(0)
         text = output.read(limits.output_bytes).decode("utf-8", "replace")
-    if timed_out or (os.name == "posix" and process.returncode in (-signal.SIGXCPU, -signal.SIGKILL)):
+    if timed_out or _ran_out_of_cpu(process.returncode):
         return Result("timeout", text)
     return Result("passed" if process.returncode == done else "failed", text)
 
@@ -120,10 +120,19 @@ def _resource_limits(limits: Limits) -> dict[str, tuple[int, int]]:
     return {"RLIMIT_CPU": (limits.cpu_s, limits.cpu_s + 1), **{name: (value, value) for name, value in hard.items()}}
 
 
+def _ran_out_of_cpu(exit_code: int) -> bool:
+    """Whether the system ended the child at its CPU limit."""
+    if sys.platform == "win32":
+        return exit_code == windows_job.OUT_OF_TIME
+    return exit_code in (-signal.SIGXCPU, -signal.SIGKILL)
+
+
 def _start(folder: str, output: IO[bytes], limits: Limits) -> subprocess.Popen[bytes]:
     """The child, waiting for its program, in a process group (Windows: a job) of its own."""
     command = [sys.executable, "-I", "-S", "-X", "utf8", "-c", _CHILD]
     if sys.platform == "win32":
+        # A venv's python.exe starts the real one as a second process, which the job doesn't allow; -I -S needs no venv anyway.
+        command[0] = getattr(sys, "_base_executable", sys.executable)
         # Windows can't start Python without SYSTEMROOT; nothing else of the environment is passed on.
         environment = {"SYSTEMROOT": os.environ.get("SYSTEMROOT", r"C:\Windows")}
         return windows_job.start(command, folder=folder, output=output, environment=environment, memory_bytes=limits.memory_bytes, cpu_s=limits.cpu_s)

@@ -14,6 +14,7 @@ _ACTIVE_PROCESS, _PROCESS_MEMORY, _JOB_TIME, _KILL_ON_CLOSE, _DIE_ON_UNHANDLED =
 _EXTENDED_LIMIT_INFORMATION = 9
 _CREATE_SUSPENDED, _NO_WINDOW = 0x4, 0x08000000
 _TICKS_A_SECOND = 10_000_000
+OUT_OF_TIME = 1816  # ERROR_NOT_ENOUGH_QUOTA: the exit code of a process whose job has used up its time
 
 
 class _BasicLimits(ctypes.Structure):
@@ -36,19 +37,19 @@ def start(command: Sequence[str], *, folder: str, output: IO[bytes], environment
     kernel = _kernel()
     job = kernel.CreateJobObjectW(None, None)
     if not job:
-        raise JobError(f"CreateJobObject failed with Windows error {ctypes.get_last_error()}; code tasks can't be graded safely here")  # type: ignore[attr-defined,unused-ignore]
+        raise _refused("CreateJobObject")
     limits = _ExtendedLimits()
     limits.basic.flags = _ACTIVE_PROCESS | _PROCESS_MEMORY | _JOB_TIME | _KILL_ON_CLOSE | _DIE_ON_UNHANDLED
     limits.basic.active_processes, limits.basic.per_job_user_time, limits.process_memory = 1, cpu_s * _TICKS_A_SECOND, memory_bytes
     process = None
     try:
         if not kernel.SetInformationJobObject(job, _EXTENDED_LIMIT_INFORMATION, ctypes.byref(limits), ctypes.sizeof(limits)):
-            raise JobError(f"SetInformationJobObject failed with Windows error {ctypes.get_last_error()}")  # type: ignore[attr-defined,unused-ignore]
+            raise _refused("SetInformationJobObject")
         process = subprocess.Popen(command, cwd=folder, env=dict(environment), stdin=subprocess.PIPE, stdout=output, stderr=subprocess.STDOUT,
                                    creationflags=_CREATE_SUSPENDED | _NO_WINDOW)
         handle = int(process._handle)  # type: ignore[attr-defined]  # the only way to the handle that Popen holds
         if not kernel.AssignProcessToJobObject(job, handle):
-            raise JobError(f"AssignProcessToJobObject failed with Windows error {ctypes.get_last_error()}")  # type: ignore[attr-defined,unused-ignore]
+            raise _refused("AssignProcessToJobObject")
         _resume(handle)
     except JobError:
         if process is not None:
@@ -57,6 +58,11 @@ def start(command: Sequence[str], *, folder: str, output: IO[bytes], environment
         raise
     process.job = job  # type: ignore[attr-defined]
     return process
+
+
+def _refused(call: str) -> JobError:
+    number = ctypes.get_last_error()  # type: ignore[attr-defined,unused-ignore]
+    return JobError(f"{call} failed with Windows error {number}; generated code isn't run without its job, so code tasks can't be graded here")
 
 
 def end(process: subprocess.Popen[bytes]) -> None:

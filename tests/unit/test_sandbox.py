@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import ctypes
+import struct
 import sys
 import time
 from pathlib import Path
 
 import pytest
 
+from data_prep import windows_job
 from data_prep.sandbox import Limits, run, run_all
 
 POSIX = pytest.mark.skipif(sys.platform == "win32", reason="limits that the child sets itself exist on POSIX only")
@@ -105,3 +108,10 @@ def test_run_all_keeps_the_order_of_the_programs() -> None:
     results = run_all(["assert True", "assert False", "print('third')"], workers=3)
     assert [result.outcome for result in results] == ["passed", "failed", "passed"]
     assert results[2].output == "third\n"
+
+
+@pytest.mark.skipif(struct.calcsize("P") != 8, reason="the documented sizes are those of 64-bit Windows")
+def test_job_limits_have_the_sizes_that_windows_documents() -> None:
+    # JOBOBJECT_BASIC_LIMIT_INFORMATION 64 bytes, JOBOBJECT_EXTENDED_LIMIT_INFORMATION 144 bytes; SetInformationJobObject refuses others.
+    assert ctypes.sizeof(windows_job._BasicLimits) == 64
+    assert ctypes.sizeof(windows_job._ExtendedLimits) == 144
