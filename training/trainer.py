@@ -31,6 +31,7 @@ from training.schedule import lr_share
 
 _log = logging.getLogger(__name__)
 RATE_AFTER_ROLLBACK = 0.5  # of the rate before, each time
+_LONG_RUN = 10**6  # batches: what a plan made of minutes is measured for
 _SPEED_WINDOW = 20  # steps over which tokens/s and the time left are averaged
 
 
@@ -83,7 +84,7 @@ class _Run:
         """Resume from the newest state, or choose the precision and save the state before the first step."""
         state = load_newest(self.folder)
         if state is None:
-            self.choose()
+            self.choose(batches=self.plan.steps * self.settings.accumulate)
             self.save()
             return
         trainer_state.require_same(state.facts["identity"], ours=self.identity, folder=self.folder)
@@ -94,10 +95,11 @@ class _Run:
         self.loss = self.execution.loss(self.model, device=self.device)
         _log.info("resuming at step %d of %d", self.step, self.plan.steps)
 
-    def choose(self) -> None:
-        """Take the fastest way to compute a step, measured on the first batch."""
+    def choose(self, *, batches: int) -> None:
+        """Take the fastest way to compute that many batches, measured on the first one."""
         position = self.batches.position()
-        self.execution = choose_execution(self.model, device=self.device, settings=self.settings, batch=self.batches.next())
+        self.execution = choose_execution(self.model, device=self.device, settings=self.settings, batch=self.batches.next(),
+                                          batches=batches)
         self.batches.seek(position)
         self.loss = self.execution.loss(self.model, device=self.device)
 
@@ -210,18 +212,18 @@ class _Run:
         return Trained(stopped=self.step < self.plan.steps, step=self.step, losses=tuple(self.losses), tokens=self.tokens, targets=self.targets,
                        train_s=self.train_s, tokens_per_s=self.tokens / self.train_s if self.train_s else 0.0, clipped_share=self.clipped / max(1, self.step),
                        rollbacks=self.rollbacks, validations=tuple(self.validations), best=min(self.validations, key=lambda one: one.val_loss, default=None),
-                       precision=self.execution.precision, compiled=False)
+                       precision=self.execution.precision, compiled=self.execution.compiled)
 
 
 def measure_step_s(model: PreTrainedModel, *, corpus: CorpusLike, mix: Mix, settings: TrainSettings, device: Device, steps: int = 3) -> float:
-    """Seconds a step of this training takes here: the median of a few real steps on a copy, after one untimed. Turns minutes into Plan.steps."""
+    """Seconds a step of this training takes here: the shortest of a few real steps on a copy, after one untimed. Turns minutes into Plan.steps."""
     trial = copy.deepcopy(model).train()
     plan = Plan.from_settings(settings, steps=steps + 1, seed=0)
     run = _Run(trial, corpus=corpus, mix=mix, plan=plan, device=device, folder=Path(), settings=settings)
-    run.choose()
+    run.choose(batches=_LONG_RUN)
     times = []
     for _ in range(steps + 1):
         began = time.perf_counter()
         run.take_step()
         times.append(time.perf_counter() - began)
-    return statistics.median(times[1:])
+    return min(times[1:])  # other work on the machine only ever adds to a time
