@@ -117,7 +117,7 @@ REPLIES = {
     "unknown": ("I'm sorry, I can't know that.", "I don't know that, sorry."),
 }
 KIND_PATTERNS = {
-    "any": r"", "greeting": r"\b(hello|hi|hey|good (morning|evening|afternoon)|welcome)\b",
+    "greeting": r"\b(hello|hi|hey|good (morning|evening|afternoon))\b",
     "thanks": r"\b(you're welcome|you are welcome|glad to help|any time|my pleasure)\b",
     "farewell": r"\b(goodbye|bye|see you|take care|good night)\b", "mood": r"\b(i'm|i am) (doing )?(fine|well|good|great)\b",
     "sympathy": r"\b(sorry to hear|so sorry|that is sad|hope it gets better)\b",

@@ -232,6 +232,13 @@ def test_grade_kind_of_reply(kind: str, reply: str, expected: bool) -> None:
     assert curriculum.grade("conversation", {"kind": kind}, reply) is expected
 
 
+def test_grade_reply_of_every_kind_at_once_is_of_none() -> None:
+    reply = "Hello! You're welcome, goodbye. I'm fine. I'm sorry to hear that, congratulations! I'm a language model, no problem, I don't know."
+    exam = [record for record in curriculum.make_exam("conversation") if record.meta["kind"] != "any"]
+    assert len(exam) > 80
+    assert not any(curriculum.grade("conversation", record.meta, reply) for record in exam)
+
+
 # Knowledge.
 
 def test_every_fact_of_the_exam_is_trained_in_other_wordings() -> None:
