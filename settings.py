@@ -163,6 +163,7 @@ class RouterSettings(Section):
     min_rows: int = Field(2, description="prompts that a term must stand in to enter the vocabulary", ge=1, le=1000)
     inverse_regularisation: float = Field(4.0, description="C of the logistic regressions; lower is smoother", gt=0, le=1000)
     everyday_rows: int = Field(2500, description="short everyday prompts a domain that the router's own phrases add", ge=0, le=100_000)
+    everyday_weight: float = Field(3.0, description="how much an everyday prompt counts in the fit against a record", gt=0, le=100)
     none_rows: int = Field(5000, description="prompts of no domain that are added: other languages, gibberish, other tasks", ge=0, le=100_000)
     perturbed_share: float = Field(0.3, description="share of the rows that are fitted a second time with a typo or the like", ge=0, le=1)
     calibration_share: float = Field(0.12, description="share of the rows kept for temperatures and thresholds", gt=0, lt=0.5)

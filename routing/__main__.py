@@ -18,6 +18,7 @@ import settings
 
 if TYPE_CHECKING:
     from data_prep.corpus import Corpus
+    from data_prep.records import Split
     from experts.tree import Tree
     from routing.explain import Explanation
     from routing.router import Router
@@ -36,7 +37,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="action", required=True)
     fit_parser = commands.add_parser("fit", help="fit a router on the run's prompts and promote it")
     judge = commands.add_parser("evaluate", help="judge the served router on labelled prompts")
-    judge.add_argument("--prompts", type=Path, required=True, metavar="FILE", help='JSON lines of {"prompt", "label"}, may be gzipped; a label is a domain or "ood"')
+    judge.add_argument("--prompts", type=Path, required=True, metavar="FILE",
+                       help='JSON lines of {"prompt", "label"}, may be gzipped; a label is a domain or "ood"')
     explain_parser = commands.add_parser("explain", help="say where a prompt goes and why")
     explain_parser.add_argument("prompt")
     for command in (fit_parser, judge, explain_parser):
@@ -99,7 +101,7 @@ def _fit(chosen: settings.Settings, tree: Tree) -> dict[str, Any]:
         fitted = fit(_rows(chosen, tree, corpus), tree=tree, settings=chosen.router, seed=chosen.run.seed)
         judged = evaluate(fitted.router, _corpus_rows(tree, corpus, "validation")).to_json()
         registry = Registry(folder)
-        version = registry.add("router", fitted.router.save, card={"report": fitted.report, "accuracy": judged["accuracy"]})
+        version = registry.add("router", fitted.router.save, card={"report": fitted.report, "accuracy": judged["accuracy"], "corpus": corpus.fingerprint})
         registry.promote({"router": version}, reason="fitted by python -m routing fit")
     errors.print(f"router {version}: fitted on {fitted.report['fitted_texts']} prompts in {fitted.report['fit_s']} s, "
                  f"accuracy on {judged['n']} held-out prompts {judged['accuracy']:.1%}")
@@ -113,13 +115,20 @@ def _rows(chosen: settings.Settings, tree: Tree, corpus: Corpus) -> list[Row]:
     extra = [Row(record.prompt, domain, record.source) for domain in tree.domains if domain in curriculum.domains()
              for record in curriculum.make_records(domain, count=max(1, chosen.data.curriculum_records // CURRICULUM_SHARE),
                                                    levels=curriculum.levels(domain), seed=chosen.run.seed)]
-    return [*_corpus_rows(tree, corpus, "train"), *extra]
+    return [*_corpus_rows(tree, corpus, "train", most=chosen.router.rows), *extra]
 
 
-def _corpus_rows(tree: Tree, corpus: Corpus, split: Any) -> list[Row]:
+def _corpus_rows(tree: Tree, corpus: Corpus, split: Split, *, most: int | None = None) -> list[Row]:
+    """Prompts of a split, at most so many a domain, evenly over its sources' order."""
     from routing.rows import Row
 
-    return [Row(example.prompt, domain, example.source) for domain in tree.domains for example in corpus.examples(domain, split)]
+    rows = []
+    for domain in tree.domains:
+        examples = corpus.examples(domain, split)
+        step = max(1.0, len(examples) / most) if most is not None else 1.0
+        chosen = [examples[int(place * step)] for place in range(int(len(examples) / step))]
+        rows += [Row(example.prompt, domain, example.source) for example in chosen]
+    return rows
 
 
 def _evaluate(router: Router, file: Path) -> dict[str, Any]:

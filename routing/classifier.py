@@ -15,7 +15,7 @@ from routing.features import Floats
 
 @dataclass(frozen=True, eq=False)
 class Classifier:
-    """labels in column order; weights (rows, columns of features) and bias (rows,), one row for two labels, else one a label."""
+    """labels in column order; weights (rows, columns of features) and bias (rows,), one row for one or two labels, else one a label."""
 
     labels: tuple[str, ...]
     weights: Floats

@@ -14,7 +14,7 @@ import numpy as np
 from data_prep.records import Message
 from experts.tree import OUT_OF_DOMAIN
 from routing.features import Sparse
-from routing.router import Route, RouteContext, Router
+from routing.router import INSIDE, Route, RouteContext, Router
 from routing.text import shorten, user_turns
 
 
@@ -65,8 +65,10 @@ def _terms(router: Router, part: Sparse, *, first: str, second: str, count: int)
 
 
 def _difference(router: Router, first: str, second: str) -> Any:
-    """Weights at the node where the paths to both part: at the root, or at their common branch."""
-    parents = [router.tree.nodes[name].parent if name != OUT_OF_DOMAIN else OUT_OF_DOMAIN for name in (first, second)]
-    if parents[0] == parents[1] and parents[0] is not None and parents[0] != OUT_OF_DOMAIN:
+    """Weights at the node where the paths to both part: at the gate, at the root, or at their common branch."""
+    if OUT_OF_DOMAIN in (first, second):
+        return router.gate.margin_weights(*((OUT_OF_DOMAIN, INSIDE) if first == OUT_OF_DOMAIN else (INSIDE, OUT_OF_DOMAIN)))
+    parents = [str(router.tree.nodes[name].parent) for name in (first, second)]
+    if parents[0] == parents[1]:
         return router.children[parents[0]].margin_weights(first, second)
-    return router.root.margin_weights(str(parents[0]), str(parents[1]))
+    return router.root.margin_weights(parents[0], parents[1])

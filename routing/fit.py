@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.sparse import diags_array
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 
@@ -25,11 +26,13 @@ from routing.everyday import everyday_rows
 from routing.features import Counts, Features, Floats, fit_features
 from routing.nowhere import none_rows
 from routing.perturb import perturbed
-from routing.router import Router, Rules
+from routing.router import INSIDE, Router, Rules
 from routing.rows import Row as Row
 from routing.rows import near_duplicate_groups, split_groups
 from routing.text import shorten, user_turns
 from settings import RouterSettings
+
+CERTAIN = 20.0  # score of the only label that rows have: as good as never the other
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,13 +53,17 @@ class Prepared:
     weights: Floats
     held: NDArray[np.bool_]
 
+    def origins(self) -> list[str | None]:
+        """The source of each text, None for one of no domain."""
+        return [None if label == OUT_OF_DOMAIN else source for label, source in zip(self.labels.tolist(), self.sources, strict=True)]
+
 
 def fit(rows: Sequence[Row], *, tree: Tree, settings: RouterSettings, seed: int) -> Fitted:
     """Fit a router on labelled prompts. Raises ValueError for an unknown label or a domain without rows."""
     started = time.perf_counter()
     prepared = prepare_rows(rows, tree=tree, settings=settings, seed=seed)
     counts = Counts.of(prepared.texts)
-    features = fit_features(counts, in_domain=prepared.labels != OUT_OF_DOMAIN, word_limit=settings.words, gram_limit=settings.letter_groups,
+    features = fit_features(counts, sources=prepared.origins(), word_limit=settings.words, gram_limit=settings.letter_groups,
                             form_limit=settings.forms, min_rows=settings.min_rows)
     matrix = features.of_counts(counts)
     router = _fit_classifiers(prepared, matrix, features=features, tree=tree, settings=settings)
@@ -70,11 +77,12 @@ def fit(rows: Sequence[Row], *, tree: Tree, settings: RouterSettings, seed: int)
 def prepare_rows(rows: Sequence[Row], *, tree: Tree, settings: RouterSettings, seed: int) -> Prepared:
     """Check rows, add the project's own, hold whole near-duplicate groups back for calibration, add perturbed copies of the rest."""
     _check(rows, tree=tree)
-    own = [*everyday_rows(tree.domains, count=settings.everyday_rows, seed=seed), *none_rows(settings.none_rows, seed=seed)]
+    own = [*(replace(row, weight=settings.everyday_weight) for row in everyday_rows(tree.domains, count=settings.everyday_rows, seed=seed)),
+           *none_rows(settings.none_rows, seed=seed)]
     everything = [row for row in (*rows, *own) if user_turns(row.prompt)]
     texts = [shorten(user_turns(row.prompt)[0], limit=settings.max_prompt_chars) for row in everything]
     held = split_groups(near_duplicate_groups(texts), share=settings.calibration_share, seed=seed)
-    held &= np.array([number < len(rows) for number in range(len(everything))])
+    held &= np.array([number < len(rows) or row.label == OUT_OF_DOMAIN for number, row in enumerate(everything)])
     rng = Random(f"perturbed/{seed}")
     chosen = [number for number in range(len(texts)) if not held[number] and rng.random() < settings.perturbed_share]
     texts += [perturbed(texts[number], rng) for number in chosen]
@@ -107,20 +115,42 @@ def _weights(rows: Sequence[Row]) -> Floats:
 
 
 def _fit_classifiers(prepared: Prepared, matrix: Any, *, features: Features, tree: Tree, settings: RouterSettings) -> Router:
+    """The gate reads everything; the other classifiers read in-domain rows, and of those not how strange they are."""
+    strength = settings.inverse_regularisation
     fitted = np.flatnonzero(~prepared.held)
-    labels = prepared.labels[fitted]
-    branch_of = {domain: branch for branch in tree.branches for domain in tree.nodes[branch].children} | {OUT_OF_DOMAIN: OUT_OF_DOMAIN}
-    part, weights = matrix[fitted], prepared.weights[fitted]
-    root = logistic(part, np.array([branch_of[label] for label in labels.tolist()]), weights, strength=settings.inverse_regularisation)
-    children = {}
-    for branch in tree.branches:
-        here = np.flatnonzero(np.isin(labels, tree.nodes[branch].children))
-        if len(tree.nodes[branch].children) > 1:
-            child = logistic(part[here], labels[here], weights[here], strength=settings.inverse_regularisation)
-            children[branch] = _ordered(child, tree.nodes[branch].children)
-    flat = logistic(part, labels, weights, strength=settings.inverse_regularisation)
+    outside = np.where(prepared.labels[fitted] == OUT_OF_DOMAIN, OUT_OF_DOMAIN, INSIDE)
+    gate = _classifier(matrix[fitted], outside, prepared.weights[fitted], labels=(INSIDE, OUT_OF_DOMAIN), strength=strength)
+    inside = fitted[outside == INSIDE]
+    part, labels, weights = without_novelty(matrix[inside], features), prepared.labels[inside], prepared.weights[inside]
+    branch_of = {domain: branch for branch in tree.branches for domain in tree.nodes[branch].children}
+    root = _classifier(part, np.array([branch_of[label] for label in labels.tolist()]), weights, labels=tree.branches, strength=strength)
+    children = {branch: _child(part, labels, weights, tree.nodes[branch].children, strength=strength)
+                for branch in tree.branches if len(tree.nodes[branch].children) > 1}
+    flat = _classifier(part, labels, weights, labels=tree.domains, strength=strength)
     rules = Rules(history_decay=settings.history_decay, history_turns=settings.history_turns, max_prompt_chars=settings.max_prompt_chars)
-    return Router(tree, features, _ordered(root, (OUT_OF_DOMAIN, *tree.branches)), children, _ordered(flat, (OUT_OF_DOMAIN, *tree.domains)), rules)
+    return Router(tree, features, gate, root, children, flat, rules)
+
+
+def without_novelty(matrix: Any, features: Features) -> Any:
+    """The matrix with zeros where it says how strange a text is; coefficients of such columns stay zero."""
+    mask = np.ones(features.width)
+    mask[features.first_novelty:] = 0
+    return (matrix @ diags_array(mask)).tocsr()
+
+
+def _child(matrix: Any, labels: NDArray[np.str_], weights: Floats, children: Sequence[str], *, strength: float) -> Classifier:
+    here = np.flatnonzero(np.isin(labels, children))
+    return _classifier(matrix[here], labels[here], weights[here], labels=children, strength=strength)
+
+
+def _classifier(matrix: Any, found: NDArray[np.str_], weights: Floats, *, labels: Sequence[str], strength: float) -> Classifier:
+    """A fitted classifier with its labels in this order; a sole label is certain, and nothing is fitted for it."""
+    if len(labels) == 1 or len(set(found.tolist())) == 1:
+        certain = np.zeros(1 if len(labels) <= 2 else len(labels))
+        if len(labels) > 1:
+            certain = certain - CERTAIN
+        return Classifier(tuple(labels), np.zeros((len(certain), matrix.shape[1])), certain)
+    return _ordered(logistic(matrix, found, weights, strength=strength), labels)
 
 
 def logistic(matrix: Any, labels: NDArray[np.str_], weights: Floats, *, strength: float) -> LogisticRegression:
@@ -149,15 +179,19 @@ def _calibrated(router: Router, prepared: Prepared, matrix: Any, *, settings: Ro
     if not len(held):
         return router, {"calibration": "no rows held back; probabilities are as fitted"}
     part = matrix[held]
-    branch_of = {domain: branch for branch in router.tree.branches for domain in router.tree.nodes[branch].children} | {OUT_OF_DOMAIN: OUT_OF_DOMAIN}
-    above = np.array([branch_of[label] for label in labels.tolist()])
-    root = replace(router.root, temperature=best_temperature(router.root, part, above))
+    inside = np.flatnonzero(labels != OUT_OF_DOMAIN)
+    known, domains = part[inside], labels[inside]
+    above = np.array([str(router.tree.nodes[label].parent) for label in domains.tolist()])
+    gated = np.where(labels == OUT_OF_DOMAIN, OUT_OF_DOMAIN, INSIDE)
+    gate = replace(router.gate, temperature=best_temperature(router.gate, part, gated))
+    root = replace(router.root, temperature=best_temperature(router.root, known, above))
     children = {}
     for branch, child in router.children.items():
-        here = np.flatnonzero(np.isin(labels, child.labels))
-        children[branch] = replace(child, temperature=best_temperature(child, part[here], labels[here]))
-    flat = replace(router.flat, temperature=best_temperature(router.flat, part, labels))
-    router = replace(router, root=root, children=children, flat=flat)
+        here = np.flatnonzero(np.isin(domains, child.labels))
+        children[branch] = replace(child, temperature=best_temperature(child, known[here], domains[here]))
+    flat = replace(router.flat, temperature=best_temperature(router.flat, known, domains))
+    router = replace(router, gate=gate, root=root, children=children, flat=flat)
     rules, curve = best_rules(router, router.shares_of(part), labels, settings=settings)
-    temperatures = {"root": root.temperature, **{branch: child.temperature for branch, child in children.items()}, "flat": flat.temperature}
+    fitted = {"gate": gate, "root": root, **children, "flat": flat}
+    temperatures = {name: classifier.temperature for name, classifier in fitted.items()}
     return replace(router, rules=rules), {"temperatures": temperatures, "risk_coverage": curve}

@@ -13,11 +13,12 @@ from typing import Any
 import numpy as np
 
 from data_prep.records import Message
-from experts.tree import OUT_OF_DOMAIN, Tree
+from experts.tree import Tree
 from routing.classifier import Classifier
 from routing.features import Features, Floats, Sparse
 from routing.text import is_follow_up, shorten, user_turns
 
+INSIDE = "inside"
 _TINY = 1e-9
 
 
@@ -70,11 +71,12 @@ class Rules:
 
 @dataclass(frozen=True, eq=False)
 class Router:
-    """A fitted router. root: classifier of the branches and "ood"; children: one a branch with two or more experts;
-    flat: all experts and "ood" at once, for comparison only. facts: what was fitted, on what, with which risk-coverage curve."""
+    """A fitted router. gate: whether a prompt is of any domain ("inside" or "ood"); root: which branch; children: which expert, one
+    a branch with two or more; flat: all experts at once, for comparison only. facts: what was fitted, on what, with which risk-coverage curve."""
 
     tree: Tree
     features: Features
+    gate: Classifier
     root: Classifier
     children: Mapping[str, Classifier]
     flat: Classifier
@@ -84,7 +86,7 @@ class Router:
     _bias: Floats = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        parts = [self.root, *self.children.values()]
+        parts = [self.gate, self.root, *self.children.values()]
         object.__setattr__(self, "_stack", np.ascontiguousarray(np.vstack([part.weights for part in parts]).T))
         object.__setattr__(self, "_bias", np.concatenate([part.bias for part in parts]))
 
@@ -119,9 +121,9 @@ class Router:
         routes: dict[int, Route] = {}
         if single:
             matrix = self.features.many([self._cut(turns[number][0]) for number in single])
-            empty = np.diff(matrix[:, :self.features.width - self.features.dense_width].indptr) == 0
+            empty = np.diff(matrix[:, :self.features.form_start].indptr) == 0
             for number, shares, nothing in zip(single, self.shares_of(matrix), empty.tolist(), strict=True):
-                routes[number] = decide(shares, tree=self.tree, rules=self.rules, empty=nothing)
+                routes[number] = decide(self._unknown() if nothing else shares, tree=self.tree, rules=self.rules, empty=nothing)
         return [routes[number] if number in routes else self.route(prompt) for number, prompt in enumerate(prompts)]
 
     def shares_of(self, matrix: Any) -> Floats:
@@ -146,10 +148,11 @@ class Router:
         return np.array([1.0] + [0.0] * len(self.tree.domains))
 
     def _joint(self, scores: Floats) -> Floats:
-        width = len(self.root.bias)
-        branches = self.root.from_scores(scores[:, :width])
+        width = 1 + len(self.root.bias)
+        inside = self.gate.from_scores(scores[:, :1])
+        branches = inside[:, :1] * self.root.from_scores(scores[:, 1:width])
         shares = np.empty((len(scores), 1 + len(self.tree.domains)))
-        shares[:, 0] = branches[:, self.root.labels.index(OUT_OF_DOMAIN)]
+        shares[:, 0] = inside[:, 1]
         place = 1
         for branch in self.tree.branches:
             share = branches[:, self.root.labels.index(branch)]

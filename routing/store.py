@@ -20,7 +20,7 @@ from safetensors.numpy import save as format_tensors
 from experts.tree import OUT_OF_DOMAIN, Tree
 from routing.classifier import Classifier
 from routing.features import DENSE, Features
-from routing.router import Router, Rules
+from routing.router import INSIDE, Router, Rules
 
 FORMAT = "branchwise-router"
 FORMAT_VERSION = 1
@@ -74,19 +74,19 @@ def _assemble(document: Mapping[str, Any], tensors: Mapping[str, Any], *, tree: 
     if listed != size or features.idf.shape != (size,) or features.familiar.shape != (len(words) + len(grams),):
         raise ValueError(f"vocabulary of {size} different terms out of {listed}, but idf of shape {features.idf.shape}")
     parts = {name: _classifier(name, facts, tensors, width=features.width) for name, facts in document["classifiers"].items()}
-    expected = {"root": {OUT_OF_DOMAIN, *tree.branches}, "flat": {OUT_OF_DOMAIN, *tree.domains},
+    expected = {"gate": {INSIDE, OUT_OF_DOMAIN}, "root": {*tree.branches}, "flat": {*tree.domains},
                 **{f"branch.{name}": set(tree.nodes[name].children) for name in tree.branches if len(tree.nodes[name].children) > 1}}
     found = {name: set(part.labels) for name, part in parts.items()}
     if found != expected:
         raise ValueError(f"classifiers {found}, the tree needs {expected}")
     children = {name.removeprefix("branch."): part for name, part in parts.items() if name.startswith("branch.")}
-    return Router(tree, features, parts["root"], children, parts["flat"], Rules(**document["rules"]), document["facts"])
+    return Router(tree, features, parts["gate"], parts["root"], children, parts["flat"], Rules(**document["rules"]), document["facts"])
 
 
 def _classifier(name: str, facts: Mapping[str, Any], tensors: Mapping[str, Any], *, width: int) -> Classifier:
     labels = tuple(facts["labels"])
     weights, bias = tensors[f"{name}.weights"], tensors[f"{name}.bias"]
-    rows = 1 if len(labels) == 2 else len(labels)
+    rows = 1 if len(labels) <= 2 else len(labels)
     if weights.shape != (rows, width) or bias.shape != (rows,) or weights.dtype != np.float64 or bias.dtype != np.float64:
         raise ValueError(f"classifier {name}: weights {weights.shape} and bias {bias.shape}, expected {(rows, width)} and {(rows,)} of float64")
     if not (np.isfinite(weights).all() and np.isfinite(bias).all() and float(facts["temperature"]) > 0):
@@ -127,7 +127,7 @@ def _tensors(path: Path, *, digest: str) -> dict[str, Any]:
 
 
 def _classifiers(router: Router) -> dict[str, Classifier]:
-    return {"root": router.root, **{f"branch.{name}": part for name, part in router.children.items()}, "flat": router.flat}
+    return {"gate": router.gate, "root": router.root, **{f"branch.{name}": part for name, part in router.children.items()}, "flat": router.flat}
 
 
 def _tree_facts(tree: Tree) -> dict[str, Any]:

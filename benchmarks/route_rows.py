@@ -1,0 +1,47 @@
+"""Rows for the router's figures: a folder of records, curriculum prompts, and hand-written everyday and out-of-domain prompts.
+
+The out-of-domain rows differ in kind from those the router fits on: other languages, other tasks, other kinds of noise.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from random import Random
+
+from data_prep import curriculum
+from data_prep.sources import list_folder, read_files
+from experts.tree import OUT_OF_DOMAIN, Tree
+from routing.rows import Row
+
+MANY = 2  # the batch is timed over the test prompts that many times
+PROMPTS = Path(__file__).resolve().parent / "route_prompts.toml"
+
+
+def nowhere_rows() -> list[Row]:
+    """Prompts of no domain, other in kind than those the router fits on."""
+    return [Row(text, OUT_OF_DOMAIN, "nowhere") for text in _prompts()["nowhere"]]
+
+
+def record_rows(folder: Path, *, tree: Tree) -> list[Row]:
+    """All training records of a folder of domains; files kept for exams are left out."""
+    listed = list_folder(folder, domains=tree.domains).files
+    reading = read_files([file for domain in tree.domains for file in listed[domain] if not file.exam_only], cache_dir=Path.home() / ".cache")
+    return [Row(record.prompt, record.domain, record.source) for record in reading.records]
+
+
+def curriculum_rows(tree: Tree, *, seed: int, count: int = 1500) -> list[Row]:
+    """Prompts of the embedded curriculum, count a domain."""
+    return [Row(record.prompt, domain, record.source) for domain in tree.domains if domain in curriculum.domains()
+            for record in curriculum.make_records(domain, count=count, levels=curriculum.levels(domain), seed=seed)]
+
+
+def everyday_test_rows(tree: Tree) -> list[Row]:
+    """Short prompts written by hand for the test alone, shuffled so that no order helps."""
+    rows = [Row(text, domain, "everyday test") for domain in tree.domains for text in _prompts().get(domain, [])]
+    Random(0).shuffle(rows)
+    return rows
+
+
+def _prompts() -> dict[str, list[str]]:
+    return tomllib.loads(PROMPTS.read_text(encoding="utf-8"))

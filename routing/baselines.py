@@ -1,0 +1,71 @@
+"""What a router must beat: the most frequent label, a few keywords, and the nearest neighbours on its own features.
+
+For comparison only; nothing here is served.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+from sklearn.neighbors import KNeighborsClassifier
+
+from routing.router import Router
+from routing.rows import Row
+from routing.text import shorten, user_turns
+
+KEYWORDS_NAME = "keyword rules"
+_KEYWORDS = MappingProxyType({
+    "code": re.compile(r"\b(python|java|javascript|function|code|array|string|sql|html|css|bash|file|directory|program|class|algorithm|script)\b"),
+    "math": re.compile(r"\d.*\b(how many|how much|total|percent|sum|times|cost|each)\b|\d\s*[-+*/^=]\s*\d|\b(solve|calculate|equation)\b"),
+    "reasoning": re.compile(r"^(is|are|was|were|do|does|did|can|could|would|will|has|have)\b(?! you)|\b(true or false|true, false|conclude|if all|options)\b"),
+    "knowledge": re.compile(r"^(who|what|when|where|which|why|how|name|list|explain|define)\b"),
+})
+
+
+def keyword_accuracy(rows: Sequence[Row]) -> float:
+    """Share right of the first domain whose rule matches the last user turn; conversation where none does."""
+    guesses = [next((domain for domain, rule in _KEYWORDS.items() if rule.search(_said(row).lower())), "conversation") for row in rows]
+    return float(np.mean([guess == row.label for guess, row in zip(guesses, rows, strict=True)]))
+
+
+def majority_accuracy(fitted: Sequence[Row], rows: Sequence[Row]) -> float:
+    """Share right of the most frequent label of the fitted rows."""
+    label = Counter(row.label for row in fitted).most_common(1)[0][0]
+    return float(np.mean([row.label == label for row in rows]))
+
+
+@dataclass(frozen=True, eq=False)
+class Neighbours:
+    """A fitted nearest-neighbour classifier on the features of a router."""
+
+    router: Router
+    model: Any
+
+    def accuracy(self, rows: Sequence[Row]) -> float:
+        """Share right."""
+        guesses = self.model.predict(self.router.features.many([_cut(self.router, row) for row in rows]))
+        return float((guesses == np.array([row.label for row in rows])).mean())
+
+
+def neighbours(router: Router, rows: Sequence[Row], *, seed: int, most: int = 20_000) -> Neighbours:
+    """Five neighbours by Euclidean distance, which on rows of length one orders as the cosine does; at most so many fitted rows."""
+    places = np.random.default_rng(seed).permutation(len(rows))[:most]
+    chosen = [rows[place] for place in places.tolist()]
+    model = KNeighborsClassifier(n_neighbors=5, weights="distance", algorithm="brute")
+    model.fit(router.features.many([_cut(router, row) for row in chosen]), np.array([row.label for row in chosen]))
+    return Neighbours(router, model)
+
+
+def _said(row: Row) -> str:
+    turns = user_turns(row.prompt)
+    return turns[0] if turns else ""
+
+
+def _cut(router: Router, row: Row) -> str:
+    return shorten(_said(row), limit=router.rules.max_prompt_chars)
