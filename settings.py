@@ -249,7 +249,7 @@ def load(*, config: Path | None = None, recipe: str | None = None, overrides: Se
     if data_path is not None:
         _merge(tables, {"data": {"path": data_path}})
     for override in overrides:
-        _merge(tables, _parse_override(override))
+        _merge(tables, _parse_override(override), add_branches=override.startswith("tree.branches."))
     return check(tables)
 
 
@@ -298,11 +298,12 @@ def _parse_override(text: str) -> dict[str, Any]:
     return value
 
 
-def _merge(into: dict[str, Any], tables: Mapping[str, Any], path: tuple[str, ...] = ()) -> None:
+def _merge(into: dict[str, Any], tables: Mapping[str, Any], *, path: tuple[str, ...] = (), add_branches: bool = False) -> None:
+    """Lay tables over others. The table tree.branches is replaced as a whole, unless add_branches changes or adds one of them."""
     for key, value in tables.items():
-        whole = (*path, key) == ("tree", "branches")  # a recipe or override names all branches, or one of them by tree.branches.NAME
-        if isinstance(value, Mapping) and isinstance(into.get(key), dict) and not (whole and len(value) > 1):
-            _merge(into[key], value, (*path, key))
+        whole = (*path, key) == ("tree", "branches") and not add_branches
+        if isinstance(value, Mapping) and isinstance(into.get(key), dict) and not whole:
+            _merge(into[key], value, path=(*path, key), add_branches=add_branches)
         else:
             into[key] = dict(value) if isinstance(value, Mapping) else value
 

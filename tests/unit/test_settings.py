@@ -78,3 +78,17 @@ def test_command_print_config_prints_settings_in_force():
     done = subprocess.run([sys.executable, "continuous_loop.py", "--print-config", "--set", "run.seed=11"], cwd=settings.HOME,
                           capture_output=True, text=True, timeout=60, check=True)
     assert settings.check(tomllib.loads(done.stdout)).run.seed == 11
+
+
+@pytest.mark.parametrize(("override", "branches"), [
+    ('tree.branches.legal=["law"]', {"analytical", "language", "technical", "legal"}),
+    ('tree.branches={legal=["law"]}', {"legal"}),
+    ('tree.branches={legal=["law"], technical=["code"]}', {"legal", "technical"}),
+])
+def test_load_branches_one_is_added_a_table_replaces_all(override, branches):
+    assert set(load(overrides=[override]).tree.branches) == branches
+
+
+def test_load_branches_of_a_recipe_replace_those_of_the_config(tmp_path):
+    (tmp_path / "r.toml").write_text('[tree.branches]\nlegal = ["law"]\n', encoding="utf-8")
+    assert set(load(recipe=str(tmp_path / "r.toml")).tree.branches) == {"legal"}
