@@ -5,12 +5,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from simulated_card import CARD, SimulatedCard
+from simulated_card import CARD, SimulatedCard, transformers_fits
 from toy_corpus import counting_corpus, toy_model, toy_training
 
 from experts.device import RULES, Device, cpu_device
 from training.plan import Mix, Plan, Trained
 from training.trainer import train
+
+pytestmark = transformers_fits
 
 
 def trained(device: Device, folder: Path, *, optimizer: str) -> Trained:

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 import pytest
 import torch
-from simulated_card import CARD, SimulatedCard, kernels
+from simulated_card import CARD, SimulatedCard, kernels, transformers_fits
 from torch import nn
 
 from experts import tokenizer as tokens
@@ -19,6 +19,7 @@ from experts.device_rules import DeviceRules, PlainAdamW, attention_mask, clip_g
 from experts.expert import Expert
 from settings import ModelSettings, TokenizerSettings
 
+pytestmark = transformers_fits
 TINY = ModelSettings(layers=2, width=32, heads=4, kv_heads=2, intermediate=48, context_tokens=96)
 MESSAGES: list[list[tokens.Message]] = [[{"role": "user", "content": "What is 2?" * n}] for n in (1, 3, 5)]
 

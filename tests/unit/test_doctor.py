@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from rich.console import Console
-from simulated_card import CARD, SimulatedCard
+from simulated_card import CARD, SimulatedCard, transformers_fits
 
 import experts.__main__ as command
 from experts import device as devices
@@ -43,30 +43,35 @@ def test_self_test_of_a_right_card_under_directml_rules_passes() -> None:
     assert test.greedy_tokens_equal == GREEDY_TOKENS
 
 
+@transformers_fits
 def test_self_test_of_a_card_with_a_zeroed_gradient_names_it() -> None:
     test = on_card("zero")
     assert checks(test) == ["zero gradient"]
     assert test.failures[0].detail.startswith("72 of 72 gradients are all zero, first ")
 
 
+@transformers_fits
 def test_self_test_of_a_card_with_a_nan_names_it() -> None:
     test = on_card("nan")
     assert checks(test)[0] == "not a number"
     assert "losses [nan, nan, nan]" in test.failures[0].detail
 
 
+@transformers_fits
 def test_self_test_of_a_card_that_falls_back_names_the_operation() -> None:
     test = on_card("fallback")
     assert checks(test) == ["fallback"]
     assert "'aten::_softmax' is not currently supported on the DML backend and will fall back to run on the CPU" in test.failures[0].detail
 
 
+@transformers_fits
 def test_self_test_of_a_card_that_is_slightly_wrong_names_loss_or_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
     spoil = SimulatedCard._spoil
     monkeypatch.setattr(SimulatedCard, "_spoil", lambda self, name, inner: inner * 1.01 if name == "sigmoid" else spoil(self, name, inner))
     assert "gradient" in checks(on_card())
 
 
+@transformers_fits
 def test_self_test_of_a_card_that_raises_is_a_failure_not_an_exception(monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(self: SimulatedCard, name: str, inner: object) -> object:
         raise NotImplementedError(f"Could not run {name}")
@@ -86,6 +91,7 @@ def standin(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     return monkeypatch
 
 
+@transformers_fits
 @pytest.mark.parametrize(("fault", "limit_s", "expected"), [
     ("hang", 5.0, [("time limit", "the self-test did not end within 5 s")]),
     ("abort", 60.0, [("crash", "the self-test ended with exit code ")]),
@@ -98,6 +104,7 @@ def test_trial_of_a_faulty_card_in_its_own_process_is_refused_by_name(
     assert report["failures"][0]["detail"].startswith(expected[0][1])
 
 
+@transformers_fits
 def test_trial_of_a_right_card_in_its_own_process_passes(standin: pytest.MonkeyPatch) -> None:
     report = trial_report("directml:0", limit_s=60)
     assert report["failures"] == []
