@@ -194,6 +194,7 @@ class ServeSettings(Section):
     loop_repeats: int | None = Field(8, description="an answer ends when its end repeats this often; unset: never", ge=3, le=1000)
     memory_mib: int | None = Field(None, description="memory for loaded nodes; the least used leave; unset: no limit", ge=16)
     api_key_file: str | None = Field(None, description="file with API keys, one a line; the variable BRANCHWISE_API_KEY adds one", min_length=1)
+    upstream: dict[str, str] = Field(default={}, description="node = address of an OpenAI-compatible server that answers for it, as in http://host:8000/v1#model")
 
 
 class Settings(Section):

@@ -9,7 +9,7 @@ import logging
 import secrets
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from experts.tokenizer import Message
 from experts.tree import Tree
 from routing.router import Ranked, Route
 from serving.answer import Answer, ClientGone, Timing
-from serving.engines.interface import Engine, EngineClosed, EngineFull, Failed, LoadFailed, Sampling, Work
+from serving.engines.interface import Engine, EngineClosed, EngineFull, Failed, LoadFailed, Model, Sampling, Work
 from serving.errors import ApiError
 from serving.pool import Pool, Resident, Retired
 from serving.snapshot import Snapshot, build, find
@@ -56,11 +56,12 @@ class Decision:
 class Gateway:
     """Everything between HTTP and the engines. start() before use, close() after."""
 
-    def __init__(self, settings: Settings, *, engine: Engine, device: Device) -> None:
+    def __init__(self, settings: Settings, *, engine: Engine, device: Device, elsewhere: Mapping[str, Callable[[], Model]] | None = None) -> None:
         self.settings = settings
         self.tree = Tree.from_settings(settings.tree)
         self.registry = Registry(Path(settings.run.dir))
         self.engine = engine
+        self._elsewhere = elsewhere or {}
         self.device = device
         budget = settings.serve.memory_mib
         self.pool = Pool(engine, budget_bytes=None if budget is None else budget * 2**20)
@@ -98,7 +99,7 @@ class Gateway:
             if self._failed and self._failed[0] == generation and not again and time.monotonic() - self._failed[1] < _RETRY_FAILED_S:
                 return False
             try:
-                built = build(find(self.registry, self.tree), tree=self.tree, pool=self.pool, before=self.snapshot)
+                built = build(find(self.registry, self.tree), tree=self.tree, pool=self.pool, before=self.snapshot, elsewhere=self._elsewhere)
             except LoadFailed as error:
                 self._failed = (generation, time.monotonic())
                 self._note(f"generation {generation} isn't served, what was served before stays: {error}")

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -49,11 +49,12 @@ def evictions(held: Iterable[Held], *, needed_bytes: int, budget_bytes: int) -> 
 class Resident:
     """One version that a snapshot may use; in memory or not. Every request holds it while it runs."""
 
-    def __init__(self, pool: Pool, name: str, version: str, folder: Path, *, pinned: bool) -> None:
+    def __init__(self, pool: Pool, name: str, version: str, folder: Path, *, pinned: bool, load: Callable[[], Model] | None = None) -> None:
         self.name = name
         self.version = version
         self.folder = folder
         self.pinned = pinned
+        self.load = load
         self.loading = threading.Lock()
         self.model: Model | None = None  # this and the rest under the pool's lock
         self.uses = 0
@@ -84,12 +85,12 @@ class Pool:
         self._lock = threading.Lock()
         self._residents: dict[tuple[str, str], Resident] = {}
 
-    def resident(self, name: str, version: str, folder: Path, *, pinned: bool) -> Resident:
-        """The resident of a version, new if it isn't known. pinned: never leaves for memory."""
+    def resident(self, name: str, version: str, folder: Path, *, pinned: bool, load: Callable[[], Model] | None = None) -> Resident:
+        """The resident of a version, new if it isn't known. pinned: never leaves for memory. load: in place of the engine's."""
         with self._lock:
             known = self._residents.get((name, version))
             if known is None or known.retired:
-                known = Resident(self, name, version, folder, pinned=pinned)
+                known = Resident(self, name, version, folder, pinned=pinned, load=load)
                 self._residents[known.key] = known
             return known
 
@@ -148,9 +149,9 @@ class Pool:
             with self._lock:
                 if resident.model is not None:
                     return resident.model
-            self._make_room(sum(file.stat().st_size for file in resident.folder.glob("*.safetensors")))
+            self._make_room(0 if resident.load else sum(file.stat().st_size for file in resident.folder.glob("*.safetensors")))
             began = time.monotonic()
-            model = self._engine.load(resident.folder, name=f"{resident.name} {resident.version}")
+            model = resident.load() if resident.load else self._engine.load(resident.folder, name=f"{resident.name} {resident.version}")
             log.info("loaded %s %s in %.2f s", resident.name, resident.version, time.monotonic() - began)
             with self._lock:
                 resident.model = model

@@ -6,18 +6,19 @@ A snapshot is built whole beside the one in use and never changes. Does not poll
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from experts.registry import Registry, RegistryError
 from experts.tree import Tree
 from routing.router import Router
-from serving.engines.interface import LoadFailed
+from serving.engines.interface import LoadFailed, Model
 from serving.pool import Pool, Resident
 
 log = logging.getLogger(__name__)
 _TRIES = 20
+ELSEWHERE = "upstream"  # in place of a version, for a node that another server answers for
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,14 +80,16 @@ def find(registry: Registry, tree: Tree) -> Found:
     raise RegistryError(f"the pointer changed in each of {_TRIES} looks; promotions come faster than they can be read")
 
 
-def build(found: Found, *, tree: Tree, pool: Pool, before: Snapshot | None) -> Snapshot | None:
+def build(found: Found, *, tree: Tree, pool: Pool, before: Snapshot | None, elsewhere: Mapping[str, Callable[[], Model]] | None = None) -> Snapshot | None:
     """A snapshot of what was found, its models loaded and warmed up; None while the root has no version.
 
     Raises LoadFailed when a version can't be served and there is a snapshot to keep. Without one, a node that fails is
-    left out, because an ancestor's answer is better than none.
+    left out, because an ancestor's answer is better than none. elsewhere: nodes that another server answers for.
     """
     residents: dict[str, Resident] = {}
     for name, folder in found.folders.items():
+        if elsewhere and name in elsewhere:
+            continue
         resident = pool.resident(name, folder.name, folder, pinned=name == tree.root)
         try:
             resident.acquire()
@@ -97,6 +100,8 @@ def build(found: Found, *, tree: Tree, pool: Pool, before: Snapshot | None) -> S
             continue
         resident.release()
         residents[name] = resident
+    for name, load in (elsewhere or {}).items():
+        residents[name] = pool.resident(name, ELSEWHERE, Path(), pinned=True, load=load)
     if tree.root not in residents:
         return None
     router, version = _router(found, tree=tree, before=before)

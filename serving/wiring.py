@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import torch
 
 from experts.device import Device, DeviceError, choose
+from experts.tree import Tree
 from serving.engines.interface import Engine, EngineLimits, LoadFailed, Model
 from serving.engines.llamacpp_engine import LlamaCppEngine
 from serving.engines.torch_engine import TorchEngine
+from serving.engines.upstream_engine import UpstreamModel
 from serving.gateway import Gateway
 from settings import Settings, SettingsError
 
@@ -25,7 +29,19 @@ def make_gateway(settings: Settings) -> Gateway:
     device = choose(settings.serve.device)
     if settings.serve.threads is not None:
         torch.set_num_threads(settings.serve.threads)
-    return Gateway(settings, engine=make_engine(settings, device=device), device=device)
+    return Gateway(settings, engine=make_engine(settings, device=device), device=device, elsewhere=_elsewhere(settings))
+
+
+def _elsewhere(settings: Settings) -> dict[str, Callable[[], Model]]:
+    """How to reach the nodes of serve.upstream."""
+    tree, serve = Tree.from_settings(settings.tree), settings.serve
+    limits = EngineLimits(slots=serve.slots, queue=serve.queue)
+    for node, url in serve.upstream.items():
+        if node not in tree.nodes or tree.model_of(node) != node:
+            raise SettingsError(f"serve.upstream.{node}: no node of that name has a model of its own; there are: {', '.join(tree.trainable)}")
+        if urlsplit(url).scheme not in {"http", "https"} or not urlsplit(url).hostname:
+            raise SettingsError(f"serve.upstream.{node} = {url!r}: no address; write it as http://host:8000/v1 or http://host:8000/v1#model")
+    return {node: functools.partial(UpstreamModel, url, name=node, limits=limits) for node, url in serve.upstream.items()}
 
 
 def make_engine(settings: Settings, *, device: Device) -> Engine:

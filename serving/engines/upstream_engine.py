@@ -1,0 +1,184 @@
+"""A node answered by another server that speaks OpenAI's chat completions: vLLM, llama.cpp, or another gateway of ours.
+
+Time limits, one retry before the first text, a circuit breaker, a cap on what is under way. Loads and decodes nothing.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+from urllib.parse import urlsplit
+
+from experts.tokenizer import Message
+from serving.engines.interface import Capacity, End, EngineClosed, EngineFull, EngineLimits, Failed, FinishReason, Piece, Stream, Work
+
+log = logging.getLogger(__name__)
+KEY_VARIABLE = "BRANCHWISE_UPSTREAM_KEY"
+_CONNECT_S, _READ_S = 5.0, 30.0
+_UNKNOWN_CONTEXT = 2**31  # the other server checks lengths
+
+
+class UpstreamFault(Exception):
+    """The other server refused, broke or fell silent. again: whether another try may help."""
+
+    def __init__(self, message: str, *, again: bool) -> None:
+        super().__init__(message)
+        self.again = again
+
+
+class Breaker:
+    """Stops asking a server that keeps failing: open after so many failures in a row, then one try every open_s."""
+
+    def __init__(self, *, failures: int = 3, open_s: float = 10.0, clock: Callable[[], float] = time.monotonic) -> None:
+        self._limit, self._open_s, self._clock = failures, open_s, clock
+        self._failures = 0
+        self._next_try = 0.0
+        self._lock = threading.Lock()
+
+    def allows(self) -> bool:
+        """Whether to ask now. While open, one caller in open_s is let through."""
+        with self._lock:
+            if self._failures < self._limit:
+                return True
+            if self._clock() < self._next_try:
+                return False
+            self._next_try = self._clock() + self._open_s
+            return True
+
+    def note(self, *, worked: bool) -> None:
+        """Say how it went."""
+        with self._lock:
+            self._failures = 0 if worked else self._failures + 1
+            if self._failures >= self._limit:
+                self._next_try = self._clock() + self._open_s
+
+
+class UpstreamModel:
+    """One node behind a URL. url: base of the API, as in http://host:8000/v1; #name names the model there."""
+
+    def __init__(self, url: str, *, name: str, limits: EngineLimits, breaker: Breaker | None = None) -> None:
+        self.name = name
+        self.context_tokens = _UNKNOWN_CONTEXT
+        self._address = urlsplit(url)
+        self._model = self._address.fragment or name
+        self._limits = limits
+        self._breaker = breaker or Breaker()
+        self._workers = ThreadPoolExecutor(limits.slots, thread_name_prefix=f"upstream-{name}")
+        self._lock = threading.Lock()
+        self._held = 0
+        self._closed = False
+
+    def encode(self, messages: Sequence[Message]) -> tuple[int, ...]:  # noqa: ARG002
+        """Nothing: the other server has the tokenizer."""
+        return ()
+
+    def submit(self, work: Work) -> Stream:
+        """Reserve a place and ask; raises EngineFull or EngineClosed. With the breaker open the stream fails at once."""
+        stream = Stream()
+        with self._lock:
+            if self._closed:
+                raise EngineClosed(f"{self.name} was unloaded")
+            if self._held >= self._limits.slots + self._limits.queue:
+                raise EngineFull(f"{self.name} has {self._held} requests under way upstream", retry_after_s=1.0)
+            if not self._breaker.allows():
+                stream.put(Failed(f"{self._address.netloc} failed too often; it is asked again in a while"))
+                return stream
+            self._held += 1
+            self._workers.submit(self._run, work, stream, time.monotonic())
+        return stream
+
+    def capacity(self) -> Capacity:
+        """What is under way; no memory is ours."""
+        with self._lock:
+            return Capacity(self._limits.slots, min(self._held, self._limits.slots), max(0, self._held - self._limits.slots), 0)
+
+    def close(self) -> None:
+        """Take no more work."""
+        with self._lock:
+            self._closed = True
+        self._workers.shutdown(wait=False, cancel_futures=True)
+
+    def _run(self, work: Work, stream: Stream, submitted: float) -> None:
+        began = time.monotonic()
+        try:
+            for attempt in (1, 2):
+                sent = [0]
+                try:
+                    stream.put(self._ask(work, stream, sent, queue_s=began - submitted))
+                    self._breaker.note(worked=True)
+                    return
+                except (UpstreamFault, OSError, http.client.HTTPException, ValueError, KeyError, IndexError) as error:
+                    log.warning("%s: try %d at %s: %s", self.name, attempt, self._address.netloc, error)
+                    again = not isinstance(error, UpstreamFault) or error.again
+                    if not again or sent[0] or attempt == 2:  # a second answer after some text would be another text
+                        self._breaker.note(worked=not again)
+                        stream.put(Failed(str(error)))
+                        return
+        finally:
+            with self._lock:
+                self._held -= 1
+
+    def _ask(self, work: Work, stream: Stream, sent: list[int], *, queue_s: float) -> End:
+        connection = self._connect()
+        try:
+            path = f"{self._address.path.rstrip('/')}/chat/completions"
+            connection.request("POST", path, json.dumps(self._body(work)), _headers())
+            connection.sock.settimeout(_READ_S)
+            response = connection.getresponse()
+            if response.status != 200:
+                raise UpstreamFault(f"status {response.status}: {response.read(300)!r}", again=response.status in (408, 429) or response.status >= 500)
+            return _relay(_events(response), work, stream, sent, queue_s=queue_s)
+        finally:
+            connection.close()
+
+    def _connect(self) -> http.client.HTTPConnection:
+        kind = http.client.HTTPSConnection if self._address.scheme == "https" else http.client.HTTPConnection
+        return kind(str(self._address.hostname), self._address.port, timeout=_CONNECT_S)
+
+    def _body(self, work: Work) -> dict[str, Any]:
+        sampling = work.sampling
+        body: dict[str, Any] = {"model": self._model, "messages": list(work.messages), "max_tokens": work.max_new_tokens, "stream": True,
+                                "stream_options": {"include_usage": True}, "temperature": sampling.temperature, "top_p": sampling.top_p,
+                                "seed": sampling.seed % 2**31}
+        return {**body, "stop": list(work.stop)} if work.stop else body
+
+
+def _headers() -> dict[str, str]:
+    key = os.environ.get(KEY_VARIABLE)
+    return {"Content-Type": "application/json", **({"Authorization": f"Bearer {key}"} if key else {})}
+
+
+def _events(response: http.client.HTTPResponse) -> Iterator[dict[str, Any]]:
+    for line in response:
+        if line.startswith(b"data:") and (data := line[5:].strip()) != b"[DONE]":
+            yield json.loads(data)
+
+
+def _relay(events: Iterator[dict[str, Any]], work: Work, stream: Stream, sent: list[int], *, queue_s: float) -> End:
+    """Hand the texts on; the last event. Raises UpstreamFault when the stream ends too early."""
+    reason: FinishReason | None = None
+    used: dict[str, int] = {}
+    for event in events:
+        if "error" in event:
+            raise UpstreamFault(f"error event: {str(event['error'])[:300]}", again=True)
+        used = event.get("usage") or used
+        for choice in event.get("choices", []):
+            if text := (choice.get("delta") or {}).get("content"):
+                sent[0] += 1
+                stream.put(Piece(text, 1))
+            if choice.get("finish_reason"):
+                reason = "stop" if choice["finish_reason"] == "stop" else "length"
+        if stream.cancelled:
+            return End("cancelled", 0, sent[0], queue_s)
+        if work.deadline is not None and time.monotonic() > work.deadline:
+            return End("deadline", used.get("prompt_tokens", 0), sent[0], queue_s)
+    if reason is None:
+        raise UpstreamFault("the stream ended without a finish_reason", again=True)
+    return End(reason, used.get("prompt_tokens", 0), used.get("completion_tokens", sent[0]), queue_s)
