@@ -1,6 +1,6 @@
 """Attention of packed documents, each computed by itself: documents of like length are one batched product.
 
-No product is made between documents, which a 4-D mask over whole rows can't avoid. Registered with transformers under NAME; the
+No product is made between documents, which a 4-D mask over whole rows can't avoid. Registered with transformers by name; the
 groups travel as a keyword of the model's call. Does not know rows or losses.
 Legend: N tokens of all rows, H query heads, K key-value heads, R = H / K, D width of a head, n documents of a group, L their padded length.
 """
@@ -58,9 +58,13 @@ def group_documents(starts: NDArray[np.int64], lengths: NDArray[np.int64]) -> Gr
     return Groups(torch.from_numpy(tokens), torch.from_numpy(back), torch.from_numpy(np.flatnonzero(~is_real)), tuple(shapes))
 
 
-def register() -> None:
-    """Make NAME known to transformers; doing it again changes nothing."""
-    AttentionInterface.register(NAME, _attention)
+def register(*, compiled: bool) -> str:
+    """Make the attention known to transformers and give its name; doing it again changes nothing. compiled: for use among compiled layers."""
+    name = f"{NAME}_between_graphs" if compiled else NAME
+    if name not in AttentionInterface():
+        # Its shapes change with every batch: compiled, it would be compiled for ever.
+        AttentionInterface.register(name, torch.compiler.disable(_attention) if compiled else _attention)  # type: ignore[no-untyped-call]
+    return name
 
 
 def _attention(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, *,  # noqa: ARG001 - transformers' signature

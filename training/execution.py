@@ -1,4 +1,4 @@
-"""How a step is computed on this device: precision and way of attention, the right ones measured on a real batch, the fastest taken.
+"""How a step is computed on this device: precision, way of attention, compiled or not; the right ones measured on a real batch, the fastest taken.
 
 Measured once a process for the same model configuration and device; a resumed run keeps what its state says. Does not train.
 """
@@ -6,8 +6,10 @@ Measured once a process for the same model configuration and device; a resumed r
 from __future__ import annotations
 
 import logging
+import os
+import shutil
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from transformers import PreTrainedModel
@@ -15,18 +17,21 @@ from transformers import PreTrainedModel
 from experts.device import Device
 from settings import TrainSettings
 from training.batches import Batch
-from training.packed_loss import Attention, PackedLoss, right_attentions
+from training.packed_loss import Attention, PackedLoss, layers_of, right_attentions
 
 _log = logging.getLogger(__name__)
-_measured: dict[tuple[object, ...], Execution] = {}
+_TIMED_ROUNDS = 3  # after an untimed one
+# Compiled layers made a step 1.28 times as fast (default recipe, one core, 2026-11-20); compiling takes some 20 s of work, more on a busy machine.
+_COMPILE_PAYS_AFTER_S = 150.0
 
 
 @dataclass(frozen=True, slots=True)
 class Execution:
-    """bf16: products in bfloat16 by autocast. attention: see packed_loss.Attention."""
+    """bf16: products in bfloat16 by autocast. attention: see packed_loss.Attention. compiled: layers by torch.compile."""
 
     bf16: bool
     attention: Attention
+    compiled: bool = False
 
     @property
     def precision(self) -> str:
@@ -35,20 +40,67 @@ class Execution:
 
     def loss(self, model: PreTrainedModel, *, device: Device) -> PackedLoss:
         """The loss computed in this way."""
-        return PackedLoss(model, device=device, bf16=self.bf16, attention=self.attention)
+        return PackedLoss(model, device=device, bf16=self.bf16, attention=self.attention, compiled=self.compiled)
+
+    def __str__(self) -> str:
+        return f"{self.precision}, {self.attention}{', compiled' if self.compiled else ''}"
 
 
-def choose_execution(model: PreTrainedModel, *, device: Device, settings: TrainSettings, batch: Batch) -> Execution:
-    """The fastest of what is right for this model and allowed by settings.precision and the device; leaves no gradient behind."""
+_plain: dict[tuple[object, ...], tuple[Execution, float]] = {}
+_compiled: dict[tuple[object, ...], Execution] = {}
+
+
+def choose_execution(model: PreTrainedModel, *, device: Device, settings: TrainSettings, batch: Batch, batches: int) -> Execution:
+    """The fastest of what is right for this model and allowed by settings and device; leaves no gradient behind.
+
+    batches: of the whole run; a short one isn't worth compiling for, unless that was done already.
+    """
     key = (type(model), model.config.to_json_string(), device.torch, settings.precision, batch.tokens_BT.shape, torch.get_num_threads())
-    if key not in _measured:
+    if key not in _plain:
         attentions = right_attentions(model, device=device)
-        # alone is right for every model and slow: it stands in where nothing else is right.
-        ways = [Execution(bf16, attention) for attention in (attentions[:-1] or attentions) for bf16 in _precisions(device, settings=settings)]
-        seconds = {way: _batch_s(model, loss=way.loss(model, device=device), batch=batch, device=device) for way in ways} if len(ways) > 1 else {ways[0]: 0.0}
-        _log.info("a batch takes %s", ", ".join(f"{1000 * took:.0f} ms ({way.precision}, {way.attention})" for way, took in seconds.items()))
-        _measured[key] = min(seconds, key=lambda way: seconds[way])
-    return _measured[key]
+        attentions = attentions[:-1] or attentions  # alone is right for every model and slow: it stands in where nothing else is right
+        best, _ = _fastest(model, [Execution(bf16, attentions[0]) for bf16 in _precisions(device, settings=settings)], batch=batch, device=device)
+        _plain[key] = _fastest(model, [Execution(best.bf16, attention) for attention in attentions], batch=batch, device=device)
+    plain, batch_s = _plain[key]
+    if settings.compile == "off" or (key not in _compiled and batches * batch_s < _COMPILE_PAYS_AFTER_S):
+        return plain
+    if key not in _compiled:
+        tried = can_compile(model, device=device, attention=plain.attention)
+        _compiled[key] = _compiled_if_faster(model, plain, batch=batch, device=device) if tried else plain
+    return _compiled[key]
+
+
+def can_compile(model: PreTrainedModel, *, device: Device, attention: Attention) -> bool:
+    """Whether torch.compile can be tried: a CPU or CUDA device, a C++ compiler (CPU), layers, and a torch that shares one graph among layers."""
+    version = tuple(int(part) for part in torch.__version__.split("+")[0].split(".")[:2])
+    if attention == "alone" or not layers_of(model) or version < (2, 5):
+        return False
+    compilers = [os.environ.get("CXX", ""), "cl"] if os.name == "nt" else [os.environ.get("CXX", ""), "g++", "clang++"]
+    return device.kind == "cuda" or (device.kind == "cpu" and any(name and shutil.which(name) for name in compilers))
+
+
+def _compiled_if_faster(model: PreTrainedModel, plain: Execution, *, batch: Batch, device: Device) -> Execution:
+    compiled = replace(plain, compiled=True)
+    began = time.perf_counter()
+    try:
+        _batch_s(model, loss=compiled.loss(model, device=device), batch=batch, device=device)
+    except (RuntimeError, ImportError, OSError) as error:  # what dynamo, inductor and the compiler's process raise
+        _log.warning("torch.compile doesn't work here, training goes on without it: %s: %s", type(error).__name__, str(error).partition("\n")[0])
+        model.zero_grad(set_to_none=True)
+        return plain
+    _log.info("compiled in %.1f s", time.perf_counter() - began)
+    return _fastest(model, [plain, compiled], batch=batch, device=device)[0]
+
+
+def _fastest(model: PreTrainedModel, ways: list[Execution], *, batch: Batch, device: Device) -> tuple[Execution, float]:
+    """The way with the shortest of its times, and that; they take turns, so that a busy moment of the machine hits all of them."""
+    losses = {way: way.loss(model, device=device) for way in ways}
+    rounds = [{way: _batch_s(model, loss=loss, batch=batch, device=device) for way, loss in losses.items()} for _ in range(1 + _TIMED_ROUNDS)]
+    seconds = {way: min(times[way] for times in rounds[1:]) for way in ways}
+    if len(ways) > 1:
+        _log.info("a batch takes %s", ", ".join(f"{1000 * took:.0f} ms ({way})" for way, took in seconds.items()))
+    best = min(seconds, key=lambda way: seconds[way])
+    return best, seconds[best]
 
 
 def _precisions(device: Device, *, settings: TrainSettings) -> list[bool]:
@@ -61,14 +113,12 @@ def _precisions(device: Device, *, settings: TrainSettings) -> list[bool]:
 
 
 def _batch_s(model: PreTrainedModel, *, loss: PackedLoss, batch: Batch, device: Device) -> float:
-    """Shorter of two timed forward and backward passes after an untimed one."""
-    times = []
-    for _ in range(3):
-        began = time.perf_counter()
-        cost = loss(batch) / batch.targets_N.numel()
-        cost.backward()  # type: ignore[no-untyped-call]
-        if device.torch.type == "cuda":
-            torch.cuda.synchronize(device.torch)
-        times.append(time.perf_counter() - began)
-        model.zero_grad(set_to_none=True)
-    return min(times[1:])
+    """Seconds of one forward and backward pass."""
+    began = time.perf_counter()
+    cost = loss(batch) / batch.targets_N.numel()
+    cost.backward()  # type: ignore[no-untyped-call]
+    if device.torch.type == "cuda":
+        torch.cuda.synchronize(device.torch)
+    took = time.perf_counter() - began
+    model.zero_grad(set_to_none=True)
+    return took

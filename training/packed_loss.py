@@ -7,13 +7,13 @@ build batches, does not step and does not choose between the ways that are right
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from experts.device import Device
@@ -40,11 +40,13 @@ def document_mask(documents_BT: Tensor) -> Tensor:
 class PackedLoss:
     """Sum of the target tokens' costs in nats for one batch; one object a model, device, precision and way of attention."""
 
-    def __init__(self, model: PreTrainedModel, *, device: Device, bf16: bool, attention: Attention) -> None:
+    def __init__(self, model: PreTrainedModel, *, device: Device, bf16: bool, attention: Attention, compiled: bool = False) -> None:
         self._model, self._device, self._attention = model, device, attention
+        # One layer is compiled, not the model: layers and later models of the same shape share the graph, so it takes seconds, once a process.
+        self._layers = {layer: torch.compile(layer.forward, dynamic=False) for layer in layers_of(model)} if compiled else {}
         self._dtype = torch.bfloat16 if bf16 else torch.float32
         self._lean = _head_is_plain(model, device=device)
-        document_attention.register()
+        self._names = {graph: document_attention.register(compiled=graph) for graph in {False, compiled}}
 
     def __call__(self, batch: Batch) -> Tensor:
         """Differentiable sum over the batch's targets, fp32, on the device."""
@@ -68,7 +70,7 @@ class PackedLoss:
             return self._forward(tokens, positions, attention_mask=mask).flatten(0, 1)
         groups = group_documents(batch.starts, batch.lengths).to(to)
         if self._attention == "documents":
-            with _attention_implementation(self._model, document_attention.NAME):
+            with _attention_implementation(self._model, self._names[bool(self._layers) and torch.is_grad_enabled()]):
                 return self._forward(tokens.view(1, -1), positions.view(1, -1), groups=groups)[0]
         return self._each_alone(tokens.flatten(), positions.flatten(), groups)
 
@@ -79,11 +81,23 @@ class PackedLoss:
         return torch.cat(found)[groups.back]
 
     def _forward(self, tokens: Tensor, positions: Tensor, **more: object) -> Tensor:
+        # Without gradients it is a validation, whose batches have other shapes: each would be compiled anew.
+        with _forwards(self._layers if torch.is_grad_enabled() else {}):
+            return self._said(tokens, positions, **more)
+
+    def _said(self, tokens: Tensor, positions: Tensor, **more: object) -> Tensor:
         if self._lean:
             hidden: Tensor = self._model.base_model(input_ids=tokens, position_ids=positions, use_cache=False, **more).last_hidden_state
             return hidden
         logits: Tensor = self._model(input_ids=tokens, position_ids=positions, use_cache=False, **more).logits
         return logits
+
+
+def layers_of(model: PreTrainedModel) -> list[nn.Module]:
+    """The decoder's layers when they are all of one class, else none."""
+    layers = getattr(model.base_model, "layers", None)
+    found = list(layers) if isinstance(layers, nn.ModuleList) else []
+    return found if len({type(layer) for layer in found}) == 1 else []
 
 
 def right_attentions(model: PreTrainedModel, *, device: Device) -> list[Attention]:
@@ -139,6 +153,18 @@ def _frozen(model: PreTrainedModel) -> Iterator[None]:
     with torch.no_grad():
         yield
     model.train(training)
+
+
+@contextmanager
+def _forwards(compiled: Mapping[nn.Module, Callable[..., Any]]) -> Iterator[None]:
+    """Compiled forwards of layers within the block only."""
+    for layer, forward in compiled.items():
+        layer.forward = forward
+    try:
+        yield
+    finally:
+        for layer in compiled:
+            del layer.forward  # the class's own again
 
 
 @contextmanager

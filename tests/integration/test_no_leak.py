@@ -79,7 +79,8 @@ def test_loss_of_each_way_equals_the_plain_loss_over_whole_logits(attention):
 
 
 def gpt2(dropout):
-    return GPT2LMHeadModel(GPT2Config(vocab_size=VOCABULARY, n_positions=64, n_embd=16, n_layer=2, n_head=2, attn_pdrop=dropout, bos_token_id=0, eos_token_id=0))
+    config = GPT2Config(vocab_size=VOCABULARY, n_positions=64, n_embd=16, n_layer=2, n_head=2, attn_pdrop=dropout, bos_token_id=0, eos_token_id=0)
+    return GPT2LMHeadModel(config)
 
 
 def llama():

@@ -9,6 +9,7 @@ from toy_corpus import MemoryCorpus, counting_corpus, counting_documents, shard_
 
 from experts.checkpoint import load_newest
 from experts.device import choose
+from training import execution
 from training.plan import Mix, Plan, TrainingDiverged
 from training.trainer import measure_step_s, train
 
@@ -173,7 +174,7 @@ def test_rollback_survives_a_kill_with_its_lower_rate(tmp_path):
 
 def test_loss_that_stays_not_a_number_ends_the_training_with_the_repair(tmp_path):
     model = toy_model()
-    with pytest.raises(TrainingDiverged, match="step 2: .* after 2 returns to the last good state; lower train.lr and train.muon_lr"):
+    with pytest.raises(TrainingDiverged, match=r"step 2: .* after 2 returns to the last good state; lower train\.lr and train\.muon_lr"):
         run(model, tmp_path, settings=toy_training(max_rollbacks=2), on_step=lambda facts: spoil(model))
     assert load_newest(tmp_path).facts["step"] == 0
 
@@ -204,3 +205,32 @@ def test_measure_step_s_is_positive_and_leaves_model_and_randomness_alone():
     assert 0 < seconds < 60
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
     assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.slow
+def test_train_with_compiled_layers_gives_the_losses_of_the_plain_ones(tmp_path, monkeypatch):
+    monkeypatch.setattr(execution, "_COMPILE_PAYS_AFTER_S", 0.0)
+    monkeypatch.setattr(execution, "_fastest", lambda model, ways, **_: (ways[-1], 1.0))  # whatever is faster here: the compiled one
+    plain, compiled = toy_model(), toy_model()
+    wanted = run(plain, tmp_path / "plain", settings=toy_training(compile="off", validate_every_steps=2))
+    found = run(compiled, tmp_path / "compiled", settings=toy_training(compile="auto", validate_every_steps=2))
+    assert (wanted.compiled, found.compiled) == (False, True)
+    assert found.losses == pytest.approx(wanted.losses, rel=1e-4)
+    assert found.best.val_loss == pytest.approx(wanted.best.val_loss, rel=1e-4)
+    assert "forward" not in vars(compiled.model.layers[0])
+
+
+def test_train_where_compiling_fails_goes_on_without(tmp_path, monkeypatch, caplog):
+    def broken(forward, **_):
+        def fail(*_, **__):
+            raise RuntimeError("no compiler worth the name")
+        return fail
+
+    monkeypatch.setattr(execution, "_COMPILE_PAYS_AFTER_S", 0.0)
+    monkeypatch.setattr(execution, "can_compile", lambda *_, **__: True)
+    monkeypatch.setattr(torch, "compile", broken)
+    execution._compiled.clear()
+    trained = run(toy_model(), tmp_path, settings=toy_training(compile="auto"))
+    execution._compiled.clear()
+    assert (trained.compiled, trained.step) == (False, 6)
+    assert "goes on without it: RuntimeError: no compiler worth the name" in caplog.text
