@@ -4,49 +4,70 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import importlib.util
-import json
 import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from types import ModuleType
 
 from rich.console import Console
 from rich.table import Table
 
 from benchmarks.measuring import Figure
+from experts.durable import write_json
 
-NAMES = ("train", "sweep", "serve", "route", "swap")
+NAMES = {
+    "train": "training tokens/s against transformers' Trainer and a bare loop, share of the machine's peak",
+    "sweep": "validation loss and time of learning rates and optimizers",
+    "serve": "generated tokens/s and time to the first token",
+    "route": "accuracy, calibration and speed of the router",
+    "swap": "requests lost and delayed while versions are swapped",
+}
 
 
 def main(words: Sequence[str] | None = None) -> int:
     """Run the benchmark that the command line names; 0 when it ran."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks", description="figures as ratios against a peer in the same run")
-    benchmarks = parser.add_subparsers(dest="name", required=True, metavar="NAME")
-    for name in NAMES:
-        if importlib.util.find_spec(f"benchmarks.{name}") is None:
-            continue
-        module = importlib.import_module(f"benchmarks.{name}")
-        one = benchmarks.add_parser(name, help=(module.__doc__ or "").partition(": ")[2].splitlines()[0])
-        one.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
-        module.add_arguments(one)
-        one.set_defaults(measure=module.measure, parser=one)
-    arguments = parser.parse_args(words)
+    lines = "\n".join(f"  {name:<8}{text}" for name, text in NAMES.items())
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", formatter_class=argparse.RawDescriptionHelpFormatter,
+                                     description="Figures as ratios against a peer in the same run.",
+                                     epilog=f"benchmarks:\n{lines}\n\npython -m benchmarks NAME --help shows the options of one")
+    parser.add_argument("name", choices=list(NAMES), metavar="NAME", help="benchmark to run")
+    parser.add_argument("rest", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
+    chosen = parser.parse_args(words)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    figures: list[Figure] = arguments.measure(arguments, arguments.parser)
-    if arguments.json is not None:
-        arguments.json.write_text(json.dumps([figure.to_json() for figure in figures], indent=1) + "\n", encoding="utf-8")
+    figures = _run(importlib.import_module(f"benchmarks.{chosen.name}"), name=chosen.name, words=chosen.rest)
     Console().print(_table(figures))
     return 0
+
+
+def _run(module: ModuleType, *, name: str, words: list[str]) -> list[Figure]:
+    """The figures of one benchmark, written to --json where asked for."""
+    output = argparse.ArgumentParser(add_help=False)
+    output.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
+    file, rest = output.parse_known_args(words)
+    if hasattr(module, "main"):  # it parses the rest by itself
+        figures = [Figure(**line) for line in module.main(rest)]
+    else:
+        parser = argparse.ArgumentParser(prog=f"python -m benchmarks {name}", description=NAMES[name], parents=[output])
+        module.add_arguments(parser)
+        figures = module.measure(parser.parse_args(rest), parser)
+    if file.json is not None:
+        write_json(file.json, [figure.to_json() for figure in figures])
+    return figures
 
 
 def _table(figures: Sequence[Figure]) -> Table:
     table = Table("what", "unit", "ours", "peer", "peer is", "ratio", "spread")
     for figure in figures:
-        numbers = (f"{figure.ours:,.4g}" if figure.ours < 100 else f"{figure.ours:,.0f}", "" if figure.peer is None else f"{figure.peer:,.4g}")
-        table.add_row(figure.name, figure.unit, *numbers, figure.peer_name or "", "" if figure.ratio is None else f"{figure.ratio:.2f}",
-                      "" if figure.spread is None else f"{figure.spread:.0%}")
+        table.add_row(figure.name, figure.unit, _number(figure.ours), _number(figure.peer), figure.peer_name or "",
+                      "" if figure.ratio is None else f"{figure.ratio:.2f}", "" if figure.spread is None else f"{figure.spread:.0%}")
     return table
+
+
+def _number(value: float | None) -> str:
+    if value is None:
+        return ""
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.4g}"
 
 
 if __name__ == "__main__":
