@@ -21,6 +21,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
 import settings
+from benchmarks.measuring import Figure
 from benchmarks.route_rows import MANY, curriculum_rows, everyday_test_rows, nowhere_rows, record_rows
 from experts.tree import OUT_OF_DOMAIN, Tree
 from routing.baselines import KEYWORDS_NAME, keyword_accuracy, majority_accuracy, neighbours
@@ -30,35 +31,35 @@ from routing.perturb import PERTURBATIONS
 from routing.router import Router
 from routing.rows import Row, near_duplicate_groups, split_groups
 
-Line = dict[str, Any]
 PLAIN = "TF-IDF + logistic regression on the records alone"
 
 
-def main(arguments: list[str]) -> list[Line]:
-    """The figures as lines {name, unit, ours, peer, peer_name, ratio, spread}."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks route", description="Figures of the router.")
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of this benchmark."""
     settings.add_arguments(parser)
-    parser.add_argument("--sources-rows", type=int, default=1500, metavar="N", help="most rows a source in the leave-sources-out part")
-    parser.add_argument("--sources", nargs="*", metavar="NAME", help="hold out these sources only; none: skip the part")
-    parsed = parser.parse_args(arguments)
-    chosen = settings.from_arguments(parser, parsed)
+    parser.add_argument("--sources-rows", type=int, default=1500, metavar="N", help="most rows a source in the leave-sources-out part (default 1500)")
+    parser.add_argument("--sources", nargs="*", metavar="NAME", help="hold out these sources only; without a name: skip that part")
+
+
+def measure(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> list[Figure]:
+    """All figures."""
+    chosen = settings.from_arguments(parser, arguments)
     if chosen.data.path is None:
         parser.error("--data PATH is needed: a folder with one sub-folder of records a domain")
     tree = Tree.from_settings(chosen.tree)
     rows = record_rows(Path(chosen.data.path), tree=tree)
-    lines = held_out_lines(rows, tree=tree, chosen=chosen)
-    if parsed.sources is None or parsed.sources:
-        lines += sources_lines(rows, tree=tree, chosen=chosen, most=parsed.sources_rows, only=parsed.sources)
-    return lines
+    figures = held_out_lines(rows, tree=tree, chosen=chosen)
+    if arguments.sources is None or arguments.sources:
+        figures += sources_lines(rows, tree=tree, chosen=chosen, most=arguments.sources_rows, only=arguments.sources)
+    return figures
 
 
-def line(name: str, unit: str, ours: float, *, peer: float | None = None, peer_name: str = "", spread: float | None = None) -> Line:
-    """One figure in the shape of all benchmarks."""
-    return {"name": name, "unit": unit, "ours": ours, "peer": peer, "peer_name": peer_name,
-            "ratio": ours / peer if peer else None, "spread": spread}
+def line(name: str, unit: str, ours: float, *, peer: float | None = None, peer_name: str | None = None, spread: float | None = None) -> Figure:
+    """One figure; the ratio where there is a peer."""
+    return Figure(name, unit, ours, peer, peer_name, ours / peer if peer else None, spread)
 
 
-def held_out_lines(rows: Sequence[Row], *, tree: Tree, chosen: settings.Settings) -> list[Line]:
+def held_out_lines(rows: Sequence[Row], *, tree: Tree, chosen: settings.Settings) -> list[Figure]:
     """A router fitted on nine tenths of the records (whole near-duplicate groups), judged on the rest and on rows of the project's own."""
     held = split_groups(near_duplicate_groups([row.prompt for row in rows]), share=0.1, seed=chosen.run.seed)
     kept = [row for row, out in zip(rows, held.tolist(), strict=True) if not out]
@@ -67,6 +68,7 @@ def held_out_lines(rows: Sequence[Row], *, tree: Tree, chosen: settings.Settings
     router = fitted.router
     plain = _plain(kept)
     judged = evaluate(router, [*test, *nowhere_rows()])
+    lines_by_domain = [line(f"accuracy, random held-out records of {domain}", "share", share) for domain, share in judged.per_domain.items()]
     near = neighbours(router, kept, seed=chosen.run.seed)
     lines = [
         line("accuracy, random held-out records", "share", judged.accuracy, peer=_plain_accuracy(plain, test), peer_name=PLAIN),
@@ -85,11 +87,11 @@ def held_out_lines(rows: Sequence[Row], *, tree: Tree, chosen: settings.Settings
     lines.append(line("accuracy, short everyday prompts", "share", short_judged.accuracy, peer=_plain_accuracy(plain, short), peer_name=PLAIN))
     lessons = evaluate(router, curriculum_rows(tree, seed=chosen.run.seed + 2, count=300), timed=1)
     lines.append(line("accuracy, new curriculum prompts", "share", lessons.accuracy))
-    return [*lines, *_stability(router, test[:1500], seed=chosen.run.seed),
+    return [*lines, *lines_by_domain, *_stability(router, test[:1500], seed=chosen.run.seed),
             *_speed(router, test, seconds=fitted.report["fit_s"], fitted_rows=fitted.report["rows"])]
 
 
-def sources_lines(rows: Sequence[Row], *, tree: Tree, chosen: settings.Settings, most: int, only: Sequence[str] | None) -> list[Line]:
+def sources_lines(rows: Sequence[Row], *, tree: Tree, chosen: settings.Settings, most: int, only: Sequence[str] | None) -> list[Figure]:
     """Each source held out in turn: ours fitted on the other sources and the curriculum, the plain one on the other sources."""
     lessons = curriculum_rows(tree, seed=chosen.run.seed + 1)
     sources = [name for name in dict.fromkeys(row.source for row in rows) if only is None or name in only]
@@ -145,7 +147,7 @@ def _plain_auroc(plain: Callable[[Sequence[Row]], tuple[Any, Any]], rows: Sequen
     return float(roc_auc_score([row.label == OUT_OF_DOMAIN for row in both], 1 - plain(both)[1]))
 
 
-def _stability(router: Router, rows: Sequence[Row], *, seed: int) -> list[Line]:
+def _stability(router: Router, rows: Sequence[Row], *, seed: int) -> list[Figure]:
     """Share of decisions (the answering node) that a perturbation leaves as they were."""
     single = [replace(row, prompt=row.prompt) for row in rows if "\nAssistant: " not in row.prompt]
     before = [route.node for route in router.route_batch([row.prompt for row in single])]
@@ -158,7 +160,7 @@ def _stability(router: Router, rows: Sequence[Row], *, seed: int) -> list[Line]:
     return [*lines, line("decisions unchanged, mean of perturbations", "share", float(np.mean(unchanged)))]
 
 
-def _speed(router: Router, rows: Sequence[Row], *, seconds: float, fitted_rows: int) -> list[Line]:
+def _speed(router: Router, rows: Sequence[Row], *, seconds: float, fitted_rows: int) -> list[Figure]:
     prompts = [row.prompt for row in rows]
     judged = evaluate(router, rows, timed=2000).latency_ms
     started = time.perf_counter()

@@ -155,7 +155,7 @@ def _classifier(matrix: Any, found: NDArray[np.str_], weights: Floats, *, labels
 
 def logistic(matrix: Any, labels: NDArray[np.str_], weights: Floats, *, strength: float) -> LogisticRegression:
     """scikit-learn's logistic regression with L2 penalty; strength is its C."""
-    model = LogisticRegression(C=strength, max_iter=200, tol=1e-3)
+    model = LogisticRegression(C=strength, max_iter=300, tol=2e-4)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
         model.fit(matrix, labels, sample_weight=weights)

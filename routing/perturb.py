@@ -57,8 +57,11 @@ PERTURBATIONS: Mapping[str, Callable[[str, Random], str]] = MappingProxyType({
 
 
 def perturbed(prompt: str, rng: Random) -> str:
-    """Prompt after one perturbation, mostly a typo: the others hardly change what the router reads."""
-    if rng.random() < 0.6:
+    """Prompt after one perturbation, mostly a typo or no marks: the others hardly change what the router reads."""
+    luck = rng.random()
+    if luck < 0.4:
         return typo(prompt, rng)
+    if luck < 0.8:
+        return _without_marks(prompt, rng)
     kinds = list(PERTURBATIONS.values())
     return kinds[int(rng.random() * len(kinds))](prompt, rng)

@@ -1,0 +1,77 @@
+"""The command python -m routing over a small real run: fit, evaluate and explain, and its refusals."""
+
+import gzip
+import json
+
+import pytest
+
+from experts.registry import Registry
+from routing.__main__ import main
+
+TALK = {"math": "what is {a} plus {b}", "reasoning": "if Ann is older than person {a} and person {a} is older than person {b}, who is oldest",
+        "conversation": "hello friend {a}, how are you on day {b}", "knowledge": "who was king number {a} of country {b}",
+        "code": "write a python function that sorts list {a} by key {b}"}
+SMALL = ("router.everyday_rows=120", "router.none_rows=150", "router.words=3000", "router.letter_groups=3000", "router.forms=1000",
+         "data.curriculum_records=200", "tokenizer.vocab_size=320", "data.curriculum=never", "data.exam_share=0.1", "data.validation_share=0.1")
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A run folder with a fitted, promoted router; the words of a command line that name it."""
+    home = tmp_path_factory.mktemp("routing")
+    for domain, prompt in TALK.items():
+        (home / "data" / domain).mkdir(parents=True)
+        lines = [json.dumps({"prompt": prompt.format(a=a, b=a * 7 % 50), "response": f"Answer {a}."}) for a in range(120)]
+        (home / "data" / domain / "records.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    words = ["--run", str(home / "run"), "--data", str(home / "data"), *(word for setting in SMALL for word in ("--set", setting))]
+    assert main(["fit", "--json", str(home / "fit.json"), *words]) == 0
+    return home, words
+
+
+def test_fit_promotes_a_router_and_reports(run):
+    home, _ = run
+    report = json.loads((home / "fit.json").read_text(encoding="utf-8"))
+    registry = Registry(home / "run")
+    assert registry.pointer().router == report["version"] == "v000001"
+    assert report["validation"]["accuracy"] >= 0.9
+    assert registry.card("router", "v000001")["corpus"]
+
+
+def test_evaluate_writes_the_figures_of_a_gzipped_file(run):
+    home, words = run
+    rows = [("what is 4 plus 5", "math"), ("write a python function that adds", "code"), ("hello, how are you", "conversation"), ("qqx zzw kkv", "ood")]
+    with gzip.open(home / "prompts.jsonl.gz", "wt", encoding="utf-8") as file:
+        file.write("\n".join(json.dumps({"prompt": prompt, "label": label}) for prompt, label in rows) + "\n")
+    assert main(["evaluate", "--prompts", str(home / "prompts.jsonl.gz"), "--json", str(home / "judged.json"), *words]) == 0
+    judged = json.loads((home / "judged.json").read_text(encoding="utf-8"))
+    assert judged["n"] == 4
+    assert judged["accuracy"] == 1.0
+    assert judged["ood_auroc"] == 1.0
+    assert set(judged["per_domain"]) == {"math", "code", "conversation"}
+
+
+def test_explain_shows_node_and_terms(run, capsys):
+    home, words = run
+    assert main(["explain", "what is 12 plus 30", "--json", str(home / "why.json"), *words]) == 0
+    why = json.loads((home / "why.json").read_text(encoding="utf-8"))
+    assert why["route"]["node"] == "math"
+    assert why["terms"][0]["term"] in capsys.readouterr().out
+
+
+def test_evaluate_names_the_line_that_is_wrong(run, capsys):
+    home, words = run
+    (home / "bad.jsonl").write_text('{"prompt": "hi", "label": "math"}\n{"prompt": "hi"}\n', encoding="utf-8")
+    assert main(["evaluate", "--prompts", str(home / "bad.jsonl"), *words]) == 2
+    assert 'bad.jsonl:2 needs "prompt" and "label"' in capsys.readouterr().err
+
+
+def test_evaluate_with_an_unknown_label_is_refused(run, capsys):
+    home, words = run
+    (home / "law.jsonl").write_text('{"prompt": "hi", "label": "math"}\n{"prompt": "sue", "label": "law"}\n', encoding="utf-8")
+    assert main(["evaluate", "--prompts", str(home / "law.jsonl"), *words]) == 2
+    assert "labelled ['law']" in capsys.readouterr().err
+
+
+def test_explain_without_a_router_says_how_to_fit_one(tmp_path, capsys):
+    assert main(["explain", "hi", "--run", str(tmp_path / "none")]) == 2
+    assert "fit one: python -m routing fit" in capsys.readouterr().err
