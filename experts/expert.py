@@ -1,12 +1,13 @@
 """Expert: a model with its tokenizer on a device, which answers conversations and measures how likely a text is.
 
 Loads and saves stock Hugging Face folders. Does not know versions (registry.py), routes or HTTP.
-Shapes: B rows, P prompt tokens, L cached tokens, V vocabulary.
+Shapes: B active rows, P prompt tokens, L cached tokens (columns), V vocabulary.
 """
 
 from __future__ import annotations
 
 import logging
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -81,6 +82,17 @@ class SlotCache:
         self._keys = [keys.index_select(0, rows) for keys in self._keys]
         self._values = [values.index_select(0, rows) for values in self._values]
 
+    def joined(self, other: SlotCache, *, drop: int, capacity: int) -> SlotCache:
+        """A cache with the rows of both, this one's without its first columns; the last columns of both lie side by side."""
+        end = max(self.length - drop, other.length)
+        both = SlotCache(capacity=capacity)
+        both.length, both._filled = end, [end] * len(self._keys)
+        both._keys = [_side_by_side(mine[:, :, drop:self.length], theirs[:, :, :other.length], end=end, capacity=capacity)
+                      for mine, theirs in zip(self._keys, other._keys, strict=True)]
+        both._values = [_side_by_side(mine[:, :, drop:self.length], theirs[:, :, :other.length], end=end, capacity=capacity)
+                        for mine, theirs in zip(self._values, other._values, strict=True)]
+        return both
+
     def get_seq_length(self, layer_idx: int = 0) -> int:
         """Tokens of that layer so far."""
         return self._filled[layer_idx] if layer_idx < len(self._filled) else 0
@@ -91,6 +103,14 @@ class SlotCache:
 
     def __len__(self) -> int:
         return len(self._keys)
+
+
+def _side_by_side(mine: Tensor, theirs: Tensor, *, end: int, capacity: int) -> Tensor:
+    rows, heads, columns, width = mine.shape
+    both = mine.new_zeros((rows + theirs.shape[0], heads, capacity, width))
+    both[:rows, :, end - columns:end] = mine
+    both[rows:, :, end - theirs.shape[2]:end] = theirs
+    return both
 
 
 class Expert:
@@ -129,23 +149,18 @@ class Expert:
 
     def generate(self, conversations: Sequence[Sequence[Message]], *, max_new_tokens: int, temperature: float = 0.0, top_p: float = 1.0,
                  seed: int = 0, batch_rows: int = 64) -> list[Answer]:
-        """One answer a conversation, in their order; temperature 0 is greedy.
+        """One answer a conversation, in their order; temperature 0 is greedy; batch_rows: how many are written at once.
 
         An answer depends on its own conversation, the seed and its number alone, not on its neighbours in the batch.
         A prompt that leaves no room for max_new_tokens loses tokens after its first role mark, down to half of the context.
         """
         prompts = [self._fit_prompt(tokens.prompt_ids(self.tokenizer, messages), max_new_tokens) for messages in conversations]
-        order = sorted(range(len(prompts)), key=lambda row: len(prompts[row]))
-        answers: dict[int, Answer] = {}
-        for start in range(0, len(order), batch_rows):
-            rows = order[start:start + batch_rows]
-            limits = [min(max_new_tokens, self.context_tokens - len(prompts[row])) for row in rows]
-            draws = _draws(rows, steps=max(limits), seed=seed) if temperature > 0 else None
-            batch = _Batch(self, [prompts[row] for row in rows], limits=limits, temperature=temperature, top_p=top_p, draws=draws)
-            for row, (ids, stopped) in zip(rows, batch.run(), strict=True):
-                text = tokens.decode(self.tokenizer, ids)
-                answers[row] = Answer(text, tuple(ids), "stop" if stopped else "length", len(prompts[row]))
-        return [answers[row] for row in range(len(prompts))]
+        limits = [min(max_new_tokens, self.context_tokens - len(prompt)) for prompt in prompts]
+        draws = _draws(len(prompts), steps=max(limits, default=0), seed=seed) if temperature > 0 else None
+        stream = _Stream(self, prompts, limits=limits, temperature=temperature, top_p=top_p, draws=draws)
+        stream.run(batch_rows)
+        return [Answer(tokens.decode(self.tokenizer, ids), tuple(ids), "stop" if stopped else "length", len(prompt))
+                for prompt, ids, stopped in zip(prompts, stream.answers, stream.stopped, strict=True)]
 
     def _fit_prompt(self, ids: list[int], max_new_tokens: int) -> list[int]:
         room = max(self.context_tokens - max_new_tokens, self.context_tokens // 2)
@@ -210,13 +225,14 @@ def _batches(windows: Sequence[_Window], *, batch_rows: int, vocab_size: int) ->
     return batches
 
 
-def _draws(rows: Sequence[int], *, steps: int, seed: int) -> Tensor:
-    """Uniform numbers [B, steps]; a row's numbers depend on seed and row alone."""
-    return torch.stack([torch.rand(steps, generator=torch.Generator().manual_seed(seed * 1_000_003 + row)) for row in rows])
+def _draws(rows: int, *, steps: int, seed: int) -> Tensor:
+    """Uniform numbers [rows, steps]; a row's numbers depend on seed and row alone."""
+    drawn = [torch.rand(steps, generator=torch.Generator().manual_seed(seed * 1_000_003 + row)) for row in range(rows)]
+    return torch.stack(drawn) if drawn else torch.empty(0, steps)
 
 
-class _Batch:
-    """Answers of one batch: left-filled prompts, one cached step a token, finished rows taken out."""
+class _Stream:
+    """Answers of many prompts: one cached step a token for all active rows, ended rows leave, waiting ones take their places."""
 
     def __init__(self, expert: Expert, prompts: Sequence[list[int]], *, limits: Sequence[int], temperature: float, top_p: float, draws: Tensor | None) -> None:
         self.model, self.device = expert.model, expert.device
@@ -225,51 +241,86 @@ class _Batch:
         self.temperature, self.top_p, self.draws = temperature, top_p, draws
         self.answers: list[list[int]] = [[] for _ in prompts]
         self.stopped = [False] * len(prompts)
+        # Of the active rows: numbers, last tokens [B, 1], their positions [B, 1], columns that they may see [B, L], keys and values.
+        self.active: list[int] = []
+        self.ids: Tensor
+        self.position: Tensor
+        self.seen: Tensor
+        self.cache: SlotCache
 
     @torch.no_grad()
-    def run(self) -> list[tuple[list[int], bool]]:
-        """Ids of each answer without the end token, and whether the end token came."""
-        width, steps = max(map(len, self.prompts)), max(self.limits)
-        cache = SlotCache(capacity=width + steps)
-        ids_BP, seen_BL, position_BP = self._left_filled(width, steps)
-        mask = self._as_mask(_prompt_mask(seen_BL[:, :width]))
-        ids, position, active = ids_BP, position_BP, list(range(len(self.prompts)))
-        for step in range(steps):
-            logits_BV = self._forward(ids, mask, position, cache)
-            chosen = self._choose(logits_BV, step, active)
-            alive = [place for place, token in enumerate(chosen) if self._take(active[place], token)]
-            if not alive:
-                break
-            ids, position = torch.tensor(chosen)[:, None], position[:, -1:] + 1
-            if len(alive) <= 0.8 * len(active):  # a copy of the cache costs about a step; don't make it for every row
-                rows = torch.tensor(alive)
-                cache.keep_rows(rows.to(self.device.torch))
-                ids, position, seen_BL, active = ids[rows], position[rows], seen_BL[rows], [active[place] for place in alive]
-            mask = self._as_mask(seen_BL[:, None, None, :width + step + 1])
-        return list(zip(self.answers, self.stopped, strict=True))
+    def run(self, batch_rows: int) -> None:
+        """Fill answers (without the end token) and stopped (whether the end token came)."""
+        waiting = deque(sorted(range(len(self.prompts)), key=lambda row: len(self.prompts[row])))
+        while waiting or self.active:
+            # Joining copies the cache, which costs about a step: not for every row that ends.
+            if waiting and len(self.active) <= batch_rows // 2:
+                self._admit([waiting.popleft() for _ in range(min(len(waiting), batch_rows - len(self.active)))])
+            else:
+                self._step()
 
-    def _left_filled(self, width: int, steps: int) -> tuple[Tensor, Tensor, Tensor]:
-        ids_BP = torch.tensor([[self.pad_id] * (width - len(ids)) + ids for ids in self.prompts])
-        lengths = torch.tensor([len(ids) for ids in self.prompts])
-        seen_BL = torch.arange(width + steps)[None, :] >= (width - lengths)[:, None]
-        position_BP = (torch.arange(width)[None, :] - (width - lengths)[:, None]).clamp(min=0)
-        return ids_BP, seen_BL, position_BP
+    def _admit(self, rows: list[int]) -> None:
+        width = max(len(self.prompts[row]) for row in rows)
+        cache = SlotCache(capacity=width + max(self.limits[row] for row in rows))
+        ids_BP, seen_BP, position_BP = self._left_filled(rows, width)
+        chosen = self._choose(self._forward(ids_BP, _prompt_mask(seen_BP), position_BP, cache), rows)
+        earlier = (self.active, self.ids, self.position, self.seen, self.cache) if self.active else None
+        self.active, self.ids, self.position, self.seen, self.cache = rows, torch.tensor(chosen)[:, None], position_BP[:, -1:] + 1, seen_BP, cache
+        self._drop_ended(chosen, slack=1.0)
+        if earlier is not None:
+            self._join(*earlier)
 
-    def _as_mask(self, allowed: Tensor) -> Tensor:
-        return attention_mask(allowed, rules=self.device.rules).to(self.device.torch)
+    def _join(self, active: list[int], ids: Tensor, position: Tensor, seen_BL: Tensor, cache: SlotCache) -> None:
+        """Put rows that were active before back in front of the new ones."""
+        if not self.active:
+            self.active, self.ids, self.position, self.seen, self.cache = active, ids, position, seen_BL, cache
+            return
+        drop = int(seen_BL.int().argmax(1).min())  # columns that no row uses any more
+        seen_BL = seen_BL[:, drop:]
+        end = max(seen_BL.shape[1], self.seen.shape[1])
+        self.seen = torch.cat([torch.nn.functional.pad(seen, (end - seen.shape[1], 0)) for seen in (seen_BL, self.seen)])
+        self.active, self.ids, self.position = active + self.active, torch.cat([ids, self.ids]), torch.cat([position, self.position])
+        left = max(self.limits[row] - len(self.answers[row]) for row in self.active)
+        self.cache = cache.joined(self.cache, drop=drop, capacity=end + left)
 
-    def _forward(self, ids: Tensor, mask: Tensor, position: Tensor, cache: SlotCache) -> Tensor:
+    def _step(self) -> None:
+        self.seen = torch.cat([self.seen, torch.ones(len(self.active), 1, dtype=torch.bool)], dim=1)
+        chosen = self._choose(self._forward(self.ids, self.seen[:, None, None], self.position, self.cache), self.active)
+        self.ids, self.position = torch.tensor(chosen)[:, None], self.position + 1
+        self._drop_ended(chosen, slack=0.8)
+
+    def _drop_ended(self, chosen: Sequence[int], *, slack: float) -> None:
+        """Note the chosen tokens and take ended rows out, once at most slack of the rows go on."""
+        alive = [place for place, token in enumerate(chosen) if self._take(self.active[place], token)]
+        if len(alive) == len(chosen) or (alive and len(alive) > slack * len(chosen)):
+            return
+        self.active = [self.active[place] for place in alive]
+        if alive:
+            rows = torch.tensor(alive)
+            self.cache.keep_rows(rows.to(self.device.torch))
+            self.ids, self.position, self.seen = self.ids[rows], self.position[rows], self.seen[rows]
+
+    def _left_filled(self, rows: Sequence[int], width: int) -> tuple[Tensor, Tensor, Tensor]:
+        prompts = [self.prompts[row] for row in rows]
+        ids_BP = torch.tensor([[self.pad_id] * (width - len(ids)) + ids for ids in prompts])
+        place_BP = torch.arange(width)[None, :] - torch.tensor([width - len(ids) for ids in prompts])[:, None]
+        return ids_BP, place_BP >= 0, place_BP.clamp(min=0)
+
+    def _forward(self, ids: Tensor, allowed: Tensor, position: Tensor, cache: SlotCache) -> Tensor:
         place = self.device.torch
+        mask = attention_mask(allowed, rules=self.device.rules).to(place)
         output = self.model(input_ids=ids.to(place), attention_mask=mask, position_ids=position.to(place),
                             past_key_values=cache, use_cache=True, logits_to_keep=1)
         logits_BV: Tensor = output.logits[:, -1].float()
         return logits_BV.cpu() if self.device.rules.cpu_sampling else logits_BV
 
-    def _choose(self, logits_BV: Tensor, step: int, active: Sequence[int]) -> list[int]:
+    def _choose(self, logits_BV: Tensor, rows: Sequence[int]) -> list[int]:
         if self.draws is None:
             greedy: list[int] = logits_BV.argmax(-1).cpu().tolist()
             return greedy
-        return sample(logits_BV.cpu(), temperature=self.temperature, top_p=self.top_p, draws=self.draws[list(active), step]).tolist()
+        # A row that has ended and is still computed draws its last number again; nobody reads what comes of it.
+        draws = self.draws[list(rows), [min(len(self.answers[row]), self.draws.shape[1] - 1) for row in rows]]
+        return sample(logits_BV.cpu(), temperature=self.temperature, top_p=self.top_p, draws=draws).tolist()
 
     def _take(self, row: int, token: int) -> bool:
         """Note a row's next token; False when the row has ended."""

@@ -41,8 +41,9 @@ def reference(expert: Expert, conversation: Conversation, *, max_new_tokens: int
     return tuple(token for token in made[0, ids.shape[1]:].tolist() if token != end)
 
 
-def test_generate_greedy_equals_transformers_one_by_one(expert: Expert, conversations: list[Conversation]) -> None:
-    answers = expert.generate(conversations, max_new_tokens=16, batch_rows=8)
+@pytest.mark.parametrize("batch_rows", [1, 3, 8, 24])
+def test_generate_greedy_equals_transformers_one_by_one(expert: Expert, conversations: list[Conversation], batch_rows: int) -> None:
+    answers = expert.generate(conversations, max_new_tokens=16, batch_rows=batch_rows)
     assert [answer.token_ids for answer in answers] == [reference(expert, conversation, max_new_tokens=16) for conversation in conversations]
     assert len({answer.text for answer in answers}) > 6
     assert {answer.finish_reason for answer in answers} == {"stop", "length"}
