@@ -26,12 +26,20 @@ def main(arguments: list[str] | None = None) -> int:
         joined = commands.add_parser(name, help=words, add_help=False)  # the loop's own --help comes later
         settings_of_run.add_arguments(joined)
         joined.add_argument("--no-serve", action="store_true")
+    exported = commands.add_parser("export", help="a promoted version as one file for llama.cpp, Ollama or LM Studio")
+    settings_of_run.add_arguments(exported)
+    exported.add_argument("--format", choices=("gguf",), default="gguf", help="kind of file (default gguf)")
+    exported.add_argument("--node", metavar="NAME", help="node whose version in force is written (default: the root)")
+    exported.add_argument("--numbers", choices=("f32", "f16", "q8_0"), default="f16", help="numbers of the weights (default f16)")
+    exported.add_argument("--out", type=Path, metavar="FILE", help="file to write (default NODE-VERSION.gguf here)")
     given = sys.argv[1:] if arguments is None else arguments
     options, others = parser.parse_known_args(given)
     if options.command in ("start", "page"):
         return _joined(parser, options, given=given[1:], others=others)
     if others:
         parser.error(f"unrecognized arguments: {' '.join(others)}")
+    if options.command == "export":
+        return _export(exported, options)
     return _doctor(doctor, options) if options.command == "doctor" else _trial(options.device)
 
 
@@ -49,6 +57,18 @@ def _doctor(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int
     if options.json is not None:
         doctor.write_json(report, options.json)
     return 0 if report.healthy else 1
+
+
+def _export(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
+    settings = settings_of_run.from_arguments(parser, options)
+    from experts.gguf_export import ExportError, export_served
+
+    try:
+        file = export_served(settings, node=options.node, out=options.out, kind=options.numbers)
+    except (ExportError, ImportError) as error:
+        parser.exit(2, f"{parser.prog}: {error}\n")
+    _say(f"{file}: {file.stat().st_size:,} bytes")
+    return 0
 
 
 def _trial(wanted: str) -> int:

@@ -13,7 +13,10 @@ from safetensors import safe_open
 
 from experts import durable
 from experts import tokenizer as tokens
+from experts.registry import Registry
 from experts.tokenizer import GGUF_PRE_TOKENIZER, SPECIAL_TOKENS, Tokenizer
+from experts.tree import Tree
+from settings import Settings
 
 KINDS = ("f32", "f16", "q8_0")
 
@@ -39,6 +42,18 @@ def export(folder: Path, file: Path, *, name: str, kind: str = "f32") -> Path:
         durable.sync_tree(temporary)
         (temporary / file.name).replace(file)
     return file
+
+
+def export_served(settings: Settings, *, node: str | None, out: Path | None, kind: str) -> Path:
+    """Write the version of a node that is in force (None: the root's) to out, or to NODE-VERSION.gguf in the present folder."""
+    tree = Tree.from_settings(settings.tree)
+    if node is not None and node not in tree.nodes:
+        raise ExportError(f"no node named {node!r}; there are: {', '.join(tree.nodes)}")
+    name = tree.model_of(node or tree.root)
+    folder = Registry(Path(settings.run.dir)).served(name)
+    if folder is None:
+        raise ExportError(f"{name} has no promoted version in {settings.run.dir}; train first, or name another --run")
+    return export(folder, out or Path(f"{name}-{folder.name}.gguf"), name=f"{name} {folder.name}", kind=kind)
 
 
 def _bpe_facts(tokenizer: Tokenizer, folder: Path) -> dict[str, Any]:

@@ -8,6 +8,7 @@ import pytest
 import settings as configuration
 from benchmarks.random_run import add_node, make_run, train_tokenizer
 from experts import tokenizer as tokens
+from experts.__main__ import main
 from experts.device import cpu_device
 from experts.expert import Expert
 from experts.gguf_export import ExportError, export
@@ -118,6 +119,18 @@ def test_export_of_a_char_tokenizer_is_refused_with_what_can_be_exported(tmp_pat
     with pytest.raises(ExportError, match=r"isn't byte-level BPE; only tokenizer\.kind"):
         export(registry.served("generalist"), tmp_path / "out.gguf", name="x")
     assert not (tmp_path / "out.gguf").exists()
+
+
+def test_export_command_writes_the_version_in_force(tmp_path, capsys):
+    settings = configuration.check({"run": {"dir": str(tmp_path)}, "tokenizer": {"vocab_size": 420}, "model": MODEL.model_dump(), "train": {"row_tokens": 64}})
+    make_run(settings, nodes=("generalist",), with_router=False)
+    out = tmp_path / "out.gguf"
+    assert main(["export", "--run", str(tmp_path), "--out", str(out)]) == 0
+    assert capsys.readouterr().out == f"{out}: {out.stat().st_size:,} bytes\n"
+    assert out.read_bytes()[:4] == b"GGUF"
+    with pytest.raises(SystemExit, match="2"):
+        main(["export", "--run", str(tmp_path), "--node", "math"])
+    assert "math has no promoted version" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("kind", ["f16", "q8_0"])
