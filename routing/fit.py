@@ -32,6 +32,7 @@ from routing.rows import near_duplicate_groups, split_groups
 from routing.text import shorten, user_turns
 from settings import RouterSettings
 
+LARGEST_HELD = 20  # rows of a group that may be held back whole; a template with more prompts would be missing from the fit
 CERTAIN = 20.0  # score of the only label that rows have: as good as never the other
 
 
@@ -81,7 +82,9 @@ def prepare_rows(rows: Sequence[Row], *, tree: Tree, settings: RouterSettings, s
            *none_rows(settings.none_rows, seed=seed)]
     everything = [row for row in (*rows, *own) if user_turns(row.prompt)]
     texts = [shorten(user_turns(row.prompt)[0], limit=settings.max_prompt_chars) for row in everything]
-    held = split_groups(near_duplicate_groups(texts), share=settings.calibration_share, seed=seed)
+    groups = near_duplicate_groups(texts)
+    held = split_groups(groups, share=settings.calibration_share, seed=seed)
+    held &= np.bincount(groups, minlength=1)[groups] <= LARGEST_HELD
     held &= np.array([number < len(rows) or row.label == OUT_OF_DOMAIN for number, row in enumerate(everything)])
     rng = Random(f"perturbed/{seed}")
     chosen = [number for number in range(len(texts)) if not held[number] and rng.random() < settings.perturbed_share]
