@@ -124,6 +124,9 @@ class LoopSettings(Section):
     replay_share: float = Field(0.1, description="share of an expert's batches from the other domains", ge=0, le=0.9)
     leaf_lr_share: float = Field(0.5, description="peak learning rate of branches and experts as a share of the root's", gt=0, le=1)
 
+    level_pass: float = Field(0.9, description="accuracy on its hardest level from which a curriculum domain gets the next one", ge=0, le=1)
+    level_floor: float = Field(0.8, description="accuracy that every easier level must have for that", ge=0, le=1)
+
     @model_validator(mode="after")
     def _shares_leave_room(self) -> LoopSettings:
         if self.root_share + self.branch_share > 1:
@@ -146,7 +149,7 @@ class PromoteSettings(Section):
     confidence: float = Field(0.95, description="how sure the paired bootstrap must be that the accuracy did not fall", gt=0.5, lt=1)
     bootstrap_samples: int = Field(2000, description="resamples of the paired bootstrap", ge=100, le=1_000_000)
     loop_rate_max: float = Field(0.05, description="loop rate above which no version with a served parent is promoted", ge=0, le=1)
-    accuracy_tolerance: float = Field(0.02, description="fall of the measured accuracy that still counts as a tie", ge=0, le=1)
+    guessing_accuracy: float = Field(0.05, description="when candidate and served version both are below it, accuracy says nothing and bits decide", ge=0, le=1)
     bits_ceiling: float = Field(1.25, description="bits per byte as a multiple of the served version's above which nothing is promoted", ge=1)
     bits_tolerance: float = Field(0.002, description="relative change of bits per byte that counts as a tie", ge=0, le=1)
 

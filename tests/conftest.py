@@ -60,5 +60,5 @@ def toy_overrides():
 def toy_settings(tmp_path, records_folder):
     """A function: settings of a toy run in this test's folder, with further overrides."""
     def make(*overrides, run="run", data=records_folder):
-        return settings.load(overrides=[*TOY, *overrides], run_dir=str(tmp_path / run), data_path=str(data))
+        return settings.load(overrides=[*TOY, *overrides], run_dir=str(tmp_path / run), data_path=str(data) if data else None)
     return make

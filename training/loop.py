@@ -13,12 +13,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from data_prep import curriculum
 from data_prep.corpus import Corpus, prepare
 from experts.device import Device
 from experts.durable import OutOfSpace, remove_folder, write_json
 from training import agenda as plans
 from training.agenda import Agenda, Standing
 from training.job import JobRunner
+from training.levels import next_level
 from training.progress import Reporter
 from training.run_folder import Run
 
@@ -69,7 +71,8 @@ class Loop:
     def _turn(self) -> bool:
         """One whole cycle, or what is left of it; False when stopped before its end."""
         agenda = self._read_agenda()
-        corpus = prepare(self._run.settings, self._run.tree, cycle=agenda.cycle if agenda else self._next_cycle(), log=self._reporter.note)
+        corpus = prepare(self._run.settings, self._run.tree, cycle=agenda.cycle if agenda else self._next_cycle(), log=self._reporter.note,
+                         levels=self._levels())
         return self._work_off(agenda or self._open_agenda(), corpus)
 
     def _wait(self, seconds: float) -> None:
@@ -101,6 +104,7 @@ class Loop:
     def _end_cycle(self) -> None:
         assert self._agenda is not None
         removed = self._run.registry.prune(self._run.settings.registry.keep)
+        self._raise_levels(self._agenda)
         self._run.journal.append("cycle_ended", cycle=self._agenda.cycle, pruned=[list(pair) for pair in removed],
                                  jobs=[{"node": job.node, "status": job.status} for job in self._agenda.jobs])
         self._reporter.note(f"cycle {self._agenda.cycle} ended: " + ", ".join(f"{job.node} {job.status}" for job in self._agenda.jobs))
@@ -108,6 +112,24 @@ class Loop:
             remove_folder(left)
         self._agenda_file.unlink()
         self._agenda = None
+
+    def _levels(self) -> dict[str, int]:
+        """Curriculum levels that were raised above data.curriculum_level, by domain."""
+        return {str(event.node): int(event.facts["level"]) for event in self._run.journal.events(kind="level_raised")}
+
+    def _raise_levels(self, agenda: Agenda) -> None:
+        """Move the promoted experts' domains on to their next curriculum level where they passed the present one."""
+        tree, registry, settings = self._run.tree, self._run.registry, self._run.settings
+        taught = {job.node for job in agenda.jobs if job.status == "promoted"} & set(tree.domains) & set(curriculum.domains())
+        levels = self._levels()
+        for domain in (domain for domain in tree.domains if domain in taught):
+            level = levels.get(domain, settings.data.curriculum_level)
+            per_level = registry.card(domain, registry.pointer().nodes[domain])["scorecard"]["per_level"]
+            accuracy = {int(name.rpartition("/")[2]): value for name, value in per_level.items() if name.rpartition("/")[2].isdigit()}
+            raised = next_level(accuracy, level=level, highest=max(curriculum.levels(domain)), settings=settings.loop)
+            if raised > level:
+                self._run.journal.append("level_raised", node=domain, level=raised, cycle=agenda.cycle)
+                self._reporter.note(f"{domain}: level {raised} from the next cycle on")
 
     def _route_first(self, corpus: Corpus) -> None:
         """Fit a first router as soon as the root answers; later ones wait for the end of their cycle."""

@@ -49,11 +49,12 @@ def decide(candidate: Scorecard, served: Scorecard | None, *, settings: PromoteS
     gate = _loop_gate(candidate, served, settings=settings, seed=seed) or _bits_gate(candidate, served, settings=settings)
     if gate is not None:
         return gate
-    paired = paired_bootstrap(_scores(candidate, served), samples=settings.bootstrap_samples, seed=seed)
+    guessing = max(candidate.accuracy or 0.0, served.accuracy or 0.0) < settings.guessing_accuracy
+    paired = None if guessing else paired_bootstrap(_scores(candidate, served), samples=settings.bootstrap_samples, seed=seed)
     words = f"accuracy {_percent(served.accuracy)} -> {_percent(candidate.accuracy)}, {_bits(candidate, served)}"
     if paired is not None and paired.above >= settings.confidence:
         return Decision(True, f"promoted: {words}; better with {paired.above:.1%} of the resamples")
-    if paired is not None and (paired.below >= settings.confidence or paired.difference < -settings.accuracy_tolerance):
+    if paired is not None and paired.below >= settings.confidence:
         return Decision(False, f"refused: {words}; worse with {paired.below:.1%} of the resamples")
     ratio = candidate.mean_bits_per_byte / served.mean_bits_per_byte
     if ratio < 1 - settings.bits_tolerance:

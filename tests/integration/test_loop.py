@@ -9,9 +9,11 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from continuous_loop import router_fitter
+from data_prep.corpus import open_corpus
 from experts import durable
 from experts.device import choose
 from experts.expert import Expert
+from experts.tree import Tree
 from training import loop as loop_module
 from training.loop import Loop
 from training.progress import Reporter
@@ -134,3 +136,17 @@ def test_loop_full_disk_waits_and_goes_on_with_nothing_lost(toy_settings, monkey
     assert capsys.readouterr().out.count("the loop goes on in") == 3
     assert [event.facts["cycle"] for event in events if event.kind == "cycle_ended"] == [0]
     assert {node: _weights(registry, node) for node in registry.pointer().nodes} == {node: _weights(whole, node) for node in whole.pointer().nodes}
+
+
+def test_loop_raises_the_level_of_what_was_promoted_and_teaches_it_next(toy_settings):
+    """With no threshold every promoted domain of the curriculum moves on; the next cycle's records hold the new level."""
+    chosen = toy_settings("data.curriculum=auto", "data.curriculum_records=150", "data.curriculum_level=1", "loop.level_pass=0", "loop.level_floor=0",
+                          "model.context_tokens=256", data=None)
+    registry, events = turn(chosen, cycles=1, router=False)
+    raised = {event.node: event.facts["level"] for event in events if event.kind == "level_raised"}
+    assert raised
+    assert raised == {node: 2 for node in registry.pointer().nodes if node in {"math", "reasoning", "conversation", "knowledge", "code"}}
+    turn(chosen, cycles=1, router=False)
+    corpus = open_corpus(chosen, Tree.from_settings(chosen.tree))
+    domain = next(iter(raised))
+    assert {row.meta["level"] for row in corpus.examples(domain, "train")} == {1, 2}

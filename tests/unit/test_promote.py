@@ -41,9 +41,17 @@ def test_decide_compares_writing_first_then_bits(candidate, served, promote, wor
     assert re.search(words, decision.reason)
 
 
-def test_decide_small_fall_within_noise_is_not_promoted_for_bits_alone_beyond_tolerance():
-    decision = decide(_card(47, bits=0.8), _card(50), settings=SETTINGS, seed=0)
-    assert not decision.promote
+def test_decide_fall_within_noise_is_a_tie_that_bits_break():
+    """3 of 100 tasks lost: the resampled difference is below zero in Phi(-0.03 / 0.0171) = 96 %; 2 lost: 92 %, no evidence."""
+    assert decide(_card(48, bits=0.8), _card(50), settings=SETTINGS, seed=0).promote
+    assert not decide(_card(48, bits=1.0), _card(50), settings=SETTINGS, seed=0).promote
+    assert not decide(_card(45, bits=0.8), _card(50), settings=SETTINGS, seed=0).promote
+
+
+def test_decide_accuracy_at_the_level_of_guessing_says_nothing():
+    assert decide(_card(0, bits=0.8), _card(4), settings=SETTINGS, seed=0).promote
+    assert not decide(_card(0, bits=0.8), _card(6), settings=SETTINGS, seed=0).promote
+    assert not decide(_card(4, bits=1.1), _card(0), settings=SETTINGS, seed=0).promote
 
 
 def test_decide_first_version_must_beat_guessing():
