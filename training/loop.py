@@ -86,6 +86,9 @@ class Loop:
         while (job := self._agenda.pending) is not None:
             if self._should_stop():
                 return False
+            if job.node != self._run.tree.root and self._run.registry.served(self._run.tree.root) is None:
+                self._save(self._agenda.with_next(replace(job, status="refused", outcome=f"waits for a first version of {self._run.tree.root}")))
+                continue
             if job.steps is None:
                 job = job.with_speed(self._jobs.step_s(job.node, corpus))
                 self._save(self._agenda.with_next(job))

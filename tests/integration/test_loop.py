@@ -141,7 +141,7 @@ def test_loop_full_disk_waits_and_goes_on_with_nothing_lost(toy_settings, monkey
 def test_loop_raises_the_level_of_what_was_promoted_and_teaches_it_next(toy_settings):
     """With no threshold every promoted domain of the curriculum moves on; the next cycle's records hold the new level."""
     chosen = toy_settings("data.curriculum=auto", "data.curriculum_records=150", "data.curriculum_level=1", "loop.level_pass=0", "loop.level_floor=0",
-                          "model.context_tokens=256", data=None)
+                          "model.context_tokens=256", "loop.steps=240", data=None)
     registry, events = turn(chosen, cycles=1, router=False)
     raised = {event.node: event.facts["level"] for event in events if event.kind == "level_raised"}
     assert raised
@@ -150,3 +150,10 @@ def test_loop_raises_the_level_of_what_was_promoted_and_teaches_it_next(toy_sett
     corpus = open_corpus(chosen, Tree.from_settings(chosen.tree))
     domain = next(iter(raised))
     assert {row.meta["level"] for row in corpus.examples(domain, "train")} == {1, 2}
+
+
+def test_loop_without_a_root_trains_nothing_below_it(toy_settings):
+    registry, events = turn(toy_settings("train.lr=1e-9", "train.muon_lr=1e-9"), router=False)
+    assert [event.node for event in events if event.kind == "training_started"] == ["generalist"]
+    assert "no better than guessing" in next(event for event in events if event.kind == "refused").facts["reason"]
+    assert registry.pointer().nodes == {}
