@@ -9,21 +9,21 @@ import argparse
 import json
 import logging
 import os
+import shutil
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import settings as configuration
 from settings import Settings
 
 if TYPE_CHECKING:
     from data_prep.corpus import Corpus
-    from data_prep.records import Example, Split
     from experts.tree import Tree
-    from training.loop import FitRouter, RouterCandidate
+    from training.loop import FitRouter
     from training.progress import Reporter
 
 STOP_GATEWAY_S = 40.0
@@ -68,53 +68,56 @@ def _run(chosen: Settings, *, cycles: int | None, serve: bool, quiet: bool, stop
             torch.set_num_threads(chosen.run.threads)
         reporter.note(f"run {run.folder}, device {device.name}: {device.reason}")
         run.journal.append("loop_started", pid=os.getpid(), device=device.name, reason=device.reason)
-        loop = Loop(run, device=device, fit_router=router_fitter(run.tree, chosen), reporter=reporter, should_stop=stop.is_set)
+        loop = Loop(run, device=device, fit_router=router_fitter(run.tree, chosen, work=run.folder / "work"), reporter=reporter, should_stop=stop.is_set)
         with _gateway(chosen, folder=run.folder, reporter=reporter) if serve else _nothing():
             loop.run(cycles=cycles)
         run.journal.append("loop_ended", stopped=stop.is_set())
 
 
-def router_fitter(tree: Tree, chosen: Settings) -> FitRouter:
-    """The function that the loop calls to fit a router: rows from the corpus, judged on held-out rows beside the served one.
+def router_fitter(tree: Tree, chosen: Settings, *, work: Path) -> FitRouter:
+    """The function that the loop calls to fit a router: rows from corpus and curriculum, judged on held-out rows beside the served one.
 
-    It returns None while data and tree are those that the served router was fitted on.
+    It returns None while data and tree are those that the served router was fitted on. work: folder for the fitted files until
+    the registry has them.
     """
-    from routing.evaluate import evaluate
-    from routing.fit import Row, fit
-    from routing.router import Router
-    from routing.store import DamagedRouter
+    from data_prep.prompts import corpus_prompts, curriculum_prompts
+    from experts.durable import ensure_folder, remove_folder
+    from routing.apart import FitFailed, fit_apart
+    from routing.fit import Row
+    from routing.store import fits
     from training.loop import RouterCandidate
 
-    def rows_of(corpus: Corpus, split: Split, *, most: int | None = None) -> list[Row]:
-        return [Row(row.prompt, domain, row.source) for domain in tree.domains for row in evenly(corpus.examples(domain, split), most=most)]
-
-    def served_router(folder: Path | None) -> Router | None:
-        try:
-            return Router.load(folder, tree) if folder is not None else None
-        except DamagedRouter as error:
-            logging.getLogger(__name__).warning("the served router can't be compared with: %s", error)
-            return None
-
     def fit_router(corpus: Corpus, served: Path | None) -> RouterCandidate | None:
-        before = served_router(served)
-        if before is not None and served is not None and json.loads((served / "card.json").read_text(encoding="utf-8"))["corpus"] == corpus.fingerprint:
+        if served is not None and fits(served, tree) and _card(served)["corpus"] == corpus.fingerprint:
             return None
-        held_out = rows_of(corpus, "validation")
-        fitted = fit(rows_of(corpus, "train", most=chosen.router.rows), tree=tree, settings=chosen.router, seed=chosen.run.seed)
-        accuracy = evaluate(fitted.router, held_out, timed=1).accuracy
-        standing = evaluate(before, held_out, timed=1).accuracy if before is not None else None
-        words = f"accuracy on {len(held_out)} held-out prompts {accuracy:.1%}" + (f", served version {standing:.1%}" if standing is not None else "")
-        return RouterCandidate(write=fitted.router.save, card={"report": fitted.report, "accuracy": accuracy},
-                               promote=standing is None or accuracy >= standing, reason=words)
+        rows = [Row(*prompt) for prompt in (*corpus_prompts(corpus, tree, "train", most=chosen.router.rows),
+                                            *curriculum_prompts(tree, count=chosen.router.curriculum_rows, seed=chosen.run.seed))]
+        held_out = [Row(*prompt) for prompt in corpus_prompts(corpus, tree, "validation")]
+        folder = work / "router"
+        if folder.exists():
+            remove_folder(folder)
+        ensure_folder(folder)
+        try:
+            judged = fit_apart(rows, held_out=held_out, tree=chosen.tree, settings=chosen.router, seed=chosen.run.seed, folder=folder, served=served)
+        except FitFailed as error:
+            logging.getLogger(__name__).error("no router this cycle: %s", error)
+            return None
+        words = f"accuracy on {len(held_out)} held-out prompts {judged.accuracy:.1%}" + (
+            f", served version {judged.before:.1%}" if judged.before is not None else "")
+        return RouterCandidate(write=lambda target: _copy_files(folder, target), card={"report": judged.report, "accuracy": judged.accuracy},
+                               promote=judged.before is None or judged.accuracy >= judged.before, reason=words)
 
     return fit_router
 
 
-def evenly(rows: Sequence[Example], *, most: int | None) -> Sequence[Example]:
-    """At most `most` rows, spread evenly over the sequence, so that every file and level keeps its share."""
-    if most is None or len(rows) <= most:
-        return rows
-    return [rows[number * len(rows) // most] for number in range(most)]
+def _card(folder: Path) -> dict[str, Any]:
+    card: dict[str, Any] = json.loads((folder / "card.json").read_text(encoding="utf-8"))
+    return card
+
+
+def _copy_files(source: Path, target: Path) -> None:
+    for file in sorted(source.iterdir()):
+        shutil.copyfile(file, target / file.name)
 
 
 @contextmanager

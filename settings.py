@@ -160,6 +160,7 @@ class RegistrySettings(Section):
 
 class RouterSettings(Section):
     rows: int = Field(10_000, description="prompts a domain that the loop fits a router on, at most", ge=10, le=10_000_000)
+    curriculum_rows: int = Field(2000, description="curriculum prompts a domain that are fitted on beside the records", ge=0, le=1_000_000)
     words: int = Field(40_000, description="most words and word pairs in the router's vocabulary", ge=100, le=1_000_000)
     letter_groups: int = Field(50_000, description="most groups of 3 to 5 letters in the vocabulary", ge=100, le=1_000_000)
     forms: int = Field(15_000, description="most groups of words that say how something is asked in the vocabulary", ge=10, le=1_000_000)

@@ -17,14 +17,11 @@ from typing import TYPE_CHECKING, Any
 import settings
 
 if TYPE_CHECKING:
-    from data_prep.corpus import Corpus
-    from data_prep.records import Split
     from experts.tree import Tree
     from routing.explain import Explanation
     from routing.router import Router
     from routing.rows import Row
 
-CURRICULUM_SHARE = 8  # one curriculum prompt for that many it makes for training: the router needs breadth, not volume
 
 
 class CommandError(ValueError):
@@ -88,47 +85,27 @@ def _fit(chosen: settings.Settings, tree: Tree) -> dict[str, Any]:
     from rich.console import Console
 
     from data_prep.corpus import last_cycle, prepare
+    from data_prep.prompts import corpus_prompts, curriculum_prompts
     from experts.registry import Registry
     from experts.run_lock import RunLock
     from routing.evaluate import evaluate
-    from routing.fit import fit
+    from routing.fit import Row, fit
 
     errors = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
     folder = Path(chosen.run.dir)
     folder.mkdir(parents=True, exist_ok=True)
     with RunLock(folder):
         corpus = prepare(chosen, tree, cycle=last_cycle(folder / "data") or 1, log=errors.print, allow_overlap=True)
-        fitted = fit(_rows(chosen, tree, corpus), tree=tree, settings=chosen.router, seed=chosen.run.seed)
-        judged = evaluate(fitted.router, _corpus_rows(tree, corpus, "validation")).to_json()
+        prompts = (*corpus_prompts(corpus, tree, "train", most=chosen.router.rows),
+                   *curriculum_prompts(tree, count=chosen.router.curriculum_rows, seed=chosen.run.seed))
+        fitted = fit([Row(*prompt) for prompt in prompts], tree=tree, settings=chosen.router, seed=chosen.run.seed)
+        judged = evaluate(fitted.router, [Row(*prompt) for prompt in corpus_prompts(corpus, tree, "validation")]).to_json()
         registry = Registry(folder)
         version = registry.add("router", fitted.router.save, card={"report": fitted.report, "accuracy": judged["accuracy"], "corpus": corpus.fingerprint})
         registry.promote({"router": version}, reason="fitted by python -m routing fit")
     errors.print(f"router {version}: fitted on {fitted.report['fitted_texts']} prompts in {fitted.report['fit_s']} s, "
                  f"accuracy on {judged['n']} held-out prompts {judged['accuracy']:.1%}")
     return {"version": version, "report": fitted.report, "validation": judged}
-
-
-def _rows(chosen: settings.Settings, tree: Tree, corpus: Corpus) -> list[Row]:
-    from data_prep import curriculum
-    from routing.rows import Row
-
-    extra = [Row(record.prompt, domain, record.source) for domain in tree.domains if domain in curriculum.domains()
-             for record in curriculum.make_records(domain, count=max(1, chosen.data.curriculum_records // CURRICULUM_SHARE),
-                                                   levels=curriculum.levels(domain), seed=chosen.run.seed)]
-    return [*_corpus_rows(tree, corpus, "train", most=chosen.router.rows), *extra]
-
-
-def _corpus_rows(tree: Tree, corpus: Corpus, split: Split, *, most: int | None = None) -> list[Row]:
-    """Prompts of a split, at most so many a domain, evenly over its sources' order."""
-    from routing.rows import Row
-
-    rows = []
-    for domain in tree.domains:
-        examples = corpus.examples(domain, split)
-        step = max(1.0, len(examples) / most) if most is not None else 1.0
-        chosen = [examples[int(place * step)] for place in range(int(len(examples) / step))]
-        rows += [Row(example.prompt, domain, example.source) for example in chosen]
-    return rows
 
 
 def _evaluate(router: Router, file: Path) -> dict[str, Any]:

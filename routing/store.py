@@ -62,6 +62,14 @@ def load_router(folder: Path, *, tree: Tree) -> Router:
         raise DamagedRouter(f"{folder} holds no whole router: {type(error).__name__}: {error}; fit it again: python -m routing fit") from error
 
 
+def fits(folder: Path, tree: Tree) -> bool:
+    """Whether the router in folder can be read and was fitted for this tree."""
+    try:
+        return bool(_document(folder / JSON_NAME)["tree"] == _tree_facts(tree))
+    except DamagedRouter:
+        return False
+
+
 def _assemble(document: Mapping[str, Any], tensors: Mapping[str, Any], *, tree: Tree) -> Router:
     words = {word: place for place, word in enumerate(document["words"])}
     grams = {gram: place for place, gram in enumerate(document["letter_groups"])}

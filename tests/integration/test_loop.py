@@ -34,7 +34,7 @@ class Stop:
 def turn(chosen, *, cycles=1, should_stop=lambda: False, router=True):
     """Run cycles of a loop; the registry's pointer and the journal's events afterwards."""
     with open_run(chosen) as run:
-        fit_router = router_fitter(run.tree, chosen) if router else None
+        fit_router = router_fitter(run.tree, chosen, work=run.folder / "work") if router else None
         Loop(run, device=choose("cpu"), fit_router=fit_router, reporter=Reporter(quiet=True), should_stop=should_stop).run(cycles=cycles)
         return run.registry, run.journal.events()
 

@@ -45,7 +45,7 @@ def test_perturbation_leaves_the_words_that_the_router_reads(name):
 
 def test_typo_changes_one_word_only():
     changed = typo("where is the longest river", Random(2)).split()
-    assert sum(one != other for one, other in zip(changed, "where is the longest river".split(), strict=True)) == 1
+    assert sum(one != other for one, other in zip(changed, ["where", "is", "the", "longest", "river"], strict=True)) == 1
 
 
 @pytest.mark.parametrize(("text", "expected"), [
@@ -62,7 +62,8 @@ def test_expected_calibration_error_by_hand():
 
 def test_risk_coverage_by_hand():
     curve = risk_coverage(np.array([0.9, 0.8, 0.7, 0.6]), np.array([True, True, False, True]), points=5)
-    assert [(point["coverage"], point["risk"], point["threshold"]) for point in curve] == [(0.25, 0.0, 0.9), (0.5, 0.0, 0.8), (0.75, 1 / 3, 0.7), (1.0, 0.25, 0.6)]
+    seen = [(point["coverage"], point["risk"], point["threshold"]) for point in curve]
+    assert seen == [(0.25, 0.0, 0.9), (0.5, 0.0, 0.8), (0.75, 1 / 3, 0.7), (1.0, 0.25, 0.6)]
 
 
 def test_best_temperature_softens_scores_that_are_too_sure():

@@ -1,0 +1,69 @@
+"""Fits and judges a router in a process of its own, so that the memory it takes ends with it.
+
+A fit on 50,000 prompts takes some 2 GB for half a minute; the loop that asks for it runs for days. Writes the router's files
+into the folder it is given, nothing else.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import signal
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from experts.tree import Tree
+from routing.evaluate import evaluate
+from routing.fit import Row, fit
+from routing.router import Router
+from routing.store import DamagedRouter
+from settings import RouterSettings, TreeSettings
+
+
+class FitFailed(RuntimeError):
+    """The fitting process ended without a result; the message says what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """accuracy: of the fitted router on the held-out rows; before: of the served one on the same rows, None without one that fits the tree."""
+
+    report: dict[str, Any]
+    accuracy: float
+    before: float | None
+
+
+def fit_apart(rows: Sequence[Row], *, held_out: Sequence[Row], tree: TreeSettings, settings: RouterSettings, seed: int, folder: Path,
+              served: Path | None) -> Judged:
+    """Fit on rows, save into folder, and judge it and the served router on held_out. Raises FitFailed, and what routing.fit.fit raises."""
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(max_workers=1, mp_context=context, initializer=_leave_signals_to_the_parent) as pool:
+        try:
+            return pool.submit(_fit, list(rows), list(held_out), tree, settings, seed, folder, served).result()
+        except BrokenProcessPool as error:
+            raise FitFailed("the process that fits the router ended without a result, most often for want of memory; "
+                            "lower router.rows, or close other programs") from error
+
+
+def _fit(rows: list[Row], held_out: list[Row], tree_settings: TreeSettings, settings: RouterSettings, seed: int, folder: Path, served: Path | None) -> Judged:
+    tree = Tree.from_settings(tree_settings)
+    fitted = fit(rows, tree=tree, settings=settings, seed=seed)
+    fitted.router.save(folder)
+    before = _served_router(served, tree=tree)
+    return Judged(fitted.report, evaluate(fitted.router, held_out, timed=1).accuracy,
+                  evaluate(before, held_out, timed=1).accuracy if before is not None else None)
+
+
+def _served_router(folder: Path | None, *, tree: Tree) -> Router | None:
+    try:
+        return Router.load(folder, tree) if folder is not None else None
+    except DamagedRouter:
+        return None  # fitted for another tree: nothing to compare with
+
+
+def _leave_signals_to_the_parent() -> None:
+    """Ctrl-C reaches the whole group; the parent decides what becomes of a fit."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
