@@ -30,12 +30,9 @@ log = logging.getLogger(__name__)
 class JobRunner:
     """Trains and offers nodes of one open run."""
 
-    def __init__(self, run: Run, *, device: Device, reporter: Reporter, should_stop: Callable[[], bool],
-                 after_first_answer: Callable[[Corpus], None] | None = None) -> None:
-        """should_stop is asked after every step; a stopped job keeps its state and goes on next time.
-        after_first_answer is called when the root's early version was promoted."""
+    def __init__(self, run: Run, *, device: Device, reporter: Reporter, should_stop: Callable[[], bool]) -> None:
+        """should_stop is asked after every step; a stopped job keeps its state and goes on next time."""
         self._run, self._device, self._reporter, self._should_stop = run, device, reporter, should_stop
-        self._after_first_answer = after_first_answer
         self._examiner = Examiner(run, device=device)
 
     def carry_out(self, job: Job, *, cycle: int, states: Path, corpus: Corpus) -> tuple[Job, Trained | None]:
@@ -122,8 +119,6 @@ class JobRunner:
         if verdict.decision.promote:
             card = {"training": {"cycle": cycle, "step": facts.step}, **verdict.card}
             self._promote(job.node, expert, card=card, reason=f"{verdict.decision.reason} (early, after {facts.step} of {job.steps} steps)")
-            if self._after_first_answer is not None:
-                self._after_first_answer(corpus)
 
 
 def training_facts(trained: Trained) -> dict[str, Any]:

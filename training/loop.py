@@ -51,7 +51,7 @@ class Loop:
         self._reporter, self._should_stop = reporter, should_stop
         self._work = run.folder / "work"
         self._agenda_file = self._work / "agenda.json"
-        self._jobs = JobRunner(run, device=device, reporter=reporter, should_stop=should_stop, after_first_answer=self._route_first)
+        self._jobs = JobRunner(run, device=device, reporter=reporter, should_stop=should_stop)
         self._agenda: Agenda | None = None
 
     def run(self, *, cycles: int | None) -> None:
@@ -83,6 +83,7 @@ class Loop:
     def _work_off(self, agenda: Agenda, corpus: Corpus) -> bool:
         """All jobs of a cycle, then its end; False when stopped before."""
         self._agenda = agenda
+        self._route(corpus)
         while (job := self._agenda.pending) is not None:
             if self._should_stop():
                 return False
@@ -99,8 +100,6 @@ class Loop:
                 return False
             self._save(self._agenda.with_next(done))
             remove_folder(states)
-            self._route_first(corpus)
-        self._route(corpus)
         self._end_cycle()
         return True
 
@@ -134,14 +133,8 @@ class Loop:
                 self._run.journal.append("level_raised", node=domain, level=raised, cycle=agenda.cycle)
                 self._reporter.note(f"{domain}: level {raised} from the next cycle on")
 
-    def _route_first(self, corpus: Corpus) -> None:
-        """Fit a first router as soon as the root answers; later ones wait for the end of their cycle."""
-        pointer = self._run.registry.pointer()
-        if pointer.router is None and pointer.nodes.get(self._run.tree.root) is not None:
-            self._route(corpus)
-
     def _route(self, corpus: Corpus) -> None:
-        """Fit and offer the router, once a cycle."""
+        """Fit and offer the router, once a cycle and before its training: then the loop itself is at its smallest."""
         assert self._agenda is not None
         if self._agenda.router_done or self._fit_router is None:
             return
