@@ -9,9 +9,8 @@ from __future__ import annotations
 import multiprocessing
 import signal
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -38,14 +37,39 @@ class Judged:
 
 def fit_apart(rows: Sequence[Row], *, held_out: Sequence[Row], tree: TreeSettings, settings: RouterSettings, seed: int, folder: Path,
               served: Path | None) -> Judged:
-    """Fit on rows, save into folder, and judge it and the served router on held_out. Raises FitFailed, and what routing.fit.fit raises."""
+    """Fit on rows, save into folder, and judge it and the served router on held_out. Raises FitFailed, and what routing.fit.fit raises.
+
+    Should this process be killed meanwhile, the other ends by itself when it has fitted: a pool's worker would wait for ever.
+    """
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(max_workers=1, mp_context=context, initializer=_leave_signals_to_the_parent) as pool:
-        try:
-            return pool.submit(_fit, list(rows), list(held_out), tree, settings, seed, folder, served).result()
-        except BrokenProcessPool as error:
-            raise FitFailed("the process that fits the router ended without a result, most often for want of memory; "
-                            "lower router.rows, or close other programs") from error
+    results, sender = context.Pipe(duplex=False)
+    process = context.Process(target=_work, args=(sender, list(rows), list(held_out), tree, settings, seed, folder, served), daemon=True)
+    process.start()
+    sender.close()
+    try:
+        result = results.recv()
+    except EOFError as error:
+        raise FitFailed("the process that fits the router ended without a result, most often for want of memory; "
+                        "lower router.rows, or close other programs") from error
+    finally:
+        results.close()
+        process.join()
+    if isinstance(result, Exception):
+        raise result
+    assert isinstance(result, Judged)
+    return result
+
+
+def _work(sender: Connection, *task: Any) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides what becomes of a fit
+    try:
+        result: Judged | Exception = _fit(*task)
+    except (ValueError, OSError, MemoryError) as error:
+        result = error
+    try:
+        sender.send(result)
+    except BrokenPipeError:
+        return  # nobody waits any more
 
 
 def _fit(rows: list[Row], held_out: list[Row], tree_settings: TreeSettings, settings: RouterSettings, seed: int, folder: Path, served: Path | None) -> Judged:
@@ -63,7 +87,3 @@ def _served_router(folder: Path | None, *, tree: Tree) -> Router | None:
     except DamagedRouter:
         return None  # fitted for another tree: nothing to compare with
 
-
-def _leave_signals_to_the_parent() -> None:
-    """Ctrl-C reaches the whole group; the parent decides what becomes of a fit."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)

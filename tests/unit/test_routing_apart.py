@@ -1,14 +1,17 @@
 """routing/apart.py: a fit in a process of its own gives what a fit in this one gives, and its death is named."""
 
 import json
+import sys
+import time
 
+import psutil
 import pytest
 from dying import die
 
 from experts.tree import Tree
 from routing import apart
 from routing.fit import Row, fit
-from settings import RouterSettings, TreeSettings
+from settings import HOME, RouterSettings, TreeSettings
 
 TREE = TreeSettings(branches={"numbers": ("math", "logic"), "technical": ("code",)})
 SETTINGS = RouterSettings(everyday_rows=0, none_rows=40, words=500, letter_groups=500)
@@ -42,6 +45,30 @@ def test_fit_apart_judges_the_served_router_on_the_same_rows_unless_its_tree_is_
 
 
 def test_fit_apart_process_that_dies_is_named_with_what_to_do(tmp_path, monkeypatch):
-    monkeypatch.setattr(apart, "_fit", die)
+    monkeypatch.setattr(apart, "_work", die)
     with pytest.raises(apart.FitFailed, match=r"ended without a result.*lower router\.rows"):
         _apart(tmp_path)
+
+
+def test_fit_apart_error_of_the_fit_comes_through(tmp_path):
+    with pytest.raises(ValueError, match=r"no rows for \['logic'\]"):
+        apart.fit_apart([row for row in ROWS if row.label != "logic"], held_out=ROWS, tree=TREE, settings=SETTINGS, seed=3, folder=tmp_path, served=None)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="looks at the children of a killed process as POSIX shows them")
+def test_fit_apart_leaves_no_process_behind_when_its_parent_is_killed(tmp_path):
+    code = ("import sys; sys.path[:0] = [sys.argv[1]]; from pathlib import Path; import test_routing_apart_rows as t\n"
+            "if __name__ == '__main__': t.fit(Path(sys.argv[2]))")
+    (tmp_path / "test_routing_apart_rows.py").write_text(
+        "from routing import apart\nfrom routing.fit import Row\nfrom settings import RouterSettings, TreeSettings\n"
+        "ROWS = [Row(f'{label} prompt number {n}', label, 'toy') for n in range(60) for label in ('math', 'code')]\n"
+        "def fit(folder):\n    apart.fit_apart(ROWS, held_out=ROWS, tree=TreeSettings(branches={'a': ('math',), 'b': ('code',)}),"
+        " settings=RouterSettings(everyday_rows=0, none_rows=40), seed=0, folder=folder, served=None)\n", encoding="utf-8")
+    parent = psutil.Popen([sys.executable, "-c", code, str(tmp_path), str(tmp_path)], cwd=HOME)
+    until = time.monotonic() + 60
+    while not (children := parent.children(recursive=True)) and time.monotonic() < until:
+        time.sleep(0.02)
+    assert children
+    parent.kill()
+    parent.wait(timeout=10)
+    assert psutil.wait_procs(children, timeout=60)[1] == []
