@@ -41,9 +41,9 @@ def test_test_all_experts_writes_the_promised_figures(family, records_folder, to
 
 
 def test_test_all_experts_below_a_floor_exits_1_and_names_it(family, records_folder, toy_overrides):
-    done = command("test_all_experts.py", family, records_folder, toy_overrides, "--set=exam.loop_rate_ceiling=1", "--set=exam.router_floor=1")
+    done = command("test_all_experts.py", family, records_folder, toy_overrides, "--set=exam.loop_rate_ceiling=0", "--set=exam.router_floor=0")
     assert done.returncode == 1
-    assert "under exam.router_floor = 100.0%" in " ".join(done.stdout.split())
+    assert "over exam.loop_rate_ceiling = 0.0%" in " ".join(done.stdout.split())
 
 
 def test_test_all_experts_without_a_family_exits_2(tmp_path, records_folder, toy_overrides):
