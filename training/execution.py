@@ -51,10 +51,15 @@ _compiled: dict[tuple[object, ...], Execution] = {}
 
 
 def choose_execution(model: PreTrainedModel, *, device: Device, settings: TrainSettings, batch: Batch, batches: int) -> Execution:
-    """The fastest of what is right for this model and allowed by settings and device; leaves no gradient behind.
+    """The fastest of what is right for this model and allowed by settings and device; leaves no gradient behind, draws no random number.
 
     batches: of the whole run; a short one isn't worth compiling for, unless that was done already.
     """
+    with torch.random.fork_rng(devices=[device.torch] if device.torch.type == "cuda" else []):  # dropout draws while it is timed
+        return _choose(model, device=device, settings=settings, batch=batch, batches=batches)
+
+
+def _choose(model: PreTrainedModel, *, device: Device, settings: TrainSettings, batch: Batch, batches: int) -> Execution:
     key = (type(model), model.config.to_json_string(), device.torch, settings.precision, batch.tokens_BT.shape, torch.get_num_threads())
     if key not in _plain:
         attentions = right_attentions(model, device=device)

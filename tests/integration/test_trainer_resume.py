@@ -10,6 +10,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from experts.checkpoint import load_newest
 from experts.device import choose
+from training import execution
 from training.plan import Mix, Plan, StateMismatch
 from training.trainer import train
 from training.trainer_state import saved_plan
@@ -154,3 +155,20 @@ def test_saved_plan_is_the_plan_of_the_run_and_none_before(tmp_path):
     assert saved_plan(tmp_path) is None
     run(toy_model(), tmp_path, settings=toy_training(), plan=plan, stop_at=1)
     assert saved_plan(tmp_path) == plan
+
+
+def test_train_of_a_model_with_dropout_is_the_same_whether_the_way_was_measured_now_or_before(tmp_path, monkeypatch):
+    """Timing a batch runs its dropout; the numbers it draws must not be missing from the training."""
+    config = GPT2Config(vocab_size=VOCABULARY, n_positions=64, n_embd=16, n_layer=2, n_head=2, resid_pdrop=0.2, bos_token_id=0, eos_token_id=0)
+    settings = toy_training(precision="fp32")
+    plan = Plan.from_settings(settings, steps=3, seed=3)
+    torch.manual_seed(1)
+    model = GPT2LMHeadModel(config)
+    start = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    monkeypatch.setattr(execution, "_plain", {})
+    losses = []
+    for number in range(2):
+        model.load_state_dict(start)
+        torch.manual_seed(5)
+        losses.append(run(model, tmp_path / str(number), settings=settings, plan=plan).losses)
+    assert losses[0] == losses[1]
