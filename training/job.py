@@ -89,7 +89,9 @@ class JobRunner:
     def _plan(self, job: Job, *, cycle: int) -> Plan:
         settings = self._run.settings
         assert job.steps is not None
-        return Plan.from_settings(settings.train, steps=job.steps, lr_share=job.lr_share, seed=settings.run.seed * 1_000_003 + cycle)
+        founding_root = job.node == self._run.tree.root and job.lr_share == 1.0
+        train_settings = settings.train.model_copy(update={"final_lr_share": settings.loop.root_final_lr_share}) if founding_root else settings.train
+        return Plan.from_settings(train_settings, steps=job.steps, lr_share=job.lr_share, seed=settings.run.seed * 1_000_003 + cycle)
 
     def _offer(self, job: Job, model: PreTrainedModel, trained: Trained, *, cycle: int, corpus: Corpus) -> Job:
         verdict = self._examiner.judge(job.node, expert := Expert(model, corpus.tokenizer, device=self._device), corpus)
