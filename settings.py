@@ -38,7 +38,6 @@ class RunSettings(Section):
     seed: int = Field(0, description="seed of every random choice", ge=0, le=2**31 - 1)
     threads: int | None = Field(None, description="CPU threads for training; unset: all cores", ge=1, le=1024)
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("WARNING", description="how much is logged")
-    tensorboard: bool = Field(True, description="write curves for TensorBoard under the run folder")
 
 
 class TreeSettings(Section):

@@ -12,7 +12,7 @@ TOY = ("model.width=32", "model.layers=1", "model.heads=2", "model.kv_heads=1", 
        "train.validation_rows=4", "loop.steps=20", "loop.cycle_steps=3", "exam.tasks=10", "exam.root_tasks=10", "exam.bits_rows=10",
        "exam.max_new_tokens=8", "data.curriculum=never", "promote.loop_rate_max=1.0", "router.everyday_rows=100", "router.none_rows=100",
        "router.curriculum_rows=50",
-       "data.exam_share=0.1", "data.validation_share=0.1", "run.tensorboard=false")
+       "data.exam_share=0.1", "data.validation_share=0.1")
 TALK = {"math": ("What is {a} plus {b}?", "{a} + {b} = {c}\n#### {c}"), "reasoning": ("If {a} is more than {b}, which is less?", "{b} is less, so {b}."),
         "conversation": ("Hello, I am number {a}, how are you {b}?", "Hi number {a}, fine."), "knowledge": ("Which item stands at {a} of {b}?", "Item {a}."),
         "code": ("Write a function that adds {a} and {b}.", "def f():\n    return {a} + {b}")}

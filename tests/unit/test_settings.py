@@ -59,8 +59,8 @@ def test_load_broken_toml_is_named(tmp_path):
 
 
 def test_load_bare_word_is_a_string_and_toml_is_parsed():
-    chosen = load(overrides=["run.dir=runs/other", "train.accumulate=3", "run.tensorboard=false"])
-    assert (chosen.run.dir, chosen.train.accumulate, chosen.run.tensorboard) == ("runs/other", 3, False)
+    chosen = load(overrides=["run.dir=runs/other", "train.accumulate=3", "data.hub={}"])
+    assert (chosen.run.dir, chosen.train.accumulate, chosen.data.hub) == ("runs/other", 3, {})
 
 
 @pytest.mark.parametrize("script", ["continuous_loop.py", "fast_train.py", "test_all_experts.py", "demo.py"])
