@@ -16,6 +16,9 @@ from settings import PromoteSettings
 from training.scorecard import Outcome, Scorecard
 
 
+SMALL_BITS = 0.1  # bits per byte: near zero a ratio says little, 0.07 -> 0.10 changes no answer
+
+
 @dataclass(frozen=True, slots=True)
 class Decision:
     """promote, and the reason in words with the figures it rests on."""
@@ -96,7 +99,7 @@ def _loop_gate(candidate: Scorecard, served: Scorecard, *, settings: PromoteSett
 
 
 def _bits_gate(candidate: Scorecard, served: Scorecard, *, settings: PromoteSettings) -> Decision | None:
-    if candidate.mean_bits_per_byte > settings.bits_ceiling * served.mean_bits_per_byte:
+    if candidate.mean_bits_per_byte > settings.bits_ceiling * served.mean_bits_per_byte + SMALL_BITS:
         return Decision(False, f"refused: {_bits(candidate, served)}, more than {settings.bits_ceiling:g} times the served version's: "
                                "it no longer models its domain")
     return None
