@@ -15,7 +15,6 @@ import numpy as np
 from settings import PromoteSettings
 from training.scorecard import Outcome, Scorecard
 
-
 SMALL_BITS = 0.1  # bits per byte: near zero a ratio says little, 0.07 -> 0.10 changes no answer
 
 
