@@ -14,7 +14,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
+
+from model_settings import ModelSettings as ModelSettings
+from model_settings import Section as Section
+from model_settings import TextSettings
 
 HOME = Path(__file__).resolve().parent
 DEFAULT_CONFIG = HOME / "config.toml"
@@ -23,12 +27,6 @@ RECIPES = HOME / "recipes"
 
 class SettingsError(ValueError):
     """A setting that can't be taken. The message names the key, the value, what is allowed and what to do."""
-
-
-class Section(BaseModel):
-    """One table of config.toml: frozen, and unknown keys are errors."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=())
 
 
 class RunSettings(Section):
@@ -49,6 +47,7 @@ class TreeSettings(Section):
 
 class DataSettings(Section):
     path: str | None = Field(None, description="folder with one sub-folder a domain, or a text file for plain-text recipes")
+    format: Literal["records", "text"] = Field("records", description="what data.path holds: records by domain, or one text file for a model of plain text")
     hub: dict[str, tuple[str, ...]] = Field(default={}, description="Hub data sets by domain: \"owner/name config=C split=train prompt=FIELD response=FIELD\"")
     curriculum: Literal["auto", "always", "never"] = Field(
         "auto", description="embedded curriculum; auto: for domains without records of their own")
@@ -66,26 +65,6 @@ class DataSettings(Section):
 class TokenizerSettings(Section):
     kind: Literal["bpe", "char", "byte"] = Field("bpe", description="byte-level BPE, characters, or bytes")
     vocab_size: int = Field(2048, description="entries of a BPE vocabulary, role tokens included", ge=300, le=262_144)
-
-
-class ModelSettings(Section):
-    architecture: Literal["qwen3"] = Field("qwen3", description="transformers class of a model built from scratch")
-    layers: int = Field(4, description="transformer layers", ge=1, le=200)
-    width: int = Field(192, description="hidden size", ge=8, le=32_768)
-    heads: int = Field(4, description="attention heads; must divide the width", ge=1, le=512)
-    kv_heads: int = Field(2, description="key-value heads (grouped-query attention); must divide the heads", ge=1, le=512)
-    intermediate: int = Field(512, description="width of the SwiGLU layer", ge=8, le=262_144)
-    context_tokens: int = Field(512, description="longest sequence, prompt and answer together", ge=32, le=1_048_576)
-
-    @model_validator(mode="after")
-    def _shapes_fit(self) -> ModelSettings:
-        if self.width % self.heads:
-            raise ValueError(f"model.width = {self.width} isn't a multiple of model.heads = {self.heads}; change one of them")
-        if (self.width // self.heads) % 2:
-            raise ValueError(f"model.width / model.heads = {self.width // self.heads} must be even for rotary positions")
-        if self.heads % self.kv_heads:
-            raise ValueError(f"model.heads = {self.heads} isn't a multiple of model.kv_heads = {self.kv_heads}; change one of them")
-        return self
 
 
 class TrainSettings(Section):
@@ -210,6 +189,7 @@ class Settings(Section):
     tokenizer: TokenizerSettings = TokenizerSettings()
     model: ModelSettings = ModelSettings()
     train: TrainSettings = TrainSettings()
+    text: TextSettings = TextSettings()
     loop: LoopSettings = LoopSettings()
     exam: ExamSettings = ExamSettings()
     promote: PromoteSettings = PromoteSettings()

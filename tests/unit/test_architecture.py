@@ -21,7 +21,7 @@ MAY_IMPORT = {
 # Entry scripts inside rooms wire rooms together for their command, as continuous_loop.py does for the loop.
 COMMANDS_MAY_IMPORT = {"routing/__main__.py": {"data_prep", "experts"}}
 FILES = sorted(path for room in ROOMS for path in (settings.HOME / room).rglob("*.py"))
-SOURCES = [*FILES, settings.HOME / "settings.py", *(settings.HOME / entry for entry in ENTRIES)]
+SOURCES = [*FILES, settings.HOME / "settings.py", settings.HOME / "model_settings.py", *(settings.HOME / entry for entry in ENTRIES)]
 
 
 def _name(path):
@@ -98,6 +98,6 @@ def test_architecture_routing_loads_no_torch():
 def test_architecture_top_level_holds_what_the_plan_names():
     tracked = subprocess.run(["git", "ls-files"], cwd=settings.HOME, capture_output=True, text=True, check=True).stdout.split()
     top = {Path(name).parts[0] for name in tracked}
-    assert top <= {*ROOMS, *ENTRIES, "tests", "docs", "recipes", "ci", "settings.py", "config.toml", "pyproject.toml", "START_TRAINING.bat",
-                   "start_training.sh", "README.md", "CHANGELOG.md", "RESULTS.md", "CONTRIBUTING.md", "LICENSE", ".ci", ".github", ".gitignore",
-                   ".gitattributes"}
+    assert top <= {*ROOMS, *ENTRIES, "tests", "docs", "recipes", "ci", "settings.py", "model_settings.py", "config.toml", "pyproject.toml",
+                   "START_TRAINING.bat", "start_training.sh", "README.md", "CHANGELOG.md", "RESULTS.md", "CONTRIBUTING.md", "LICENSE", ".ci", ".github",
+                   ".gitignore", ".gitattributes"}
