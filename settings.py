@@ -51,7 +51,7 @@ class DataSettings(Section):
     hub: dict[str, tuple[str, ...]] = Field(default={}, description="Hub data sets by domain: \"owner/name config=C split=train prompt=FIELD response=FIELD\"")
     curriculum: Literal["auto", "always", "never"] = Field(
         "auto", description="embedded curriculum; auto: for domains without records of their own")
-    curriculum_records: int = Field(16000, description="records a domain that the curriculum makes a cycle", ge=100, le=5_000_000)
+    curriculum_records: int = Field(32000, description="records a domain that the curriculum makes a cycle", ge=100, le=5_000_000)
     curriculum_level: int = Field(3, description="highest curriculum level made at the start", ge=1, le=9)
     min_chars: int = Field(1, description="shortest prompt or response kept, in characters", ge=1)
     max_prompt_chars: int = Field(6000, description="longest prompt kept, in characters", ge=16)

@@ -63,5 +63,5 @@ def _passage(rng: Random, level: int) -> Item:
 
 CURRICULUM = Curriculum("knowledge", (
     *(Task(f"fact_{level}", {level: 2.0, **({level + 1: 0.5} if level < 5 else {})}, _fact(level)) for level in (1, 2, 3, 4, 5)),
-    Task("passage", {1: 1.0, 2: 1.0, 3: 1.0, 4: 1.0, 5: 1.0}, _passage),
+    Task("passage", {1: 1.5, 2: 3.0, 3: 3.0, 4: 2.0, 5: 2.0}, _passage),
 ), grade)
