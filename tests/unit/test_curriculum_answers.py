@@ -243,7 +243,7 @@ def test_grade_reply_of_every_kind_at_once_is_of_none() -> None:
 
 def test_every_fact_of_the_exam_is_trained_in_other_wordings() -> None:
     trained: dict[str, set[str]] = {}
-    for record in curriculum.make_records("knowledge", count=16_000, levels=(1, 2, 3), seed=0):
+    for record in curriculum.make_records("knowledge", count=32_000, levels=(1, 2, 3), seed=0):
         if record.meta["task"] != "passage":
             relation, subject, wording = record.meta["instance"].split("|")
             trained.setdefault(f"{relation}|{subject}", set()).add(wording)
