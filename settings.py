@@ -17,6 +17,7 @@ from typing import Any, Literal
 from pydantic import Field, ValidationError, model_validator
 
 from model_settings import ModelSettings as ModelSettings
+from model_settings import MoeSettings as MoeSettings
 from model_settings import Section as Section
 from model_settings import TextSettings
 
@@ -35,6 +36,7 @@ class RunSettings(Section):
                         pattern=r"^(auto|cpu|mps|xpu|cuda(:\d+)?|directml(:\d+)?)$")
     seed: int = Field(0, description="seed of every random choice", ge=0, le=2**31 - 1)
     threads: int | None = Field(None, description="CPU threads for training; unset: all cores", ge=1, le=1024)
+    tensorboard: bool = Field(True, description="write curves for TensorBoard under <run>/tensorboard (with the extra curves installed)")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("WARNING", description="how much is logged")
 
 
@@ -84,11 +86,21 @@ class TrainSettings(Section):
     clip_norm: float = Field(1.0, description="largest gradient norm", gt=0)
     precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="auto: bf16 autocast where it measures faster")
     compile: Literal["auto", "off"] = Field("auto", description="torch.compile where there is a compiler and the run is long enough")
+    lora_rank: int | None = Field(None, description="rank of LoRA adapters, merged at promotion (needs the extra pretrained); unset: train all weights",
+                                  ge=1, le=4096)
+    lora_alpha: float = Field(32.0, description="LoRA adapters count lora_alpha / lora_rank", gt=0, le=4096)
+    gradient_checkpointing: bool = Field(False, description="compute layers again in the backward pass: less memory, about a third slower")
     checkpoint_every_s: float = Field(60.0, description="seconds of training between saved states", gt=0)
     checkpoints_keep: int = Field(2, description="saved states kept a node", ge=1, le=100)
     validate_every_steps: int = Field(200, description="steps between validation losses", ge=1)
     validation_rows: int = Field(16, description="packed rows a domain in a validation loss", ge=1, le=100_000)
     max_rollbacks: int = Field(3, description="returns to the last good state after a non-finite loss before a node is set aside", ge=0, le=100)
+
+    @model_validator(mode="after")
+    def _adapters_have_their_optimizer(self) -> TrainSettings:
+        if self.lora_rank is not None and self.optimizer == "muon":
+            raise ValueError("train.lora_rank with train.optimizer = 'muon': Muon isn't made for the thin matrices of adapters; set train.optimizer = adamw")
+        return self
 
 
 class LoopSettings(Section):
@@ -154,6 +166,9 @@ class RouterSettings(Section):
     max_prompt_chars: int = Field(2000, description="characters read of a prompt: its first and its last half", ge=100, le=100_000)
     history_turns: int = Field(3, description="earlier user turns that have a say in an unsure follow-up", ge=0, le=20)
     history_decay: float = Field(0.5, description="weight of each earlier turn against the one after it", ge=0, le=1)
+    feedback_a_client: int = Field(50, description="corrections of one client (API key or address) that a fit uses, the newest", ge=0, le=100_000)
+    feedback_rows: int = Field(1000, description="corrections of all clients together that a fit uses, the newest", ge=0, le=1_000_000)
+    feedback_weight: float = Field(1.0, description="how much a correction counts in the fit against a mean record", gt=0, le=10)
 
 
 class ServeSettings(Section):
@@ -175,6 +190,7 @@ class ServeSettings(Section):
     drain_s: float = Field(30.0, description="seconds that running answers get at shutdown", ge=0, le=3600)
     body_kib: int = Field(256, description="largest request body", ge=1, le=65_536)
     loop_repeats: int | None = Field(8, description="an answer ends when its end repeats this often; unset: never", ge=3, le=1000)
+    feedback: bool = Field(False, description="take POST /feedback; what clients judge is kept in the journal with its prompt")
     memory_mib: int | None = Field(None, description="memory for loaded nodes; the least used leave; unset: no limit", ge=16)
     api_key_file: str | None = Field(None, description="file with API keys, one a line; the variable BRANCHWISE_API_KEY adds one", min_length=1)
     upstream: dict[str, str] = Field(default={}, description="node = address of an OpenAI-compatible server that answers for it, as in http://host:8000/v1#model")
@@ -190,6 +206,7 @@ class Settings(Section):
     model: ModelSettings = ModelSettings()
     train: TrainSettings = TrainSettings()
     text: TextSettings = TextSettings()
+    moe: MoeSettings = MoeSettings()
     loop: LoopSettings = LoopSettings()
     exam: ExamSettings = ExamSettings()
     promote: PromoteSettings = PromoteSettings()

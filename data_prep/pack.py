@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from data_prep.records import Example
 from experts.durable import sha256_of
-from experts.tokenizer import ASSISTANT, ROLE_MARKS, Tokenizer, end_id, text_ids_batch, token_id
+from experts.tokenizer import Tokenizer, end_id, frame, text_ids_batch
 
 BATCH_EXAMPLES = 2000  # examples tokenized at once: enough for all cores, little memory
 WINDOW_DOCUMENTS = 8192  # documents packed together: wide enough to fill rows, narrow enough that rows mix long and short
@@ -132,24 +132,23 @@ def verify_shard(folder: Path, name: str) -> None:
 
 def documents(examples: Sequence[Example], *, tokenizer: Tokenizer, max_tokens: int) -> Iterator[Document]:
     """Documents of examples, in order: prompt_ids + answer_ids of experts.tokenizer, tokenized in batches, cut to max_tokens."""
-    marks = {role: token_id(tokenizer, mark) for role, mark in ROLE_MARKS.items()}
-    answer_mark, end = token_id(tokenizer, ASSISTANT), end_id(tokenizer)
+    end = end_id(tokenizer)
     for first in range(0, len(examples), BATCH_EXAMPLES):
         batch = examples[first:first + BATCH_EXAMPLES]
         conversations = [example.messages for example in batch]
         texts = [message["content"] for messages in conversations for message in messages] + [example.response for example in batch]
         ids = iter(text_ids_batch(tokenizer, texts))
-        prompts = [[token for message in messages for token in _turn(marks[message["role"]], next(ids), end=end if message["role"] == "assistant" else None)]
-                   for messages in conversations]
+        prompts = [_prompt(frame(tokenizer, [message["role"] for message in messages]), ids) for messages in conversations]
         for prompt, answer in zip(prompts, ids, strict=True):
-            yield fit([*prompt, answer_mark], [*answer, end], max_tokens=max_tokens)
+            yield fit(prompt, [*answer, end], max_tokens=max_tokens)
 
 
-def _turn(mark: int, content: Sequence[int], *, end: int | None) -> Iterator[int]:
-    yield mark
-    yield from content
-    if end is not None:
-        yield end
+def _prompt(pieces: Sequence[Sequence[int]], contents: Iterator[list[int]]) -> list[int]:
+    """The pieces of a frame with the next contents between them."""
+    tokens = list(pieces[0])
+    for piece in pieces[1:]:
+        tokens += [*next(contents), *piece]
+    return tokens
 
 
 def fit(prompt: Sequence[int], answer: Sequence[int], *, max_tokens: int) -> Document:

@@ -1,7 +1,8 @@
 """The tokenizer of a family: training, saving, and how a conversation becomes token ids.
 
-Byte-level BPE with single digits, or characters, or bytes; every kind reads and gives back any Unicode text. Contents are
-encoded with special tokens switched off, role marks are added as ids. Does not know what a shard or a model is.
+Byte-level BPE with single digits, or characters, or bytes; every kind reads and gives back any Unicode text. A pretrained
+model's tokenizer keeps its own chat template, or gets the family's. Contents are encoded with special tokens switched off, role
+marks are added as ids. Does not know what a shard or a model is.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import tokenizers
 from tokenizers import AddedToken, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
+from experts.chat_frames import Frame, template_end, template_frame
 from settings import TokenizerSettings
 
 Tokenizer: TypeAlias = PreTrainedTokenizerFast
@@ -141,20 +143,34 @@ def text_ids_batch(tokenizer: Tokenizer, texts: Sequence[str]) -> list[list[int]
     return [encoding.ids for encoding in backend.encode_batch_fast([clean_text(text) for text in texts], add_special_tokens=False)]
 
 
+def frame(tokenizer: Tokenizer, roles: Sequence[str]) -> Frame:
+    """The ids around the contents of a conversation: before each of them, and, last, up to and with the mark after which the
+    assistant answers; one more than roles. Raises ValueError for an unknown role."""
+    for role in roles:
+        if role not in ROLE_MARKS:
+            raise ValueError(f"role {role!r} of a message is unknown; use one of {', '.join(ROLE_MARKS)}")
+    if not has_own_marks(tokenizer):
+        return template_frame(tokenizer, roles, encode=lambda text: text_ids(tokenizer, text))
+    marks = [token_id(tokenizer, ROLE_MARKS[role]) for role in roles] + [token_id(tokenizer, ASSISTANT)]
+    ends = [(end_id(tokenizer),) if role == "assistant" else () for role in ("user", *roles)]
+    return tuple((*end, mark) for end, mark in zip(ends, marks, strict=True))
+
+
+def has_own_marks(tokenizer: Tokenizer) -> bool:
+    """Whether conversations are written with the family's role marks (else by the chat template that a pretrained model brought)."""
+    return bool(tokenizer.chat_template == CHAT_TEMPLATE or not tokenizer.chat_template)
+
+
 def prompt_ids(tokenizer: Tokenizer, messages: Sequence[Message]) -> list[int]:
     """Ids of a conversation up to and with the mark after which the assistant answers.
 
     Equal to apply_chat_template(messages, add_generation_prompt=True), except that contents never become special tokens.
     """
-    ids: list[int] = []
-    for message in messages:
-        mark = ROLE_MARKS.get(message["role"])
-        if mark is None:
-            raise ValueError(f"role {message['role']!r} of a message is unknown; use one of {', '.join(ROLE_MARKS)}")
-        ids += [token_id(tokenizer, mark), *text_ids(tokenizer, message["content"])]
-        if mark == ASSISTANT:
-            ids.append(end_id(tokenizer))
-    return [*ids, token_id(tokenizer, ASSISTANT)]
+    before, *after = frame(tokenizer, [message["role"] for message in messages])
+    ids = list(before)
+    for message, piece in zip(messages, after, strict=True):
+        ids += [*text_ids(tokenizer, message["content"]), *piece]
+    return ids
 
 
 def answer_ids(tokenizer: Tokenizer, response: str) -> list[int]:
@@ -178,9 +194,20 @@ def token_id(tokenizer: Tokenizer, token: str) -> int:
 
 def end_id(tokenizer: Tokenizer) -> int:
     """Id of the token that ends an answer."""
-    return token_id(tokenizer, END)
+    return token_id(tokenizer, END) if has_own_marks(tokenizer) else template_end(tokenizer)
 
 
 def pad_id(tokenizer: Tokenizer) -> int:
-    """Id of the token that fills rows."""
-    return token_id(tokenizer, PAD)
+    """Id of the token that fills rows; what stands there is never read, so any will do where a pretrained tokenizer names none."""
+    if has_own_marks(tokenizer):
+        return token_id(tokenizer, PAD)
+    own: int | None = tokenizer.pad_token_id
+    return own if own is not None else template_end(tokenizer)
+
+
+def with_role_marks(tokenizer: Tokenizer) -> Tokenizer:
+    """Give a pretrained tokenizer that has no chat template the family's: role marks it lacks are added to its vocabulary, in place."""
+    tokenizer.add_tokens([AddedToken(token, special=True, normalized=False) for token in SPECIAL_TOKENS], special_tokens=True)
+    tokenizer.pad_token, tokenizer.eos_token = PAD, END
+    tokenizer.chat_template = CHAT_TEMPLATE
+    return tokenizer
