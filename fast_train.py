@@ -1,4 +1,4 @@
-"""Train one node of the family and offer it for promotion, without the rest of the loop.
+"""Train one node of the family and offer it for promotion, without the rest of the loop; or a model of plain text, by its recipe.
 
 Thin: reads settings, wires, calls. An interrupted training goes on from its last saved state when started again.
 """
@@ -25,7 +25,7 @@ FAST_CYCLE = 0
 def main(arguments: list[str] | None = None) -> int:
     """Command line. Exit code 0 when the node was trained (promoted or refused, with the reason), 2 when it couldn't be."""
     parser = argparse.ArgumentParser(prog="fast_train.py", description="train one node and offer it for promotion")
-    parser.add_argument("--expert", required=True, metavar="NODE", help="node to train, as in math")
+    parser.add_argument("--expert", metavar="NODE", help="node to train, as in math; a recipe for plain text needs none")
     parser.add_argument("--epochs", type=float, metavar="N", help="turns over the node's training records (default: loop.cycle_steps or loop.cycle_minutes)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write losses and speed as JSON")
     parser.add_argument("--quiet", action="store_true", help="no progress, only the outcome")
@@ -34,12 +34,21 @@ def main(arguments: list[str] | None = None) -> int:
     if parsed.epochs is not None and not parsed.epochs > 0:
         parser.error(f"--epochs {parsed.epochs}: more than 0")
     chosen = configuration.from_arguments(parser, parsed)
+    plain_text = chosen.data.format == "text"
+    if plain_text and (parsed.expert is not None or parsed.epochs is not None):
+        parser.error("data.format = \"text\": --expert and --epochs are for records; set the length by loop.cycle_minutes or loop.cycle_steps")
+    if not plain_text and parsed.expert is None:
+        parser.error("--expert NODE is missing, as in --expert math; or give a recipe for plain text, as in --recipe nexus --data FILE")
     logging.basicConfig(level=chosen.run.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+
+    import torch
 
     from training.command import repairable
 
+    if chosen.run.threads is not None:
+        torch.set_num_threads(chosen.run.threads)
     try:
-        facts = _train(chosen, node=parsed.expert, epochs=parsed.epochs, quiet=parsed.quiet)
+        facts = _train_text(chosen, quiet=parsed.quiet) if plain_text else _train(chosen, node=parsed.expert, epochs=parsed.epochs, quiet=parsed.quiet)
         if parsed.json is not None:
             parsed.json.write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
     except repairable() as error:
@@ -75,6 +84,22 @@ def _train(chosen: Settings, *, node: str, epochs: float | None, quiet: bool) ->
         if done.status != "pending":
             remove_folder(states)
         return report(trained, parameters=parameters)
+
+
+def _train_text(chosen: Settings, *, quiet: bool) -> dict[str, Any]:
+    from experts import device as devices
+    from training.command import stop_signal
+    from training.progress import Reporter
+    from training.run_folder import open_run
+    from training.text_run import train_text
+
+    with stop_signal() as stop, open_run(chosen) as run, Reporter(quiet=quiet) as reporter:
+        device = devices.choose(chosen.run.device)
+        devices.seed_everything(chosen.run.seed)
+        outcome = train_text(run, device=device, reporter=reporter, should_stop=stop.is_set)
+        if outcome.sample:
+            reporter.note(f"sample of {outcome.version}:\n{outcome.sample}")
+        return outcome.to_json()
 
 
 def _require_trainable(node: str, tree: Tree) -> None:

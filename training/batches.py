@@ -59,6 +59,11 @@ class Batch:
     starts: NDArray[np.int64]
     lengths: NDArray[np.int64]
 
+    @property
+    def whole_rows(self) -> bool:
+        """Whether every row is one document from end to end: nothing to keep apart."""
+        return len(self.starts) == len(self.tokens_BT) and bool((self.lengths == self.tokens_BT.size(1)).all())
+
 
 @dataclass(frozen=True, slots=True)
 class _Pieces:

@@ -60,9 +60,11 @@ def choose_execution(model: PreTrainedModel, *, device: Device, settings: TrainS
 
 
 def _choose(model: PreTrainedModel, *, device: Device, settings: TrainSettings, batch: Batch, batches: int) -> Execution:
-    key = (type(model), model.config.to_json_string(), device.torch, settings.precision, batch.tokens_BT.shape, torch.get_num_threads())
+    key = (type(model), model.config.to_json_string(), device.torch, settings.precision, batch.tokens_BT.shape, batch.whole_rows, torch.get_num_threads())
     if key not in _plain:
         attentions = right_attentions(model, device=device)
+        if batch.whole_rows:  # the model's own way is right, and another one only worth a try where nothing has to be padded
+            attentions = ["rows", *(attention for attention in attentions if attention == "documents"), "alone"]
         attentions = attentions[:-1] or attentions  # alone is right for every model and slow: it stands in where nothing else is right
         best, _ = _fastest(model, [Execution(bf16, attentions[0]) for bf16 in _precisions(device, settings=settings)], batch=batch, device=device)
         _plain[key] = _fastest(model, [Execution(best.bf16, attention) for attention in attentions], batch=batch, device=device)

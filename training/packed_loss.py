@@ -26,8 +26,8 @@ from training.target_cost import target_cost
 _log = logging.getLogger(__name__)
 
 # documents: attention of each document by itself; mask: whole rows under a 4-D mask; alone: every document a row of its own, for
-# models whose layers look back past any mask (convolutions, state spaces).
-Attention = Literal["documents", "mask", "alone"]
+# models whose layers look back past any mask (convolutions, state spaces). rows: the model as it is, for rows of one document each.
+Attention = Literal["documents", "mask", "alone", "rows"]
 
 
 def document_mask(documents_BT: Tensor) -> Tensor:
@@ -53,7 +53,9 @@ class PackedLoss:
         to = self._device.torch
         places, targets = batch.places_N.to(to), batch.targets_N.to(to)
         with self._device.autocast(self._dtype):
-            outputs_ND = self.outputs(batch)[places]
+            outputs_ND = self.outputs(batch)
+            if len(places) < len(outputs_ND):  # else every place is a target: plain text
+                outputs_ND = outputs_ND[places]
         if not self._lean:
             return summed_cost(outputs_ND.float(), targets, rules=self._device.rules)
         head = self._model.get_output_embeddings()
@@ -64,7 +66,10 @@ class PackedLoss:
     def outputs(self, batch: Batch) -> Tensor:
         """What the model says at every place of the flat rows: hidden states where its head is plain, else logits."""
         to = self._device.torch
-        tokens, positions = batch.tokens_BT.to(to), batch.positions_BT.to(to)
+        tokens = batch.tokens_BT.to(to)
+        if self._attention == "rows":
+            return self._forward(tokens, None).flatten(0, 1)
+        positions = batch.positions_BT.to(to)
         if self._attention == "mask":
             mask = attention_mask(document_mask(batch.documents_BT.to(to)), rules=self._device.rules)
             return self._forward(tokens, positions, attention_mask=mask).flatten(0, 1)
@@ -80,12 +85,12 @@ class PackedLoss:
                  for take, shape in zip(torch.split(groups.take, sizes), groups.shapes, strict=True)]
         return torch.cat(found)[groups.back]
 
-    def _forward(self, tokens: Tensor, positions: Tensor, **more: object) -> Tensor:
+    def _forward(self, tokens: Tensor, positions: Tensor | None, **more: object) -> Tensor:
         # Without gradients it is a validation, whose batches have other shapes: each would be compiled anew.
         with _forwards(self._layers if torch.is_grad_enabled() else {}):
             return self._said(tokens, positions, **more)
 
-    def _said(self, tokens: Tensor, positions: Tensor, **more: object) -> Tensor:
+    def _said(self, tokens: Tensor, positions: Tensor | None, **more: object) -> Tensor:
         if self._lean:
             hidden: Tensor = self._model.base_model(input_ids=tokens, position_ids=positions, use_cache=False, **more).last_hidden_state
             return hidden

@@ -23,11 +23,12 @@ from experts.device import Device
 from experts.device_rules import clip_gradients, place_model
 from settings import TrainSettings
 from training import trainer_state
-from training.batches import Batch, Batches, CorpusLike, validation_batches
+from training.batches import Batch
 from training.execution import Execution, choose_execution
 from training.optim import Optimizers
 from training.plan import Mix, Plan, StepFacts, Trained, TrainingDiverged, Validation
 from training.schedule import lr_share
+from training.windows import AnyCorpus, held_out_batches, training_batches
 
 _log = logging.getLogger(__name__)
 RATE_AFTER_ROLLBACK = 0.5  # of the rate before, each time
@@ -35,7 +36,7 @@ _LONG_RUN = 10**6  # batches: what a plan made of minutes is measured for
 _SPEED_WINDOW = 20  # steps over which tokens/s and the time left are averaged
 
 
-def train(model: PreTrainedModel, *, corpus: CorpusLike, mix: Mix, plan: Plan, device: Device, state_folder: Path, settings: TrainSettings,
+def train(model: PreTrainedModel, *, corpus: AnyCorpus, mix: Mix, plan: Plan, device: Device, state_folder: Path, settings: TrainSettings,
           on_step: Callable[[StepFacts], None], should_stop: Callable[[], bool],
           on_validation: Callable[[Validation], None] | None = None) -> Trained:
     """Train the model in place (it ends on the device, in eval mode) and say what happened.
@@ -66,12 +67,12 @@ def train(model: PreTrainedModel, *, corpus: CorpusLike, mix: Mix, plan: Plan, d
 class _Run:
     """The moving parts of one call of train()."""
 
-    def __init__(self, model: PreTrainedModel, *, corpus: CorpusLike, mix: Mix, plan: Plan, device: Device, folder: Path, settings: TrainSettings) -> None:
+    def __init__(self, model: PreTrainedModel, *, corpus: AnyCorpus, mix: Mix, plan: Plan, device: Device, folder: Path, settings: TrainSettings) -> None:
         self.model = place_model(model, to=device.torch, rules=device.rules)
         self.plan, self.device, self.folder, self.settings = plan, device, folder, settings
         self.corpus, self.mix = corpus, mix
         self.identity = trainer_state.identity(model, plan=plan, mix=mix, settings=settings, fingerprint=corpus.fingerprint)
-        self.batches = Batches(corpus, mix=mix, row_tokens=settings.row_tokens, batch_rows=settings.batch_rows, seed=plan.seed)
+        self.batches = training_batches(corpus, mix=mix, row_tokens=settings.row_tokens, batch_rows=settings.batch_rows, seed=plan.seed)
         self.optimizers = Optimizers(model, settings=settings, rules=device.rules)
         self.step = self.tokens = self.targets = self.clipped = self.rollbacks = 0
         self.train_s, self.saved_at = 0.0, time.monotonic()
@@ -150,7 +151,7 @@ class _Run:
         """Loss on held-out rows of each domain of the mix; None when none of them has any."""
         if self._held_out is None:
             rows, size = self.settings.validation_rows, self.settings.batch_rows
-            self._held_out = {domain: validation_batches(self.corpus, domain=domain, row_tokens=self.settings.row_tokens, batch_rows=size, rows=rows)
+            self._held_out = {domain: held_out_batches(self.corpus, domain=domain, row_tokens=self.settings.row_tokens, batch_rows=size, rows=rows)
                               for domain in self.mix.shares}
         self.model.eval()
         costs = {domain: sum(float(self.loss(batch)) for batch in batches) for domain, batches in self._held_out.items() if batches}
@@ -215,7 +216,7 @@ class _Run:
                        precision=self.execution.precision, compiled=self.execution.compiled)
 
 
-def measure_step_s(model: PreTrainedModel, *, corpus: CorpusLike, mix: Mix, settings: TrainSettings, device: Device, steps: int = 3) -> float:
+def measure_step_s(model: PreTrainedModel, *, corpus: AnyCorpus, mix: Mix, settings: TrainSettings, device: Device, steps: int = 3) -> float:
     """Seconds a step of this training takes here: the shortest of a few real steps on a copy, after one untimed. Turns minutes into Plan.steps."""
     trial = copy.deepcopy(model).train()
     plan = Plan.from_settings(settings, steps=steps + 1, seed=0)

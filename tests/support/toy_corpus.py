@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from data_prep.text_corpus import TextCorpus
 from experts.architectures import build
 from settings import ModelSettings, TrainSettings
 
@@ -66,3 +67,11 @@ def toy_training(**changes):
     """Settings for it: one thread's work, exact, no saving by the clock."""
     toy = {"row_tokens": 48, "batch_rows": 3, "precision": "fp32", "compile": "off", "checkpoint_every_s": 3600.0, "validate_every_steps": 1000}
     return TrainSettings(**{**toy, **changes})
+
+
+def counting_text(*, tokens=2000, held_out=500, fingerprint="in memory"):
+    """A plain text without a tokenizer that counts upwards over and over; every token stands for one byte."""
+    def count(length):
+        return (np.arange(length) % (VOCABULARY - 2) + 2).astype(np.uint16)
+
+    return TextCorpus(None, fingerprint, count(tokens), count(held_out), np.ones(VOCABULARY, dtype=np.int64))

@@ -4,7 +4,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
-from toy_corpus import VOCABULARY, counting_corpus
+from toy_corpus import VOCABULARY, counting_corpus, counting_text
 
 from experts.architectures import build
 from experts.device import choose
@@ -15,6 +15,7 @@ from training.trainer import train
 NAMES = sorted(path.stem for path in RECIPES.glob("*.toml"))
 TOY_SIZE = ("model.layers=1", "model.width=16", "model.heads=2", "model.kv_heads=1", "model.intermediate=32", "model.context_tokens=64", "train.row_tokens=48",
             "train.batch_rows=2", "train.precision=fp32", "train.compile=off")
+TOY_HYBRID = ("model.layers=2", "model.attention_layers=[1]", "model.ssm_heads=4", "model.ssm_state=4", "model.ssm_chunk=8")
 
 
 def test_recipes_of_the_trainer_are_there():
@@ -49,9 +50,11 @@ def test_recipe_builds_the_model_size_that_it_names(name, millions):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_recipe_at_toy_size_takes_two_steps(name, tmp_path):
-    settings = load(recipe=name, overrides=TOY_SIZE)
+    hybrid = load(recipe=name).model.architecture == "bamba"
+    settings = load(recipe=name, overrides=[*TOY_SIZE, *(TOY_HYBRID if hybrid else ())])
+    corpus = counting_text() if settings.data.format == "text" else counting_corpus()
     model = build(settings.model, vocab_size=VOCABULARY, end_id=0, pad_id=1, seed=0)
-    trained = train(model, corpus=counting_corpus(), mix=Mix({"up": 1.0}), plan=Plan.from_settings(settings.train, steps=2, seed=0), device=choose("cpu"),
+    trained = train(model, corpus=corpus, mix=Mix({"up": 1.0}), plan=Plan.from_settings(settings.train, steps=2, seed=0), device=choose("cpu"),
                     state_folder=tmp_path, settings=settings.train, on_step=lambda facts: None, should_stop=lambda: False)
     assert trained.step == 2
     assert trained.losses[1] < trained.losses[0]
