@@ -75,23 +75,29 @@ def _run(chosen: Settings, *, cycles: int | None, serve: bool, quiet: bool, stop
 
 
 def router_fitter(tree: Tree, chosen: Settings, *, work: Path) -> FitRouter:
-    """The function that the loop calls to fit a router: rows from corpus and curriculum, judged on held-out rows beside the served one.
+    """The function that the loop calls to fit a router: rows from corpus, curriculum and feedback, judged on held-out rows beside the served one.
 
-    It returns None while data and tree are those that the served router was fitted on. work: folder for the fitted files until
+    It returns None while data, tree and feedback are those that the served router was fitted on. work: folder for the fitted files until
     the registry has them.
     """
-    from data_prep.prompts import corpus_prompts, curriculum_prompts
+    from data_prep.prompts import corpus_prompts, prompts_to_fit
     from experts.durable import ensure_folder, remove_folder
+    from experts.journal import Journal
     from routing.apart import FitFailed, fit_apart
-    from routing.fit import Row
+    from routing.feedback import feedback_rows
+    from routing.rows import FEEDBACK, Row
     from routing.store import fits
     from training.loop import RouterCandidate
 
     def fit_router(corpus: Corpus, served: Path | None) -> RouterCandidate | None:
-        if served is not None and fits(served, tree) and _card(served)["corpus"] == corpus.fingerprint:
+        with Journal(Path(chosen.run.dir) / "journal.db", read_only=True) as journal:
+            said = journal.events(kind=FEEDBACK)
+        last_said = said[-1].id if said else 0
+        card = _card(served) if served is not None and fits(served, tree) else None
+        if card is not None and card["corpus"] == corpus.fingerprint and card.get("feedback", 0) == last_said:
             return None
-        rows = [Row(*prompt) for prompt in (*corpus_prompts(corpus, tree, "train", most=chosen.router.rows),
-                                            *curriculum_prompts(tree, count=chosen.router.curriculum_rows, seed=chosen.run.seed))]
+        rows = [Row(*prompt) for prompt in prompts_to_fit(corpus, tree, router=chosen.router, seed=chosen.run.seed)]
+        rows += feedback_rows([event.facts for event in said], tree=tree, settings=chosen.router)
         held_out = [Row(*prompt) for prompt in corpus_prompts(corpus, tree, "validation")]
         folder = work / "router"
         if folder.exists():
@@ -104,7 +110,8 @@ def router_fitter(tree: Tree, chosen: Settings, *, work: Path) -> FitRouter:
             return None
         words = f"accuracy on {len(held_out)} held-out prompts {judged.accuracy:.1%}" + (
             f", served version {judged.before:.1%}" if judged.before is not None else "")
-        return RouterCandidate(write=lambda target: _copy_files(folder, target), card={"report": judged.report, "accuracy": judged.accuracy},
+        return RouterCandidate(write=lambda target: _copy_files(folder, target),
+                               card={"report": judged.report, "accuracy": judged.accuracy, "feedback": last_said},
                                promote=judged.before is None or judged.accuracy >= judged.before, reason=words)
 
     return fit_router

@@ -12,6 +12,7 @@ from data_prep import curriculum
 from data_prep.corpus import Corpus
 from data_prep.records import Split
 from experts.tree import Tree
+from settings import RouterSettings
 
 Item = TypeVar("Item")
 
@@ -35,6 +36,11 @@ def curriculum_prompts(tree: Tree, *, count: int, seed: int) -> list[LabelledPro
     wouldn't know the curriculum's way of asking."""
     return [LabelledPrompt(record.prompt, domain, record.source) for domain in tree.domains if domain in curriculum.domains()
             for record in curriculum.make_records(domain, count=count, levels=curriculum.levels(domain), seed=seed)]
+
+
+def prompts_to_fit(corpus: Corpus, tree: Tree, *, router: RouterSettings, seed: int) -> list[LabelledPrompt]:
+    """What a run's router is fitted on, but for what the router adds itself and what users corrected."""
+    return [*corpus_prompts(corpus, tree, "train", most=router.rows), *curriculum_prompts(tree, count=router.curriculum_rows, seed=seed)]
 
 
 def evenly(items: Sequence[Item], *, most: int | None) -> Sequence[Item]:

@@ -85,23 +85,29 @@ def _fit(chosen: settings.Settings, tree: Tree) -> dict[str, Any]:
     from rich.console import Console
 
     from data_prep.corpus import last_cycle, prepare
-    from data_prep.prompts import corpus_prompts, curriculum_prompts
+    from data_prep.prompts import corpus_prompts, prompts_to_fit
+    from experts.journal import Journal
     from experts.registry import Registry
     from experts.run_lock import RunLock
     from routing.evaluate import evaluate
-    from routing.fit import Row, fit
+    from routing.feedback import feedback_rows
+    from routing.fit import fit
+    from routing.rows import FEEDBACK, Row
 
     errors = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
     folder = Path(chosen.run.dir)
     folder.mkdir(parents=True, exist_ok=True)
     with RunLock(folder):
         corpus = prepare(chosen, tree, cycle=last_cycle(folder / "data") or 1, log=errors.print, allow_overlap=True)
-        prompts = (*corpus_prompts(corpus, tree, "train", most=chosen.router.rows),
-                   *curriculum_prompts(tree, count=chosen.router.curriculum_rows, seed=chosen.run.seed))
-        fitted = fit([Row(*prompt) for prompt in prompts], tree=tree, settings=chosen.router, seed=chosen.run.seed)
+        with Journal(folder / "journal.db", read_only=True) as journal:
+            said = journal.events(kind=FEEDBACK)
+        rows = [Row(*prompt) for prompt in prompts_to_fit(corpus, tree, router=chosen.router, seed=chosen.run.seed)]
+        rows += feedback_rows([event.facts for event in said], tree=tree, settings=chosen.router)
+        fitted = fit(rows, tree=tree, settings=chosen.router, seed=chosen.run.seed)
         judged = evaluate(fitted.router, [Row(*prompt) for prompt in corpus_prompts(corpus, tree, "validation")]).to_json()
         registry = Registry(folder)
-        version = registry.add("router", fitted.router.save, card={"report": fitted.report, "accuracy": judged["accuracy"], "corpus": corpus.fingerprint})
+        version = registry.add("router", fitted.router.save, card={"report": fitted.report, "accuracy": judged["accuracy"],
+                                                                        "corpus": corpus.fingerprint, "feedback": said[-1].id if said else 0})
         registry.promote({"router": version}, reason="fitted by python -m routing fit")
     errors.print(f"router {version}: fitted on {fitted.report['fitted_texts']} prompts in {fitted.report['fit_s']} s, "
                  f"accuracy on {judged['n']} held-out prompts {judged['accuracy']:.1%}")

@@ -27,8 +27,8 @@ from routing.features import Counts, Features, Floats, fit_features
 from routing.nowhere import none_rows
 from routing.perturb import perturbed
 from routing.router import INSIDE, Router, Rules
+from routing.rows import FEEDBACK, near_duplicate_groups, split_groups
 from routing.rows import Row as Row
-from routing.rows import near_duplicate_groups, split_groups
 from routing.text import shorten, user_turns
 from settings import RouterSettings
 
@@ -85,7 +85,7 @@ def prepare_rows(rows: Sequence[Row], *, tree: Tree, settings: RouterSettings, s
     groups = near_duplicate_groups(texts)
     held = split_groups(groups, share=settings.calibration_share, seed=seed)
     held &= np.bincount(groups, minlength=1)[groups] <= LARGEST_HELD
-    held &= np.array([number < len(rows) or row.label == OUT_OF_DOMAIN for number, row in enumerate(everything)])
+    held &= np.array([row.source != FEEDBACK and (number < len(rows) or row.label == OUT_OF_DOMAIN) for number, row in enumerate(everything)])
     rng = Random(f"perturbed/{seed}")
     chosen = [number for number in range(len(texts)) if not held[number] and rng.random() < settings.perturbed_share]
     texts += [perturbed(texts[number], rng) for number in chosen]
@@ -106,12 +106,15 @@ def _check(rows: Sequence[Row], *, tree: Tree) -> None:
 
 
 def _weights(rows: Sequence[Row]) -> Floats:
-    """Each label counts the same in all; within a label a source counts as the square root of its rows."""
+    """Each label counts the same in all; within a label a source counts as the square root of its rows, a correction as a mean row."""
     by_source = Counter((row.label, row.source) for row in rows)
     raw = np.array([row.weight / np.sqrt(by_source[row.label, row.source]) for row in rows])
     labels = np.array([row.label for row in rows])
+    corrected = np.array([row.source == FEEDBACK for row in rows])
     for label in set(labels.tolist()):
         here = labels == label
+        if corrected.any() and (here & ~corrected).any():  # as a source of its own a single correction would outweigh a hundred records
+            raw[here & corrected] = np.array([row.weight for row, mine in zip(rows, here & corrected, strict=True) if mine]) * raw[here & ~corrected].mean()
         raw[here] *= len(rows) / len(set(labels.tolist())) / raw[here].sum()
     weights: Floats = raw
     return weights

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from routing.text import tokens
 
+FEEDBACK = "feedback"  # source of rows that users' corrections became
 _BANDS = 3
 _ROWS_A_BAND = 2
 _SHINGLE = 3

@@ -1,4 +1,4 @@
-"""Our own endpoints: /generate, /route, /healthz, /readyz, /admin. Turns HTTP into asks and answers into JSON or events.
+"""Our own endpoints: /generate, /route, /feedback, /healthz, /readyz, /admin. Turns HTTP into asks and answers into JSON or events.
 
 Makes no decision about nodes (gateway.py). OpenAI's endpoints are in openai_api.py.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TypeVar
 
 from flask import Blueprint, Response, current_app, g, request
@@ -22,9 +22,11 @@ from serving import sse
 from serving.answer import Answer, ClientGone
 from serving.engines.interface import Sampling
 from serving.errors import ApiError, body_of, from_unforeseen
+from serving.feedback import judge, note_route
 from serving.gateway import Ask, Gateway, random_seed, ranked_json
 from serving.schemas import (
     AdminReply,
+    FeedbackBody,
     GenerateBody,
     GenerateReply,
     HealthReply,
@@ -100,7 +102,7 @@ def generate() -> Response:
     ask = Ask(messages_of(body), node_of(body.node), body.max_new_tokens, sampling_of(body), stops_of(body.stop),
               loop_guard=body.loop_guard, ignore_end=body.ignore_end, client_gone=request.environ.get("waitress.client_disconnected", bool))
     answer = the_gateway().answer(ask)
-    note_answer(answer)
+    note_answer(answer, ask.messages)
     if body.stream:
         response = Response(_events(answer, request_id=g.request_id), headers=sse.HEADERS)
         response.call_on_close(answer.close)
@@ -114,9 +116,10 @@ def generate() -> Response:
     return response
 
 
-def note_answer(answer: Answer) -> None:
-    """Keep who answered for the access log."""
+def note_answer(answer: Answer, messages: Sequence[Message]) -> None:
+    """Keep who answered for the access log, and what was asked for a judgement."""
     g.answer = answer
+    note_route(messages, answer.route)
 
 
 def _events(answer: Answer, *, request_id: str) -> Iterator[bytes]:
@@ -152,6 +155,7 @@ def route() -> Response:
     body = read_body(RouteBody)
     gateway, messages = the_gateway(), messages_of(body)
     decision = gateway.decide(messages, node=node_of(body.node))
+    note_route(messages, decision.route)
     router = gateway.snapshot.router if gateway.snapshot else None
     words: list[WordReply] = []
     if router is not None and node_of(body.node) is None:
@@ -159,6 +163,12 @@ def route() -> Response:
     response = reply(RouteOnlyReply(node=decision.resident.name, version=decision.resident.version, route=route_reply(decision.route), words=words))
     response.headers["X-Version"] = decision.resident.version
     return response
+
+
+@blueprint.post("/feedback")
+def feedback() -> Response:
+    """Take a client's word on where its request should have gone."""
+    return reply(judge(read_body(FeedbackBody)))
 
 
 @blueprint.get("/healthz")

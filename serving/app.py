@@ -16,6 +16,7 @@ from flask import Flask, Response, g, jsonify, request
 
 from serving import api, errors, openai_api, openapi
 from serving.answer import Answer, ClientGone
+from serving.feedback import Feedback
 from serving.gateway import Gateway
 from serving.limits import check_admin, check_key
 from serving.metrics import CONTENT_TYPE, Metrics
@@ -30,6 +31,7 @@ def create_app(gateway: Gateway, *, keys: tuple[str, ...] = ()) -> Flask:
     app = Flask("serving", static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = gateway.settings.serve.body_kib * 1024
     app.extensions["branchwise"] = gateway
+    app.extensions["branchwise.feedback"] = Feedback(gateway, keyed=bool(keys))
     metrics = Metrics(gateway)
     document = openapi.document(version=_version(), nodes=tuple(gateway.tree.nodes), max_new_tokens=gateway.settings.serve.max_new_tokens)
     errors.install(app)

@@ -112,7 +112,10 @@ class Gateway:
                 self._drop_unused()
                 return False
             self._failed = None
-            self.snapshot, self.last_failure, self.swaps = built, None, self.swaps + 1
+            self.snapshot, self.swaps = built, self.swaps + 1
+            if built.fault is not None:
+                self._note(built.fault)
+            self.last_failure = built.fault
             self._drop_unused()
             log.info("serving generation %d: %s, router %s", built.generation, built.versions, built.router_version)
             return True

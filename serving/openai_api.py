@@ -97,7 +97,7 @@ def _start(body: OpenAiBody, messages: Sequence[Message], max_tokens: int | None
     except ApiError as error:
         error.param = {"node": "model", "max_new_tokens": "max_tokens"}.get(error.param or "", error.param)
         raise
-    note_answer(answer)
+    note_answer(answer, messages)
     return answer
 
 

@@ -17,6 +17,8 @@ from serving.openai_schemas import ChatBody, ChatReply, CompletionBody, Completi
 from serving.schemas import (
     AdminReply,
     ErrorReply,
+    FeedbackBody,
+    FeedbackReply,
     GenerateBody,
     GenerateReply,
     HealthReply,
@@ -28,7 +30,7 @@ from serving.schemas import (
 
 _REFERENCE = "#/components/schemas/{model}"
 _ANSWERING = (400, 401, 404, 413, 415, 429, 500, 503)
-_DESCRIPTIONS = {200: "done", 400: "the request can't be taken as it is", 401: "no valid API key", 403: "not from here", 404: "no such node or model",
+_DESCRIPTIONS = {200: "done", 400: "the request can't be taken as it is", 401: "no valid API key", 403: "not from here", 404: "no such node, model or request",
                  409: "nothing to take back", 413: "body too large", 415: "body isn't JSON", 429: "busy; Retry-After says when to come back",
                  500: "a fault on our side", 503: "not ready, draining or no node could answer"}
 
@@ -53,6 +55,8 @@ class Operation:
 OPERATIONS = (
     Operation("post", "/generate", "Answer a prompt or conversation, whole or as events", GenerateReply, GenerateBody, errors=_ANSWERING, events=True),
     Operation("post", "/route", "Decide who answers, and say which words tipped it", RouteOnlyReply, RouteBody, errors=(400, 401, 404, 413, 415, 500, 503)),
+    Operation("post", "/feedback", "Say whether the right node answered; off unless serve.feedback", FeedbackReply, FeedbackBody,
+              errors=(400, 401, 404, 413, 415, 500, 503)),
     Operation("post", "/v1/chat/completions", "OpenAI's chat completions", ChatReply, ChatBody, errors=_ANSWERING, events=True),
     Operation("post", "/v1/completions", "OpenAI's completions", CompletionReply, CompletionBody, errors=_ANSWERING, events=True),
     Operation("get", "/v1/models", "auto and every node", ModelsReply, errors=(401, 500)),

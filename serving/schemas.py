@@ -92,6 +92,20 @@ class RollbackBody(Body):
     node: str | None = Field(None, min_length=1, max_length=64, description="node (or router) to take back; unset: the last promotion")
 
 
+class FeedbackBody(Body):
+    """POST /feedback."""
+
+    request_id: str = Field(min_length=1, max_length=64, description="X-Request-Id of the answer that is judged")
+    verdict: Literal["good", "bad"] = Field(description="whether the right node answered")
+    right_node: str | None = Field(None, min_length=1, max_length=64, description="for bad: the node that should have; the root for none of the domains")
+
+    @model_validator(mode="after")
+    def _good_names_no_other(self) -> FeedbackBody:
+        if self.verdict == "good" and self.right_node is not None:
+            raise ValueError("right_node goes with verdict bad; a good route needs no other node")
+        return self
+
+
 class RankedReply(Reply):
     node: str
     probability: float
@@ -165,6 +179,12 @@ class ReadyReply(Reply):
     nodes: dict[str, str]
     router: str | None
     last_failure: str | None
+
+
+class FeedbackReply(Reply):
+    """Answer of POST /feedback. taken: it is on the disk, for the next fit of the router."""
+
+    taken: bool
 
 
 class AdminReply(Reply):

@@ -31,13 +31,17 @@ class Stand:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """Immutable. stands: for every node of the tree; residents: by the name of the model; router_version: None without a router."""
+    """Immutable. stands: for every node of the tree; residents: by the name of the model; router_version: None without a router.
+
+    fault: what of this generation is not in force and what stands in its place, None when all of it is.
+    """
 
     generation: int
     stands: Mapping[str, Stand]
     residents: Mapping[str, Resident]
     router: Router | None
     router_version: str | None
+    fault: str | None = None
 
     @property
     def versions(self) -> dict[str, str]:
@@ -84,7 +88,8 @@ def build(found: Found, *, tree: Tree, pool: Pool, before: Snapshot | None, else
     """A snapshot of what was found, its models loaded and warmed up; None while the root has no version.
 
     Raises LoadFailed when a version can't be served and there is a snapshot to keep. Without one, a node that fails is
-    left out, because an ancestor's answer is better than none. elsewhere: nodes that another server answers for.
+    left out, because an ancestor's answer is better than none. A router that can't be used keeps no node out: the one
+    before it goes on, or the root answers. elsewhere: nodes that another server answers for.
     """
     residents: dict[str, Resident] = {}
     for name, folder in found.folders.items():
@@ -104,20 +109,21 @@ def build(found: Found, *, tree: Tree, pool: Pool, before: Snapshot | None, else
         residents[name] = pool.resident(name, ELSEWHERE, Path(), pinned=True, load=load)
     if tree.root not in residents:
         return None
-    router, version = _router(found, tree=tree, before=before)
-    return Snapshot(found.generation, stands_of(tree, residents), residents, router, version)
+    router, version, fault = _router(found, tree=tree, before=before)
+    return Snapshot(found.generation, stands_of(tree, residents), residents, router, version, fault)
 
 
-def _router(found: Found, *, tree: Tree, before: Snapshot | None) -> tuple[Router | None, str | None]:
+def _router(found: Found, *, tree: Tree, before: Snapshot | None) -> tuple[Router | None, str | None, str | None]:
+    """The router in force, its version, and why it is not the one that the pointer names."""
     if found.router is None:
-        return None, None
+        return None, None, None
     version = found.router.name
     if before is not None and before.router_version == version:
-        return before.router, version
+        return before.router, version, None
     try:
-        return Router.load(found.router, tree), version
+        return Router.load(found.router, tree), version, None
     except (OSError, ValueError, KeyError) as error:
-        if before is not None:
-            raise LoadFailed(f"router {version} from {found.router} can't be used: {type(error).__name__}: {error}") from error
-        log.error("router %s can't be used, the root answers: %s", version, error)
-        return None, None
+        kept = before.router_version if before is not None else None
+        fault = (f"router {version} can't be used, {f'router {kept} goes on' if kept else f'so {tree.root} answers'}; "
+                 f"the nodes of generation {found.generation} are served: {type(error).__name__}: {error}")
+        return before.router if before is not None else None, kept, fault
