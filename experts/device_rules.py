@@ -24,9 +24,12 @@ class DeviceRules:
 
     autocast_dtype: dtype of autocast, None for plain fp32. bf16: whether a bfloat16 tensor may exist there at all.
     optimizer_form: how AdamW and clipping run; "single" is one tensor at a time without lerp. loss_form: "log_softmax" is
-    log_softmax + gather. silu_form: "product" is x * sigmoid(x). attention: transformers' attn_implementation.
-    cpu_sampling: logits go to the CPU to be sampled. one_at_a_time: no two threads on the device at once.
-    trial: it must pass the self-test in a process of its own before it is used.
+    log_softmax + gather. silu_form: "product" is x * sigmoid(x). attention: transformers' attn_implementation; "eager" also
+    stands for norms and attention of plain operations. cache_writes: how the columns of a step get into the KV cache, "slice" is a
+    copy a row. cpu_sampling: logits go to the CPU to be sampled. one_at_a_time: no two threads on the device at once. shared: a
+    gateway may use it beside the loop. trial: it must pass the self-test in a process of its own before it is used.
+    The same for every device: weights are loaded on the CPU and moved (place_model), generators are the CPU's, torch.no_grad
+    stands in place of inference_mode.
     """
 
     autocast_dtype: torch.dtype | None = None
@@ -35,14 +38,17 @@ class DeviceRules:
     loss_form: Literal["cross_entropy", "log_softmax"] = "cross_entropy"
     silu_form: Literal["native", "product"] = "native"
     attention: Literal["sdpa", "eager"] = "sdpa"
+    cache_writes: Literal["index", "slice"] = "index"
     cpu_sampling: bool = False
     one_at_a_time: bool = False
+    shared: bool = True
     trial: bool = True
 
 
 # DirectML (torch-directml 0.2.5, issues of microsoft/DirectML): bfloat16 aborts the process (688), there is no autocast
 # (454), cross_entropy without reduction gives a zero gradient (739), _foreach_ and lerp (604, 626, 675) and silu_backward
-# have no kernel, fused attention neither and masked_fill with -inf overflows (702), threads are untested.
+# have no kernel, fused attention neither and masked_fill with -inf overflows (702), index_put is wrong in places (400, 449),
+# threads are untested and memory is not given back before the process ends (412).
 RULES: Mapping[Kind, DeviceRules] = {
     "cpu": DeviceRules(optimizer_form="fused", trial=False),
     "cuda": DeviceRules(autocast_dtype=torch.bfloat16, optimizer_form="fused", trial=False),
@@ -50,7 +56,7 @@ RULES: Mapping[Kind, DeviceRules] = {
     "xpu": DeviceRules(autocast_dtype=torch.bfloat16),
     "mps": DeviceRules(),
     "directml": DeviceRules(bf16=False, optimizer_form="single", loss_form="log_softmax", silu_form="product", attention="eager",
-                            cpu_sampling=True, one_at_a_time=True),
+                            cache_writes="slice", cpu_sampling=True, one_at_a_time=True, shared=False),
 }
 
 
@@ -82,6 +88,27 @@ class ProductSiLU(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Same shape as x."""
         return x * torch.sigmoid(x)
+
+
+def silu(x: Tensor, *, rules: DeviceRules) -> Tensor:
+    """SiLU (arXiv:1702.03118) of every number."""
+    return x * torch.sigmoid(x) if rules.silu_form == "product" else nn.functional.silu(x)
+
+
+def rms_norm(x: Tensor, weight: Tensor | None, *, eps: float, rules: DeviceRules) -> Tensor:
+    """Root-mean-square norm (arXiv:1910.07467) over the last dimension."""
+    if rules.attention == "sdpa":
+        return nn.functional.rms_norm(x, x.shape[-1:], weight, eps)
+    normed = x * torch.rsqrt((x * x).mean(-1, keepdim=True) + eps)
+    return normed if weight is None else normed * weight
+
+
+def attend(query: Tensor, keys: Tensor, values: Tensor, *, mask: Tensor | None, rules: DeviceRules) -> Tensor:
+    """Attention over the last two dimensions; mask: from attention_mask, None where every key may be seen."""
+    if rules.attention == "sdpa":
+        return nn.functional.scaled_dot_product_attention(query, keys, values, attn_mask=mask)
+    scores = query @ keys.transpose(-1, -2) * query.shape[-1] ** -0.5
+    return torch.softmax(scores if mask is None else scores + mask, dim=-1) @ values
 
 
 def attention_mask(allowed: Tensor, *, rules: DeviceRules) -> Tensor:

@@ -13,17 +13,22 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from experts.device import Device
+
 
 class Slots:
-    """Keys and values of up to S rows. Row i lies in slot i; when a row leaves, another is copied into its slot."""
+    """Keys and values of up to S rows. Row i lies in slot i; when a row leaves, another is copied into its slot.
 
-    def __init__(self, *, layers: int, slots: int, heads: int, columns: int, head_width: int, dtype: torch.dtype, device: torch.device) -> None:
+    scattered: whether the device writes columns at different offsets at once; else write() copies slices.
+    """
+
+    def __init__(self, *, layers: int, slots: int, heads: int, columns: int, head_width: int, dtype: torch.dtype, device: Device) -> None:
         shape = (layers, slots, heads, columns, head_width)
         self.slots = slots
         self.columns = columns
-        self.keys_LSHCD = _zeros(shape, dtype=dtype, device=device)
-        self.values_LSHCD = _zeros(shape, dtype=dtype, device=device)
-        self._scattered = device.type != "privateuseone"  # DirectML has no index_put kernel: slice copies a row there
+        self.keys_LSHCD = _zeros(shape, dtype=dtype, device=device.torch)
+        self.values_LSHCD = _zeros(shape, dtype=dtype, device=device.torch)
+        self.scattered = device.rules.cache_writes == "index"
 
     @property
     def memory_bytes(self) -> int:
@@ -42,13 +47,10 @@ class Slots:
             self.keys_LSHCD[layer, row, :, offset:offset + width] = keys_BHTD[index]
             self.values_LSHCD[layer, row, :, offset:offset + width] = values_BHTD[index]
 
-    def write_step(self, layer: int, rows: int, offsets_B: Tensor, row_index_B: Tensor, keys_BHTD: Tensor, values_BHTD: Tensor) -> None:
-        """Put one new column of rows 0..rows at their own offsets."""
-        if self._scattered:
-            self.keys_LSHCD[layer, row_index_B, :, offsets_B] = keys_BHTD[:, :, 0]
-            self.values_LSHCD[layer, row_index_B, :, offsets_B] = values_BHTD[:, :, 0]
-            return
-        self.write(layer, range(rows), offsets_B.tolist(), keys_BHTD, values_BHTD)
+    def write_step(self, layer: int, offsets_B: Tensor, row_index_B: Tensor, keys_BHTD: Tensor, values_BHTD: Tensor) -> None:
+        """Put one new column of each row at its own offset, all rows at once; only where slots are scattered."""
+        self.keys_LSHCD[layer, row_index_B, :, offsets_B] = keys_BHTD[:, :, 0]
+        self.values_LSHCD[layer, row_index_B, :, offsets_B] = values_BHTD[:, :, 0]
 
     def read(self, layer: int, start: int, rows: int, columns: int) -> tuple[Tensor, Tensor]:
         """Keys and values of neighbouring rows, as views: (rows, H, columns, D)."""

@@ -280,10 +280,10 @@ class TorchEngine:
     def load(self, folder: Path, *, name: str) -> TorchModel:
         """Load a version folder, run a warm-up generation and a sanity check; raises LoadFailed."""
         try:
-            expert = Expert.load(folder, device=self._device)
-            forward = make_forward(expert.model, device=self._device.torch)
-            model = TorchModel(self, forward, expert.tokenizer, name=name, context_tokens=expert.context_tokens, limits=self._limits)
-            with torch.no_grad():
+            with self._device.turn(), torch.no_grad():
+                expert = Expert.load(folder, device=self._device)
+                forward = make_forward(expert.model, device=self._device)
+                model = TorchModel(self, forward, expert.tokenizer, name=name, context_tokens=expert.context_tokens, limits=self._limits)
                 model.warm_up()
         except (OSError, ValueError, RuntimeError, KeyError, AttributeError, AssertionError) as error:
             raise LoadFailed(f"{name} from {folder} can't be served: {type(error).__name__}: {error}") from error
@@ -334,7 +334,8 @@ class TorchEngine:
 
     def _turn(self, model: TorchModel) -> None:
         try:
-            model.turn()
+            with self._device.turn():
+                model.turn()
         except Exception:  # whatever breaks one model's turn must not end the streams of the others
             log.exception("decoding with %s broke; its requests end with an error, the other nodes go on", model.name)
             with self.lock:

@@ -5,10 +5,11 @@ import torch
 from transformers import Qwen3MoeConfig, Qwen3MoeForCausalLM
 
 from experts import architectures
+from experts.device import cpu_device
 from serving.engines.forward import HubForward, LeanQwen3, Rows, make_forward
 from settings import ModelSettings
 
-CPU = torch.device("cpu")
+CPU = cpu_device()
 
 
 @pytest.fixture(scope="module")
