@@ -28,6 +28,7 @@ from experts.device import choose
 from experts.expert import Expert
 from experts.registry import Registry
 from experts.tokenizer import Message
+from experts.tree import Tree
 from serving.engines.interface import End, EngineLimits, Model, Piece, Work
 from serving.engines.llamacpp_engine import LlamaCppEngine, options_of
 from serving.engines.torch_engine import TorchEngine
@@ -129,8 +130,17 @@ def _torch(registry: Registry, arguments: argparse.Namespace) -> list[Figure]:
 
 
 def _llamacpp(settings: Settings, registry: Registry, arguments: argparse.Namespace) -> list[Figure]:
-    engine = LlamaCppEngine(Path(settings.run.dir) / "gguf", limits=EngineLimits(slots=arguments.streams, loop_repeats=None))
+    """The peer has the models loaded as the gateway has them; for one stream there is also its best form, one model alone on every core."""
+    cache, limits = Path(settings.run.dir) / "gguf", EngineLimits(slots=arguments.streams, loop_repeats=None)
+    engine = LlamaCppEngine(cache, limits=limits, models=len(Tree.from_settings(settings.tree).trainable))
     models = [engine.load(folder, name=folder.parent.name) for folder in _folders(registry)]
+
+    def alone() -> float:
+        single = LlamaCppEngine(cache, limits=limits)
+        rate = _direct([single.load(_folders(registry)[0], name="alone")], 1, arguments.tokens)
+        single.close()
+        return rate
+
     figures = []
     with gateway_process(settings) as child:
         wait_ready(child.url)
@@ -147,10 +157,11 @@ def _llamacpp(settings: Settings, registry: Registry, arguments: argparse.Namesp
                 return _direct(models[:spread], streams, arguments.tokens)
 
             ours(), peer()
-            found = alternate({"ours": ours, "peer": peer}, rounds=arguments.rounds)
-            figures.append(compared(f"llamacpp engine over HTTP, {name}", unit="tok/s", ours=found["ours"], peer=found["peer"],
-                                    peer_name="llama.cpp called directly"))
-            log.info("%s", figures[-1])
+            found = alternate({"ours": ours, "peer": peer, **({"alone": alone} if streams == 1 else {})}, rounds=arguments.rounds)
+            for key, what in (("peer", "llama.cpp called directly"), ("alone", "llama.cpp called directly, one model, every core")):
+                if key in found:
+                    figures.append(compared(f"llamacpp engine over HTTP, {name}", unit="tok/s", ours=found["ours"], peer=found[key], peer_name=what))
+                    log.info("%s", figures[-1])
     engine.close()
     return figures
 

@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 
 import torch
 
+from experts.attach import is_running
 from experts.device import Device, DeviceError, choose
 from experts.tree import Tree
 from serving.engines.interface import Engine, EngineLimits, LoadFailed, Model
@@ -26,10 +27,16 @@ log = logging.getLogger(__name__)
 
 def make_gateway(settings: Settings) -> Gateway:
     """A gateway on the device of serve.device, not started. Raises DeviceError or SettingsError."""
-    device = choose(settings.serve.device)
+    device = _device(settings)
     if settings.serve.threads is not None:
         torch.set_num_threads(settings.serve.threads)
     return Gateway(settings, engine=make_engine(settings, device=device), device=device, elsewhere=_elsewhere(settings))
+
+
+def _device(settings: Settings) -> Device:
+    """The device of serve.device; one that two processes can't share stays the loop's while a loop of this run is on it."""
+    held = settings.run.device if settings.serve.device != "cpu" and is_running(Path(settings.run.dir)) else None
+    return choose(settings.serve.device, held=held)
 
 
 def _elsewhere(settings: Settings) -> dict[str, Callable[[], Model]]:
@@ -54,7 +61,8 @@ def make_engine(settings: Settings, *, device: Device) -> Engine:
         raise SettingsError("serve.engine = \"llamacpp\" needs serve.device = \"cpu\" and the extra cpu: pip install \"branchwise[cpu]\"")
     if serve.engine == "torch" or not installed or device.kind != "cpu":
         return decode
-    llamacpp = LlamaCppEngine(Path(settings.run.dir) / "gguf", limits=limits, threads=serve.threads, kind=serve.gguf)
+    llamacpp = LlamaCppEngine(Path(settings.run.dir) / "gguf", limits=limits, threads=serve.threads, kind=serve.gguf,
+                              models=len(Tree.from_settings(settings.tree).trainable))
     return llamacpp if serve.engine == "llamacpp" else FirstThatCan([llamacpp, decode])
 
 

@@ -14,7 +14,7 @@ import os
 import secrets
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -42,6 +42,8 @@ from serving.engines.text_stream import LoopGuard
 log = logging.getLogger(__name__)
 _SAMPLERS = ["penalties", "temperature", "top_k", "top_p", "min_p"]  # the order of the torch engine and of transformers
 _NO_SEED = 2**32 - 1  # llama.cpp's word for "any"
+_LARGE_BYTES = 256 * 2**20
+_KEEP_UNUSED_S = 600.0  # a version that was taken back within this time needs no second export
 
 
 class _Request:
@@ -103,13 +105,16 @@ def _logprobs(found: Any) -> tuple[TokenLogprob, ...]:
 class LlamaCppModel:
     """One version in llama.cpp: its slots, and a thread a slot that waits for its tokens."""
 
-    def __init__(self, file: Path, tokenizer: Tokenizer, *, name: str, context_tokens: int, limits: EngineLimits, threads: int | None) -> None:
+    def __init__(self, file: Path, tokenizer: Tokenizer, *, name: str, context_tokens: int, limits: EngineLimits, threads: int, exact: bool,
+                 on_close: Callable[[], None]) -> None:
         self.name = name
         self.context_tokens = context_tokens
+        self.file = file
         self._tokenizer = tokenizer
         self._limits = limits
+        self._on_close = on_close
         self._bytes = file.stat().st_size
-        self.server: Any = _start_server(file, context_tokens=context_tokens, slots=limits.slots, threads=threads)
+        self.server: Any = _start_server(file, context_tokens=context_tokens, slots=limits.slots, threads=threads, exact=exact)
         self._workers = ThreadPoolExecutor(limits.slots, thread_name_prefix=f"llama-{name.split(' ')[0]}")
         self._lock = threading.Lock()
         self._held: set[_Request] = set()
@@ -151,6 +156,7 @@ class LlamaCppModel:
             request.stream.cancel()
         self._workers.shutdown(wait=True, cancel_futures=True)
         self.server = None
+        self._on_close()
 
     def _run(self, request: _Request) -> None:
         request.started = time.monotonic()
@@ -195,14 +201,16 @@ def options_of(work: Work) -> dict[str, Any]:
     return options
 
 
-def _start_server(file: Path, *, context_tokens: int, slots: int, threads: int | None) -> Any:
+def _start_server(file: Path, *, context_tokens: int, slots: int, threads: int, exact: bool) -> Any:
     import xllamacpp  # of the extra "cpu"
 
     params = xllamacpp.CommonParams()
     params.model.path = str(file)
     params.n_ctx, params.n_parallel = context_tokens * slots, slots
-    params.cache_type_k = params.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32  # keys in f16 would move greedy texts
-    params.cpuparams.n_threads = params.cpuparams_batch.n_threads = threads or os.cpu_count() or 1
+    if exact:  # keys in f16 would move greedy texts; and on keys in f32 flash attention takes twice as long as plain attention
+        params.cache_type_k = params.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32
+        params.flash_attn_type = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
+    params.cpuparams.n_threads = params.cpuparams_batch.n_threads = threads
     params.n_gpu_layers, params.warmup, params.cache_prompt, params.cache_ram_mib, params.verbosity = 0, False, False, 0, -1
     # It opens a port of its own, which we don't use: on loopback, under a key that nobody knows, with nothing to look at.
     params.port, params.api_keys, params.ui = 0, [secrets.token_hex(32)], False
@@ -210,15 +218,23 @@ def _start_server(file: Path, *, context_tokens: int, slots: int, threads: int |
     return xllamacpp.Server(params)
 
 
+def threads_of(weight_bytes: int, *, cores: int, models: int) -> int:
+    """Threads of one model where several are loaded. More threads in all models together than cores, and OpenMP no longer spins
+    at its barriers: a small model, whose step has hundreds of them, then loses four fifths of its speed. A large one doesn't notice. Pure."""
+    return cores if weight_bytes >= _LARGE_BYTES else max(1, cores // models)
+
+
 class LlamaCppEngine:
-    """Loads versions into llama.cpp. cache: folder for the GGUF files."""
+    """Loads versions into llama.cpp. cache: folder for the GGUF files; models: how many versions are loaded side by side;
+    threads: of each, None for threads_of."""
 
     name = "llamacpp"
 
-    def __init__(self, cache: Path, *, limits: EngineLimits, threads: int | None = None, kind: str = "f32") -> None:
+    def __init__(self, cache: Path, *, limits: EngineLimits, threads: int | None = None, kind: str = "f32", models: int = 1) -> None:
         self._cache = cache
         self._limits = limits
         self._threads = threads
+        self._side_by_side = models
         self._kind = kind
         self._models: list[LlamaCppModel] = []
 
@@ -227,16 +243,23 @@ class LlamaCppEngine:
         try:
             file = self._exported(folder, name=name)
             context = int(json.loads((folder / "config.json").read_text(encoding="utf-8"))["max_position_embeddings"])
-            model = LlamaCppModel(file, tokens.load(folder), name=name, context_tokens=context, limits=self._limits, threads=self._threads)
+            threads = self._threads or threads_of(file.stat().st_size, cores=os.cpu_count() or 1, models=self._side_by_side)
+            model = LlamaCppModel(file, tokens.load(folder), name=name, context_tokens=context, limits=self._limits, threads=threads,
+                                  exact=self._kind == "f32", on_close=self._tidy)
         except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
             raise LoadFailed(f"{name} from {folder} can't be served by llama.cpp: {type(error).__name__}: {error}") from error
+        self._models.append(model)
         try:
             model.warm_up()
         except LoadFailed:
             model.close()
             raise
-        self._models.append(model)
         return model
+
+    def _tidy(self) -> None:
+        """After a model closed: forget it, and remove files that no loaded one was made from."""
+        self._models = [model for model in self._models if model.server is not None]
+        remove_unused(self._cache, in_use=[model.file for model in self._models], older_than_s=_KEEP_UNUSED_S)
 
     def _exported(self, folder: Path, *, name: str) -> Path:
         """The version's GGUF file, named by the hash of what it is made of."""
@@ -245,23 +268,21 @@ class LlamaCppEngine:
         if not file.exists():
             durable.ensure_folder(self._cache)
             export(folder, file, name=name, kind=self._kind)
+        file.touch()  # its age counts from the last load
         return file
 
     def close(self) -> None:
         """Free every model."""
-        for model in self._models:
+        for model in list(self._models):
             model.close()
-        self._models = []
 
 
-def remove_unused(cache: Path, *, older_than_s: float) -> None:
-    """Remove exported files that nobody read lately; one that is in use (Windows) stays."""
-    if not cache.is_dir():
-        return
-    for file in cache.glob("*.gguf"):
+def remove_unused(cache: Path, *, in_use: Collection[Path], older_than_s: float) -> None:
+    """Remove exported files that nobody loaded lately; one that another process holds (Windows) stays."""
+    for file in set(cache.glob("*.gguf")) - set(in_use):
         with contextlib.suppress(OSError):
-            if time.time() - max(file.stat().st_atime, file.stat().st_mtime) > older_than_s:
+            if time.time() - file.stat().st_mtime > older_than_s:
                 file.unlink()
 
 
-__all__ = ["ExportError", "LlamaCppEngine", "LlamaCppModel", "options_of", "remove_unused"]
+__all__ = ["ExportError", "LlamaCppEngine", "LlamaCppModel", "options_of", "remove_unused", "threads_of"]

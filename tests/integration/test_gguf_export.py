@@ -1,5 +1,6 @@
 """A version as GGUF: llama.cpp reads the same ids and writes the same greedy text."""
 
+import os
 import random
 import string
 
@@ -35,7 +36,7 @@ def served(request, tmp_path_factory):
 
 def _server(file, slots=4):
     from serving.engines.llamacpp_engine import _start_server
-    return _start_server(file, context_tokens=256, slots=slots, threads=1)
+    return _start_server(file, context_tokens=256, slots=slots, threads=1, exact=True)
 
 
 def _strings(count):
@@ -79,7 +80,8 @@ def test_gguf_greedy_texts_equal_the_experts(served):
     expert = Expert.load(folder, device=cpu_device())
     talks = [[{"role": "user", "content": text}] for text in ("What is 3 + 4?", "def f(x):", "Hello! " * 12, "12345", string.punctuation)]
     wanted = [answer.text for answer in expert.generate(talks, max_new_tokens=24)]
-    model = LlamaCppModel(file, expert.tokenizer, name="math", context_tokens=256, limits=EngineLimits(slots=4, loop_repeats=None), threads=1)
+    model = LlamaCppModel(file, expert.tokenizer, name="math", context_tokens=256, limits=EngineLimits(slots=4, loop_repeats=None), threads=1,
+                          exact=True, on_close=bool)
     try:
         texts = [_collect(model.submit(Work(model.encode(talk), 24)))[0] for talk in talks]
     finally:
@@ -97,7 +99,8 @@ def _collect(stream):
 def test_llamacpp_cancelled_request_ends_and_frees_its_slot(served):
     from serving.engines.llamacpp_engine import LlamaCppModel
     folder, file = served
-    model = LlamaCppModel(file, tokens.load(folder), name="math", context_tokens=256, limits=EngineLimits(slots=1, queue=0, loop_repeats=None), threads=1)
+    model = LlamaCppModel(file, tokens.load(folder), name="math", context_tokens=256, limits=EngineLimits(slots=1, queue=0, loop_repeats=None), threads=1,
+                          exact=True, on_close=bool)
     try:
         work = Work(model.encode([{"role": "user", "content": "count"}]), 240, Sampling(temperature=1.0, seed=1), ignore_end=True)
         stream = model.submit(work)
@@ -111,6 +114,31 @@ def test_llamacpp_cancelled_request_ends_and_frees_its_slot(served):
         assert _collect(model.submit(work))[1].completion_tokens == 240
     finally:
         model.close()
+
+
+def test_llamacpp_files_of_versions_that_left_are_removed_once_they_are_old(tmp_path):
+    from serving.engines.llamacpp_engine import LlamaCppEngine
+
+    settings = configuration.check({"run": {"dir": str(tmp_path)}, "tokenizer": {"vocab_size": 420}})
+    registry, tokenizer = Registry(tmp_path), train_tokenizer(settings.tokenizer)
+    versions = [add_node(registry, "math", tokenizer, model=MODEL, seed=seed) for seed in (1, 2, 3)]
+    engine = LlamaCppEngine(tmp_path / "gguf", limits=EngineLimits(slots=2))
+    first, second, third = (engine.load(registry.path("math", version), name="math") for version in versions)
+    for model in (first, second):
+        os.utime(model.file, (0, 0))
+    third.close()  # young: a version that is taken back soon needs no second export
+    assert sorted((tmp_path / "gguf").iterdir()) == sorted([second.file, first.file, third.file])
+    first.close()
+    assert sorted((tmp_path / "gguf").iterdir()) == sorted([second.file, third.file])
+    engine.close()
+
+
+@pytest.mark.parametrize(("weight_bytes", "cores", "models", "threads"), [
+    (23 << 20, 2, 8, 1), (23 << 20, 16, 8, 2), (23 << 20, 8, 1, 8), (1 << 30, 8, 8, 8)])
+def test_threads_of_small_models_share_the_cores_and_a_large_one_takes_all(weight_bytes, cores, models, threads):
+    from serving.engines.llamacpp_engine import threads_of
+
+    assert threads_of(weight_bytes, cores=cores, models=models) == threads
 
 
 def test_export_of_a_char_tokenizer_is_refused_with_what_can_be_exported(tmp_path):
