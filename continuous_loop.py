@@ -66,8 +66,8 @@ def _run(chosen: Settings, *, cycles: int | None, serve: bool, quiet: bool, stop
         devices.seed_everything(chosen.run.seed)
         if chosen.run.threads is not None:
             torch.set_num_threads(chosen.run.threads)
-        reporter.note(f"run {run.folder}, device {device.name}: {device.reason}")
-        run.journal.append("loop_started", pid=os.getpid(), device=device.name, reason=device.reason)
+        reporter.note(f"run {run.folder}, device {device.wanted} ({device.name}): {device.reason}")
+        run.journal.append("loop_started", pid=os.getpid(), device=f"{device.wanted} ({device.name})", reason=device.reason)
         loop = Loop(run, device=device, fit_router=router_fitter(run.tree, chosen, work=run.folder / "work"), reporter=reporter, should_stop=stop.is_set)
         with _gateway(chosen, folder=run.folder, reporter=reporter) if serve else _nothing():
             loop.run(cycles=cycles)

@@ -17,6 +17,7 @@ import webbrowser
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import psutil
 from filelock import FileLock, Timeout
 
 from experts.journal import Event, Journal
@@ -44,6 +45,16 @@ def holder_pid(run_dir: Path) -> int | None:
     """Number of the process that holds the run folder, where it says so."""
     pid = _read(run_dir / HOLDER).get("pid")
     return pid if isinstance(pid, int) else None
+
+
+def loop_device(run_dir: Path) -> str | None:
+    """What the loop of this folder computes on and why, in its own words; None when none runs. Leaves the lock alone."""
+    pid = holder_pid(run_dir)
+    if pid is None or not psutil.pid_exists(pid):
+        return None
+    with Journal(run_dir / "journal.db", read_only=True) as journal:
+        started = [event.facts for event in journal.events(kind="loop_started") if event.facts.get("pid") == pid]
+    return f"{started[-1]['device']}: {started[-1]['reason']}" if started else None
 
 
 def page_address(settings: Settings) -> str | None:

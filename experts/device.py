@@ -113,19 +113,20 @@ def try_in_child(wanted: str) -> str | None:
 _cached_trial = functools.cache(try_in_child)
 
 
-def choose(wanted: str, *, trial: Callable[[str], str | None] = _cached_trial) -> Device:
+def choose(wanted: str, *, trial: Callable[[str], str | None] = _cached_trial, held: str | None = None) -> Device:
     """The device of run.device; auto takes the first of CUDA/ROCm, XPU, MPS, DirectML that is there and passes its trial, else the CPU.
 
     Raises DeviceError when a named device can't be had or fails its trial. trial: gives the reason of a refusal or None.
+    held: run.device of a loop that runs; a device that isn't shared is left to it.
     """
     if wanted == "cpu":
         return cpu_device()
     if wanted != "auto":
-        return _tried(find(wanted, reason="named in the settings"), trial=trial)
+        return _tried(find(wanted, reason="named in the settings"), trial=trial, held=held)
     reasons = []
     for kind in ORDER:
         try:
-            device = _tried(find(kind, reason="auto: the first in the order cuda/rocm, xpu, mps, directml, cpu that works"), trial=trial)
+            device = _tried(find(kind, reason="auto: the first in the order cuda/rocm, xpu, mps, directml, cpu that works"), trial=trial, held=held)
         except DeviceError as error:
             reasons.append(str(error))
             continue
@@ -141,7 +142,10 @@ def _say_once(reason: str) -> None:
     log.info("device cpu: %s", reason)
 
 
-def _tried(device: Device, *, trial: Callable[[str], str | None]) -> Device:
+def _tried(device: Device, *, trial: Callable[[str], str | None], held: str | None) -> Device:
+    if held is not None and not device.rules.shared and held in ("auto", device.kind, device.wanted):
+        raise DeviceError(f"{device.wanted} ({device.name}) is the loop's (run.device = {held!r}) and takes one process at a time; "
+                          "set serve.device = \"cpu\", or run.device = \"cpu\", or stop the loop")
     refusal = trial(device.wanted) if device.rules.trial else None
     if refusal is None:
         return device

@@ -70,6 +70,10 @@ class _State:
         """Gauges, read now."""
         gateway = self._gateway
         snapshot = gateway.snapshot
+        device = GaugeMetricFamily("branchwise_device", "1 for the device that answers, with its name and why it is used",
+                                   labels=["kind", "name", "reason"])
+        device.add_metric([gateway.device.kind, gateway.device.name, gateway.device.reason], 1)
+        yield device
         yield GaugeMetricFamily("branchwise_resident_memory_bytes", "memory of this process", value=psutil.Process().memory_info().rss)
         yield GaugeMetricFamily("branchwise_running_answers", "answers under way", value=gateway.running)
         yield GaugeMetricFamily("branchwise_swaps", "snapshots put in place since the start", value=gateway.swaps)

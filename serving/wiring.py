@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import importlib.util
 import logging
@@ -11,7 +12,7 @@ from urllib.parse import urlsplit
 
 import torch
 
-from experts.attach import is_running
+from experts.attach import is_running, loop_device
 from experts.device import Device, DeviceError, choose
 from experts.tree import Tree
 from serving.engines.interface import Engine, EngineLimits, LoadFailed, Model
@@ -34,9 +35,11 @@ def make_gateway(settings: Settings) -> Gateway:
 
 
 def _device(settings: Settings) -> Device:
-    """The device of serve.device; one that two processes can't share stays the loop's while a loop of this run is on it."""
-    held = settings.run.device if settings.serve.device != "cpu" and is_running(Path(settings.run.dir)) else None
-    return choose(settings.serve.device, held=held)
+    """The device of serve.device, with the loop's in its reason; one that isn't shared stays the loop's while that is on it."""
+    run_dir = Path(settings.run.dir)
+    held = settings.run.device if settings.serve.device != "cpu" and is_running(run_dir) else None
+    device, loop = choose(settings.serve.device, held=held), loop_device(run_dir)
+    return device if loop is None else dataclasses.replace(device, reason=f"{device.reason}; the loop computes on {loop}")
 
 
 def _elsewhere(settings: Settings) -> dict[str, Callable[[], Model]]:

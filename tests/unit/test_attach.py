@@ -1,6 +1,7 @@
 """Starting the loop or joining the one that runs."""
 
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -52,6 +53,16 @@ def test_is_running_follows_the_lock_of_the_run(tmp_path: Path) -> None:
 def test_is_running_of_a_folder_that_is_absent_is_false_and_makes_nothing(tmp_path: Path) -> None:
     assert not attach.is_running(tmp_path / "none")
     assert not (tmp_path / "none").exists()
+
+
+def test_loop_device_is_the_one_that_the_running_loop_wrote_and_none_without_a_loop(tmp_path: Path) -> None:
+    assert attach.loop_device(tmp_path) is None
+    with RunLock(tmp_path), Journal(tmp_path / "journal.db") as journal:
+        journal.append("loop_started", pid=1, device="xpu (old)", reason="an earlier loop")
+        assert attach.loop_device(tmp_path) is None
+        journal.append("loop_started", pid=os.getpid(), device="cpu (x86_64)", reason="auto: no accelerator can be used")
+        assert attach.loop_device(tmp_path) == "cpu (x86_64): auto: no accelerator can be used"
+    assert attach.loop_device(tmp_path) is None
 
 
 def test_page_address_is_the_one_that_answers(settings: Settings, gateway: str) -> None:

@@ -110,6 +110,19 @@ def test_choose_named_device_that_fails_its_trial_is_an_error_with_the_repair(st
         choose("directml", trial=lambda wanted: "time limit: the self-test did not end within 3 s")
 
 
+@pytest.mark.parametrize("loop", ["auto", "directml", "directml:0"])
+def test_choose_of_a_card_that_the_loop_holds_is_refused_by_name_and_left_by_auto(standin: pytest.MonkeyPatch, loop: str) -> None:
+    with pytest.raises(DeviceError, match=r"directml:0 \(Stand-in card 0\) is the loop's .* takes one process at a time; set serve\.device = \"cpu\""):
+        choose("directml", trial=passes, held=loop)
+    if not (torch.cuda.is_available() or torch.backends.mps.is_available()):
+        assert choose("auto", trial=passes, held=loop).kind == "cpu"
+
+
+@pytest.mark.parametrize("loop", ["cpu", "directml:1", None])
+def test_choose_of_a_card_beside_a_loop_that_is_elsewhere_takes_it(standin: pytest.MonkeyPatch, loop: str | None) -> None:
+    assert choose("directml", trial=passes, held=loop).wanted == "directml:0"
+
+
 class FakeCuda:
     """torch.cuda of a machine with one card."""
 
