@@ -1,4 +1,5 @@
-"""python -m training curve FILE: the losses of a training as a chart in the terminal. Reads what fast_train.py --json wrote; does not train."""
+"""python -m training curve FILE: the losses of a training as a chart in the terminal, read from what fast_train.py --json wrote.
+python -m training history --run DIR --picture FILE: exam accuracy against minutes of training, read from a run's journal. Trains nothing."""
 
 from __future__ import annotations
 
@@ -10,7 +11,11 @@ from pathlib import Path
 
 from rich.console import Console
 
+import settings
+from experts.journal import Journal
+from experts.tree import Tree
 from training.curve import chart
+from training.history import draw, points
 
 SERIES = ("val_loss", "train_loss")
 
@@ -23,7 +28,31 @@ def main(words: Sequence[str] | None = None) -> int:
     curve.add_argument("file", type=Path, metavar="FILE", help="JSON written by fast_train.py --json")
     curve.add_argument("--series", choices=SERIES, default=SERIES[0], help="what is drawn (default val_loss)")
     curve.add_argument("--over", choices=("step", "train_s", "tokens"), default="step", help="what it is drawn over (default step)")
+    history = commands.add_parser("history", help="exam accuracy against minutes of training, as a picture")
+    settings.add_arguments(history)
+    history.add_argument("--picture", type=Path, required=True, metavar="FILE", help="picture to write: .png, .svg or .pdf")
     arguments = parser.parse_args(words)
+    return _curve(curve, arguments) if arguments.command == "curve" else _history(history, arguments)
+
+
+def _history(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> int:
+    chosen = settings.from_arguments(parser, arguments)
+    tree = Tree.from_settings(chosen.tree)
+    with Journal(Path(chosen.run.dir) / "journal.db", read_only=True) as journal:
+        found = points(journal.events(), tree)
+    try:
+        draw(found, domains=tree.domains, file=arguments.picture)
+    except (ImportError, ValueError, OSError) as error:
+        parser.exit(2, f"{parser.prog}: {chosen.run.dir} can't be drawn: {error}; "
+                       "the picture needs a run with promotions and python -m pip install -e \".[curves]\"\n")
+    console = Console(soft_wrap=True)
+    for point in found:
+        values = ", ".join(f"{domain} {value:.1%}" for domain, value in point.accuracy.items())
+        console.print(f"{point.minutes:6.1f} min  mean {point.mean:.1%}  {values}", markup=False, highlight=False)
+    return 0
+
+
+def _curve(curve: argparse.ArgumentParser, arguments: argparse.Namespace) -> int:
     try:
         history = json.loads(arguments.file.read_text(encoding="utf-8"))["history"]
         points = [(float(line[arguments.over]), float(line[arguments.series])) for line in history]
