@@ -12,6 +12,7 @@ import torch
 from transformers import BambaForCausalLM, GenerationConfig, PreTrainedModel, Qwen3Config, Qwen3ForCausalLM
 
 from experts.hybrid import bamba_config
+from experts.moe.model import make_moe, moe_config
 from settings import ModelSettings
 
 
@@ -43,5 +44,6 @@ def qwen3_config(settings: ModelSettings, *, vocab_size: int, end_id: int, pad_i
 # One line an architecture: its configuration from the settings, and its class.
 _MAKERS: Mapping[str, tuple[Callable[..., Any], Any]] = {
     "qwen3": (qwen3_config, Qwen3ForCausalLM),
+    "qwen3_moe": (moe_config, make_moe),
     "bamba": (bamba_config, BambaForCausalLM),
 }

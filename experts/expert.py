@@ -21,6 +21,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from experts import tokenizer as tokens
 from experts.device import Device
 from experts.device_rules import attention_mask, place_model
+from experts.moe.model import make_known
 from experts.tokenizer import Message, Tokenizer
 
 log = logging.getLogger(__name__)
@@ -127,6 +128,7 @@ class Expert:
         if not (folder / "config.json").is_file():
             raise FileNotFoundError(f"no config.json in {folder}; give a folder that holds a saved version")
         transformers.utils.logging.disable_progress_bar()
+        make_known(folder)
         model = AutoModelForCausalLM.from_pretrained(
             folder, local_files_only=True, use_safetensors=True, dtype=torch.float32, attn_implementation=device.rules.attention)
         return cls(model, tokens.load(folder), device=device)

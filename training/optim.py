@@ -6,7 +6,7 @@ Does not know schedules (the trainer sets the rates each step) and does not clip
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from experts.device_rules import DeviceRules, make_adamw
+from experts.moe.block import expert_parameters, router_parameters
 from settings import TrainSettings
 
 # Quintic Newton-Schulz coefficients and steps of Muon (Keller Jordan, https://kellerjordan.github.io/posts/muon/), as in torch.optim.Muon.
@@ -36,26 +37,33 @@ def orthogonalized(update_BMN: Tensor, *, dtype: torch.dtype = torch.bfloat16) -
 
 
 class BatchedMuon(Optimizer):
-    """torch.optim.Muon's update (momentum 0.95, Nesterov), equal-shaped matrices orthogonalized together; for any torch from 2.4.1."""
+    """torch.optim.Muon's update (momentum 0.95, Nesterov), equal-shaped matrices orthogonalized together; for any torch from 2.4.1.
+
+    A stack of matrices (the experts' weights) is so many matrices; those in pairs hold two below each other in every slice.
+    """
 
     def __init__(self, params: Iterator[nn.Parameter] | list[nn.Parameter], *, lr: float, weight_decay: float, momentum: float = 0.95,
-                 dtype: torch.dtype = torch.bfloat16) -> None:
+                 dtype: torch.dtype = torch.bfloat16, pairs: Collection[nn.Parameter] = ()) -> None:
         super().__init__(params, {"lr": lr, "weight_decay": weight_decay, "momentum": momentum})
-        self._dtype = dtype
+        self._dtype, self._pairs = dtype, set(pairs)
+
+    def _shape(self, param: nn.Parameter) -> tuple[int, int]:
+        rows, columns = param.shape[-2:]
+        return (rows // 2 if param in self._pairs else rows), columns
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
         """One update of every parameter that has a gradient."""
         assert closure is None
         for group in self.param_groups:
-            by_shape: dict[torch.Size, list[nn.Parameter]] = defaultdict(list)
+            by_shape: dict[tuple[int, int], list[nn.Parameter]] = defaultdict(list)
             for param in group["params"]:
                 if param.grad is not None:
-                    by_shape[param.shape].append(param)
+                    by_shape[self._shape(param)].append(param)
             for shape, params in by_shape.items():
                 self._update(params, shape=shape, group=group)
 
-    def _update(self, params: list[nn.Parameter], *, shape: torch.Size, group: dict[str, Any]) -> None:
+    def _update(self, params: list[nn.Parameter], *, shape: tuple[int, int], group: dict[str, Any]) -> None:
         momentum, lr = group["momentum"], group["lr"]
         updates = []
         for param in params:
@@ -64,11 +72,12 @@ class BatchedMuon(Optimizer):
             if not state:
                 state["momentum_buffer"] = torch.zeros_like(param)
             buffer = state["momentum_buffer"].mul_(momentum).add_(param.grad, alpha=1 - momentum)
-            updates.append((param.grad * (1 - momentum)).add_(buffer, alpha=momentum))
+            updates.append((param.grad * (1 - momentum)).add_(buffer, alpha=momentum).reshape(-1, *shape))
         rate = lr * max(1.0, shape[0] / shape[1]) ** 0.5
-        for param, update in zip(params, orthogonalized(torch.stack(updates), dtype=self._dtype).unbind(), strict=True):
+        found = orthogonalized(torch.cat(updates), dtype=self._dtype).split([len(update) for update in updates])
+        for param, update in zip(params, found, strict=True):
             param.mul_(1 - lr * group["weight_decay"])
-            param.add_(update.to(param.dtype), alpha=-rate)
+            param.add_(update.reshape(param.shape).to(param.dtype), alpha=-rate)
 
 
 class Optimizers:
@@ -78,11 +87,13 @@ class Optimizers:
         self._names = {param: name for name, param in model.named_parameters() if param.requires_grad}
         if not self._names:
             raise ValueError("the model has no parameter that requires a gradient; unfreeze at least one")
-        embeddings = embedding_parameters(model)
-        matrices = [param for param in self._names if param.ndim == 2 and param not in embeddings]
-        rest = [param for param in self._names if param.ndim != 2 or param in embeddings]
+        apart = embedding_parameters(model) | router_parameters(model)  # rows that stand for tokens or for choices
+        gate_up, down = expert_parameters(model)
+        chosen = {param for param in self._names if (param.ndim == 2 and param not in apart) or param in gate_up or param in down}
+        matrices = [param for param in self._names if param in chosen]
+        rest = [param for param in self._names if param not in chosen]
         self.muon = BatchedMuon(matrices, lr=settings.muon_lr, weight_decay=settings.weight_decay,
-                                dtype=torch.bfloat16 if rules.bf16 else torch.float32) if settings.optimizer == "muon" and matrices else None
+                                dtype=torch.bfloat16 if rules.bf16 else torch.float32, pairs=gate_up) if settings.optimizer == "muon" and matrices else None
         groups = [{"params": rest, "weight_decay": 0.0}]
         if self.muon is None:
             groups.append({"params": matrices, "weight_decay": settings.weight_decay})

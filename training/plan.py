@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from experts.moe.health import Reading
 from settings import TrainSettings
 
 
@@ -62,7 +63,10 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class StepFacts:
-    """One finished step. loss: nats a target token. tokens, train_s: since the start of the run, resumes included."""
+    """One finished step. loss: nats a target token. tokens, train_s: since the start of the run, resumes included.
+
+    routing: the router's metrics, for routed models at every moe.health_every_steps.
+    """
 
     step: int
     steps: int
@@ -77,6 +81,7 @@ class StepFacts:
     train_s: float
     eta_s: float
     rollbacks: int
+    routing: Reading | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ from experts.journal import Journal
 from experts.registry import Registry
 from experts.run_lock import RunLock
 from experts.tree import Tree
-from model_settings import HYBRID_KEYS
+from model_settings import HYBRID_KEYS, ROUTED_KEYS
 from settings import Settings
 
 IDENTITY = "identity.json"
@@ -71,7 +71,8 @@ def check_identity(folder: Path, settings: Settings) -> None:
 def identity(settings: Settings) -> dict[str, Any]:
     """The settings that every version of a run must share, as section.key = value."""
     sections = {"tokenizer": settings.tokenizer, "model": settings.model}
-    unused = {f"model.{key}" for key in HYBRID_KEYS} if settings.model.architecture != "bamba" else set()
+    others = {"bamba": HYBRID_KEYS, "qwen3_moe": ROUTED_KEYS}
+    unused = {f"model.{key}" for architecture, keys in others.items() if architecture != settings.model.architecture for key in keys}
     return {"tree.root": settings.tree.root} | {
         f"{name}.{key}": list(value) if isinstance(value, tuple) else value
         for name, section in sections.items() for key, value in section.model_dump().items() if f"{name}.{key}" not in unused}

@@ -21,6 +21,7 @@ from transformers import PreTrainedModel
 from experts.checkpoint import State, load_newest, prune_states, save_state
 from experts.device import Device
 from experts.device_rules import clip_gradients, place_model
+from experts.moe.control import control_of
 from settings import TrainSettings
 from training import trainer_state
 from training.batches import Batch
@@ -72,6 +73,9 @@ class _Run:
         self.plan, self.device, self.folder, self.settings = plan, device, folder, settings
         self.corpus, self.mix = corpus, mix
         self.identity = trainer_state.identity(model, plan=plan, mix=mix, settings=settings, fingerprint=corpus.fingerprint)
+        self.routing = control_of(model)  # None for a model without routed layers
+        if self.routing is not None:
+            self.identity["moe"] = self.routing.facts()
         self.batches = training_batches(corpus, mix=mix, row_tokens=settings.row_tokens, batch_rows=settings.batch_rows, seed=plan.seed)
         self.optimizers = Optimizers(model, settings=settings, rules=device.rules)
         self.step = self.tokens = self.targets = self.clipped = self.rollbacks = 0
@@ -113,6 +117,8 @@ class _Run:
         self.optimizers.set_rates(lr=lr, muon_lr=muon_lr)
         batches = [self.batches.next() for _ in range(self.settings.accumulate)]
         targets = sum(batch.targets_N.numel() for batch in batches)
+        if self.routing is not None:
+            self.routing.begin_step(self.step + 1)
         loss, norm = self._gradients(batches, targets=targets)
         if not (math.isfinite(loss) and math.isfinite(norm)):
             self.optimizers.zero_grad()
@@ -125,8 +131,11 @@ class _Run:
     def _gradients(self, batches: list[Batch], *, targets: int) -> tuple[float, float]:
         total = torch.zeros((), device=self.device.torch)
         for batch in batches:
+            if self.routing is not None:
+                self.routing.begin_batch(None if batch.whole_rows else batch.documents_BT.to(self.device.torch) >= 0)
             mean = self.loss(batch) / targets
-            mean.backward()  # type: ignore[no-untyped-call]
+            whole = mean if self.routing is None else mean + self.routing.cost() * (batch.targets_N.numel() / targets)
+            whole.backward()  # type: ignore[no-untyped-call]
             total += mean.detach()
         norm = clip_gradients(self.optimizers.parameters, limit=self.settings.clip_norm, rules=self.device.rules)
         loss, found = torch.stack([total, norm.to(total)]).cpu().tolist()
@@ -138,13 +147,14 @@ class _Run:
         self.tokens += tokens
         self.targets += sum(batch.targets_N.numel() for batch in batches)
         self.clipped += norm > self.settings.clip_norm
+        routing = None if self.routing is None else self.routing.end_step(self.step, clipped=self.clipped)
         self.train_s += step_s
         self.losses.append(loss)
         self._recent.append((tokens, step_s))
         recent_s = sum(seconds for _, seconds in self._recent)
         return StepFacts(step=self.step, steps=self.plan.steps, loss=loss, lr=lr, muon_lr=muon_lr, grad_norm=norm, clipped=norm > self.settings.clip_norm,
                          tokens=self.tokens, targets=self.targets, tokens_per_s=sum(count for count, _ in self._recent) / recent_s, train_s=self.train_s,
-                         eta_s=(self.plan.steps - self.step) * recent_s / len(self._recent), rollbacks=self.rollbacks)
+                         eta_s=(self.plan.steps - self.step) * recent_s / len(self._recent), rollbacks=self.rollbacks, routing=routing)
 
     @torch.no_grad()
     def validate(self) -> Validation | None:
