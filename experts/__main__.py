@@ -96,7 +96,10 @@ def _joined(parser: argparse.ArgumentParser, options: argparse.Namespace, *, giv
         return 0 if attach.open_page_when_ready(settings) else 1
     if attach.attach(settings, say=_say):
         return 0
-    return attach.run_loop(given, page=not options.no_serve)
+    code = attach.run_loop(given, page=not options.no_serve)
+    if code == 2 and attach.attach(settings, say=_say):  # another window was quicker
+        return 0
+    return code
 
 
 def _say(line: str) -> None:

@@ -12,10 +12,13 @@ import os
 import platform
 import subprocess
 import sys
+import time
 import venv
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 HOME = Path(__file__).resolve().parents[1]
 NVIDIA, AMD = "NVIDIA", "AMD"
@@ -88,11 +91,18 @@ def state_of(project: Path, *, system: str, adapters: Sequence[str]) -> dict[str
 
 
 def install(project: Path, *, system: str, adapters: Sequence[str], make_venv: Callable[[Path], None], run: Run, say: Callable[[str], None]) -> bool:
-    """Bring project/.venv up to date; True when it can be used. The marker is written last, so that a broken try is taken up again."""
+    """Bring project/.venv up to date; True when it can be used. The marker is written last, so that a broken try is taken up again.
+
+    Adapters that can't be read this time are taken as unchanged: a loop may be running on what is installed.
+    """
     folder = project / ".venv"
     marker = folder / "branchwise.json"
+    before = _read(marker).get("state")
+    known = before.get("adapters") if isinstance(before, dict) else None
+    if not adapters and isinstance(known, list):
+        adapters = [str(adapter) for adapter in known]
     state = state_of(project, system=system, adapters=adapters)
-    if venv_python(folder).exists() and _read(marker).get("state") == state:
+    if venv_python(folder).exists() and before == state:
         say(f"Already installed ({_read(marker).get('plan')}).")
         return True
     if not venv_python(folder).exists() or run([str(venv_python(folder)), "-c", "import sys; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)))"]):
@@ -109,6 +119,33 @@ def install(project: Path, *, system: str, adapters: Sequence[str], make_venv: C
         say(f"That did not work here ({plan.name}); the lines above say why. Falling back to the next way.")
     say("Nothing could be installed. Is there a network? Is the disk full? Run the same file again when that is mended; finished downloads are kept.")
     return False
+
+
+@contextmanager
+def alone(project: Path, *, say: Callable[[str], None], sleep: Callable[[float], None] = time.sleep) -> Iterator[None]:
+    """Held while something is installed, so that a second double-click waits for the first; the system frees it when its holder ends."""
+    with (project / ".venv.lock").open("a+b") as file:
+        if not _locked(file):
+            say("Another window is installing; waiting for it ...")
+            while not _locked(file):
+                sleep(1.0)
+        yield
+
+
+def _locked(file: IO[bytes]) -> bool:
+    try:
+        if sys.platform == "win32":
+            import msvcrt
+
+            file.seek(0)
+            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+        else:
+            import fcntl
+
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
 
 
 def _read(file: Path) -> dict[str, object]:
@@ -135,7 +172,8 @@ def _say(line: str) -> None:
 def main() -> int:
     """Exit code 0 when .venv can be used."""
     try:
-        done = install(HOME, system=platform.system(), adapters=display_adapters(platform.system()), make_venv=_make_venv, run=_run, say=_say)
+        with alone(HOME, say=_say):
+            done = install(HOME, system=platform.system(), adapters=display_adapters(platform.system()), make_venv=_make_venv, run=_run, say=_say)
     except (OSError, subprocess.SubprocessError) as error:  # the disk, a locked file, a venv module that isn't there
         _say(f"The environment {HOME / '.venv'} can't be made: {error}. Close programs that use it, or delete that folder, and start again.")
         return 1

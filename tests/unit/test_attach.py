@@ -148,6 +148,37 @@ def test_command_start_with_a_loop_follows_it_and_runs_none(monkeypatch: pytest.
     assert command.main(["start", "--run", str(tmp_path)]) == 0
 
 
+def test_command_start_when_another_window_was_quicker_follows_that_one(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    answers = iter([False, True])
+    monkeypatch.setattr(attach, "attach", lambda settings, *, say: next(answers))
+    monkeypatch.setattr(attach, "run_loop", lambda arguments, *, page: 2)
+    assert command.main(["start", "--run", str(tmp_path)]) == 0
+    monkeypatch.setattr(attach, "attach", lambda settings, *, say: False)
+    assert command.main(["start", "--run", str(tmp_path)]) == 2
+
+
+def test_command_start_beside_a_loop_of_another_process_follows_it_until_it_ends(tmp_path: Path) -> None:
+    holding = ("import sys, time; from pathlib import Path; from experts.journal import Journal; from experts.run_lock import RunLock\n"
+               "with RunLock(Path(sys.argv[1])), Journal(Path(sys.argv[1]) / 'journal.db') as journal:\n"
+               "    journal.append('cycle_ended', cycle=41); print('held', flush=True); sys.stdin.readline(); journal.append('cycle_ended', cycle=42)")
+    with subprocess.Popen([sys.executable, "-c", holding, str(tmp_path)], cwd=HOME, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as loop:
+        assert loop.stdin is not None
+        assert loop.stdout is not None
+        assert loop.stdout.readline() == "held\n"
+        with subprocess.Popen([sys.executable, "-m", "experts", "start", "--run", str(tmp_path)], cwd=HOME, stdout=subprocess.PIPE, text=True) as window:
+            assert window.stdout is not None
+            first = window.stdout.readline()
+            assert f"already runs (process {loop.pid}); this window only follows it" in first
+            assert "cycle=41" in window.stdout.readline()
+            loop.stdin.write("end\n")
+            loop.stdin.flush()
+            rest = window.stdout.read()
+        assert window.returncode == 0
+        assert "cycle=42" in rest
+        assert rest.endswith("The loop has ended.\n")
+    assert loop.returncode == 0
+
+
 def test_command_start_with_a_wrong_setting_ends_with_2_before_anything_runs(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(attach, "run_loop", lambda arguments, *, page: pytest.fail("it was started"))
     with pytest.raises(SystemExit, match="2"):

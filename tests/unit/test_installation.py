@@ -2,6 +2,7 @@
 
 import ast
 import json
+import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from experts import installation
-from experts.installation import display_adapters, install, plans, venv_python
+from experts.installation import alone, display_adapters, install, plans, venv_python
 from settings import HOME
 
 
@@ -122,6 +123,35 @@ def test_install_over_an_environment_of_another_python_makes_it_anew(tmp_path: P
     machine.make_venv(tmp_path / ".venv")
     assert machine.install()
     assert machine.made == 2
+
+
+def test_install_with_adapters_that_cannot_be_read_this_time_leaves_what_is_installed(tmp_path: Path) -> None:
+    machine = Machine(tmp_path)
+    machine.install()
+    machine.pip.clear()
+    assert machine.install(adapters=[])
+    assert (machine.pip, machine.said[-1]) == ([], "Already installed (directml).")
+
+
+def test_alone_lets_a_second_window_wait_until_the_first_has_ended(tmp_path: Path) -> None:
+    held = ("import sys, time; from pathlib import Path; from experts.installation import alone\n"
+            "with alone(Path(sys.argv[1]), say=print): print('held', flush=True); sys.stdin.read()")
+    first = subprocess.Popen([sys.executable, "-c", held, str(tmp_path)], cwd=HOME, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert first.stdout is not None
+    assert first.stdin is not None
+    assert first.stdout.readline() == "held\n"
+    said: list[str] = []
+    waits: list[float] = []
+
+    def sleep(seconds: float) -> None:
+        waits.append(seconds)
+        first.kill()  # a window that is closed frees the lock
+        first.wait()
+
+    with alone(tmp_path, say=said.append, sleep=sleep):
+        assert (said, len(waits)) == (["Another window is installing; waiting for it ..."], 1)
+    first.stdin.close()
+    first.stdout.close()
 
 
 def test_display_adapters_without_powershell_are_none(monkeypatch: pytest.MonkeyPatch) -> None:
