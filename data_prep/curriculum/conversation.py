@@ -11,8 +11,9 @@ from random import Random
 from typing import Any
 
 from data_prep.curriculum import conversation_wording as say
+from data_prep.curriculum.names import NAMES
 from data_prep.curriculum.tasks import Curriculum, Item, Task
-from data_prep.curriculum.wording import NAMES, as_typed, fill, pick, sample
+from data_prep.curriculum.wording import as_typed, fill, pick, sample
 from data_prep.records import Message, join_turns
 
 MAX_REPLY_CHARS = 240

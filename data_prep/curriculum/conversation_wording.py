@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from data_prep.curriculum.wording import NAMES
+from data_prep.curriculum.names import NAMES
 
 
 @dataclass(frozen=True, slots=True)

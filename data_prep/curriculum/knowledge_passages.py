@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from random import Random
 
-from data_prep.curriculum.wording import NAMES, fill, pick, sample
+from data_prep.curriculum.names import NAMES
+from data_prep.curriculum.wording import fill, pick, sample
 
 # slot: its values, sentences that tell it ({p} person, {v} value), questions for it
 SLOTS: dict[str, tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]] = {

@@ -13,8 +13,9 @@ from typing import Any
 
 from data_prep.curriculum.arithmetic import answer, instance, steps_of
 from data_prep.curriculum.math_wording import ASK, COMPARE, EQUATIONS, FRACTIONS, PERCENTS, STEP_STORIES, STORIES, UNITS
+from data_prep.curriculum.names import NAMES
 from data_prep.curriculum.tasks import Curriculum, Item, Task
-from data_prep.curriculum.wording import NAMES, THINGS, as_typed, fill, pick, sample
+from data_prep.curriculum.wording import THINGS, as_typed, fill, pick, sample
 
 
 def grade(facts: Mapping[str, Any], text: str) -> bool:

@@ -1,4 +1,4 @@
-"""Words that several domains share (names, things) and how people type: a stray lower case, a missing mark, a please.
+"""Words that several domains share and how people type: a stray lower case, a missing mark, a please.
 
 Draws only from the given random source. Knows no task.
 """
@@ -12,9 +12,6 @@ from typing import TypeVar
 
 Choice = TypeVar("Choice")
 
-NAMES = ("Anna", "Ben", "Carl", "Dora", "Emma", "Finn", "Grace", "Hugo", "Iris", "Jack", "Kate", "Leo", "Mia", "Nina", "Omar", "Paul",
-         "Rosa", "Sam", "Tina", "Uma", "Vera", "Will", "Yara", "Zoe", "Adam", "Bella", "Clara", "David", "Ella", "Frank", "Lucy", "Max",
-         "Noah", "Olga", "Peter", "Ruth", "Sara", "Tom", "Victor", "Maya")
 THINGS = ("apples", "books", "pens", "coins", "cards", "stamps", "shells", "cookies", "marbles", "stickers", "eggs", "balls", "keys", "cups",
           "plums", "pears", "toys", "bags", "hats", "roses")
 
