@@ -93,6 +93,6 @@ def window_batch(tokens: NDArray[Any], starts: NDArray[np.int64], *, row_tokens:
     rows = np.stack([tokens[start:start + row_tokens + 1] for start in starts]).astype(np.int64)
     count = len(starts)
     documents = torch.zeros(count, row_tokens, dtype=torch.int32)
-    positions = torch.arange(row_tokens).expand(count, row_tokens)
+    positions = torch.arange(row_tokens).repeat(count, 1)
     return Batch(torch.from_numpy(rows[:, :-1].copy()), positions, documents, torch.arange(count * row_tokens), torch.from_numpy(rows[:, 1:].reshape(-1)),
                  count * row_tokens, np.arange(count, dtype=np.int64) * row_tokens, np.full(count, row_tokens, dtype=np.int64))
