@@ -9,6 +9,8 @@ import argparse
 import json
 import logging
 import sys
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
     from data_prep.corpus import Corpus
     from experts.registry import Registry
     from experts.tree import Tree
+    from training.grades import GradedPrompt
     from training.report import FamilyReport
 
 
@@ -26,6 +29,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Command line. Exit code 0; 1 when a figure is below its floor; 2 when nothing can be examined."""
     parser = argparse.ArgumentParser(prog="test_all_experts.py", description="examine every promoted node and the router")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures as JSON")
+    parser.add_argument("--grades", type=Path, metavar="FILE", help="write every node's grade on every exam prompt, for routing evaluate --prompts FILE")
     configuration.add_arguments(parser)
     parsed = parser.parse_args(arguments)
     chosen = configuration.from_arguments(parser, parsed)
@@ -37,7 +41,7 @@ def main(arguments: list[str] | None = None) -> int:
     from training.report import faults, to_json, to_tables
 
     try:
-        report = _examine(chosen)
+        report = _examine(chosen, grades=parsed.grades)
     except repairable() as error:
         parser.exit(2, f"{parser.prog}: {error}\n")
     console = Console()
@@ -51,12 +55,13 @@ def main(arguments: list[str] | None = None) -> int:
     return 1 if below else 0
 
 
-def _examine(chosen: Settings) -> FamilyReport:
+def _examine(chosen: Settings, *, grades: Path | None) -> FamilyReport:
     from data_prep.corpus import open_corpus
     from experts import device as devices
     from experts.registry import Registry
     from experts.tree import Tree
     from training.command import CommandFailed
+    from training.grades import graded_prompts, write_grades
     from training.report import examine_family
 
     tree, registry = Tree.from_settings(chosen.tree), Registry(Path(chosen.run.dir))
@@ -64,7 +69,11 @@ def _examine(chosen: Settings) -> FamilyReport:
         raise CommandFailed(f"nothing is promoted in {chosen.run.dir} yet; run python continuous_loop.py first, or give --run DIR")
     corpus = open_corpus(chosen, tree)
     router = _examine_router(registry, corpus, tree)
-    return examine_family(registry, corpus, tree, settings=chosen.exam, device=devices.choose(chosen.run.device), router=router)
+    report = examine_family(registry, corpus, tree, settings=chosen.exam, device=devices.choose(chosen.run.device), router=router)
+    graded = graded_prompts(report.matrix, corpus, tree.domains)
+    if grades is not None:
+        write_grades(grades, graded)
+    return replace(report, router={**router, "oracle": _regret(registry, graded, tree)}) if router and graded else report
 
 
 def _examine_router(registry: Registry, corpus: Corpus, tree: Tree) -> dict[str, Any]:
@@ -77,6 +86,16 @@ def _examine_router(registry: Registry, corpus: Corpus, tree: Tree) -> dict[str,
         return {}
     rows = [Row(row.prompt, domain, row.source) for domain in tree.domains for row in corpus.examples(domain, "exam")]
     return {"version": folder.name, **evaluate(Router.load(folder, tree), rows).to_json()}
+
+
+def _regret(registry: Registry, graded: Sequence[GradedPrompt], tree: Tree) -> dict[str, Any]:
+    """What the router's choices cost against the node that answers each prompt best."""
+    from routing.oracle import Graded, regret
+    from routing.router import Router
+
+    folder = registry.served("router")
+    assert folder is not None
+    return regret(Router.load(folder, tree), [Graded(row.prompt, row.grades, row.label) for row in graded]).to_json()
 
 
 if __name__ == "__main__":

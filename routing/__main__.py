@@ -18,10 +18,13 @@ import settings
 
 if TYPE_CHECKING:
     from experts.tree import Tree
+    from routing.baselines import Neighbours
     from routing.explain import Explanation
+    from routing.oracle import Graded
     from routing.router import Router
     from routing.rows import Row
 
+MOST_NEIGHBOURS = 3000  # prompts a domain for the nearest-neighbour baseline
 
 
 class CommandError(ValueError):
@@ -35,7 +38,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     fit_parser = commands.add_parser("fit", help="fit a router on the run's prompts and promote it")
     judge = commands.add_parser("evaluate", help="judge the served router on labelled prompts")
     judge.add_argument("--prompts", type=Path, required=True, metavar="FILE",
-                       help='JSON lines of {"prompt", "label"}, may be gzipped; a label is a domain or "ood"')
+                       help='JSON lines of {"prompt", "label"}, may be gzipped; a label is a domain or "ood"; with "grades" {node: 0 to 1}, as '
+                            "test_all_experts.py --grades writes them, regret is reported too")
+    judge.add_argument("--pictures", type=Path, metavar="DIR", help="draw confusion matrix, reliability diagram and risk-coverage as PNG into DIR")
     explain_parser = commands.add_parser("explain", help="say where a prompt goes and why")
     explain_parser.add_argument("prompt")
     for command in (fit_parser, judge, explain_parser):
@@ -60,7 +65,7 @@ def _run(chosen: settings.Settings, parsed: argparse.Namespace) -> int:
         if parsed.action == "fit":
             result = _fit(chosen, tree)
         elif parsed.action == "evaluate":
-            result = _evaluate(_served(chosen, tree), parsed.prompts)
+            result = _evaluate(chosen, tree, parsed.prompts, pictures=parsed.pictures)
         else:
             result = _explain(_served(chosen, tree), parsed.prompt)
         if parsed.json is not None:
@@ -114,22 +119,49 @@ def _fit(chosen: settings.Settings, tree: Tree) -> dict[str, Any]:
     return {"version": version, "report": fitted.report, "validation": judged}
 
 
-def _evaluate(router: Router, file: Path) -> dict[str, Any]:
+def _evaluate(chosen: settings.Settings, tree: Tree, file: Path, *, pictures: Path | None) -> dict[str, Any]:
     from rich.console import Console
 
+    from routing.baselines import baselines
     from routing.evaluate import evaluate
+    from routing.oracle import regret
 
-    result = evaluate(router, read_labelled(file)).to_json()
-    shown = {key: value for key, value in result.items() if key not in ("confusion", "risk_coverage")}
+    router, (rows, graded) = _served(chosen, tree), read_labelled(file)
+    near = _neighbours(chosen, tree, router)
+    judged = evaluate(router, rows)
+    result = {**judged.to_json(), "baselines": baselines(router, rows, near=near)}
+    if graded:
+        result["oracle"] = regret(router, graded, near=near).to_json()
+    if pictures is not None:
+        from routing.pictures import draw
+
+        draw(judged, pictures)
+    shown = {key: value for key, value in result.items() if key not in ("confusion", "risk_coverage", "reliability")}
     Console(highlight=False).print_json(json.dumps(shown))
     return result
 
 
-def read_labelled(file: Path) -> list[Row]:
-    """Rows of a file of JSON lines {"prompt", "label"}, may be gzipped. Raises CommandError that names the line."""
+def _neighbours(chosen: settings.Settings, tree: Tree, router: Router) -> Neighbours | None:
+    """Nearest neighbours among the prompts that the run's corpus trains on; None for a run without a prepared corpus."""
+    from data_prep.corpus import DataError, open_corpus
+    from data_prep.prompts import corpus_prompts
+    from routing.baselines import neighbours
     from routing.rows import Row
 
-    rows = []
+    try:
+        prompts = corpus_prompts(open_corpus(chosen, tree), tree, "train", most=MOST_NEIGHBOURS)
+    except DataError as error:
+        logging.getLogger(__name__).warning("no nearest neighbours to compare with: %s", error)
+        return None
+    return neighbours(router, [Row(*prompt) for prompt in prompts], seed=chosen.run.seed)
+
+
+def read_labelled(file: Path) -> tuple[list[Row], list[Graded]]:
+    """Rows of a file of JSON lines {"prompt", "label"}, may be gzipped, and those with "grades". Raises CommandError that names the line."""
+    from routing.oracle import Graded
+    from routing.rows import Row
+
+    rows, graded = [], []
     try:
         text = gzip.decompress(file.read_bytes()).decode("utf-8") if file.suffix == ".gz" else file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError, EOFError) as error:
@@ -144,7 +176,15 @@ def read_labelled(file: Path) -> list[Row]:
         if not (isinstance(found, dict) and isinstance(found.get("prompt"), str) and isinstance(found.get("label"), str)):
             raise CommandError(f'{file}:{number} needs "prompt" and "label", both texts; found {line[:80]!r}')
         rows.append(Row(found["prompt"], found["label"], str(found.get("source", file.name))))
-    return rows
+        if "grades" in found:
+            graded.append(Graded(found["prompt"], _grades(found["grades"], place=f"{file}:{number}"), found["label"]))
+    return rows, graded
+
+
+def _grades(found: object, *, place: str) -> dict[str, float]:
+    if not isinstance(found, dict) or not found or not all(isinstance(grade, int | float) and 0 <= grade <= 1 for grade in found.values()):
+        raise CommandError(f'{place}: "grades" must name nodes and their grades from 0 to 1, as {{"math": 1.0, "generalist": 0.0}}')
+    return {str(node): float(grade) for node, grade in found.items()}
 
 
 def _explain(router: Router, prompt: str) -> dict[str, Any]:

@@ -15,11 +15,13 @@ from typing import Any
 import numpy as np
 from sklearn.neighbors import KNeighborsClassifier
 
+from experts.tree import OUT_OF_DOMAIN
 from routing.router import Router
 from routing.rows import Row
 from routing.text import shorten, user_turns
 
 KEYWORDS_NAME = "keyword rules"
+NEIGHBOURS_NAME = "nearest neighbours"
 _KEYWORDS = MappingProxyType({
     "code": re.compile(r"\b(python|java|javascript|function|code|array|string|sql|html|css|bash|file|directory|program|class|algorithm|script)\b"),
     "math": re.compile(r"\d.*\b(how many|how much|total|percent|sum|times|cost|each)\b|\d\s*[-+*/^=]\s*\d|\b(solve|calculate|equation)\b"),
@@ -28,10 +30,30 @@ _KEYWORDS = MappingProxyType({
 })
 
 
+def baselines(router: Router, rows: Sequence[Row], *, near: Neighbours | None = None) -> dict[str, float]:
+    """Accuracy on the in-domain rows of the most frequent fitted label, the keyword rules, the flat classifier and, where given, the neighbours."""
+    known = [row for row in rows if row.label != OUT_OF_DOMAIN]
+    counts = Counter({label: count for label, count in router.facts.get("by_label", {}).items() if label in router.tree.domains})
+    found = {} if not counts else {"majority": float(np.mean([row.label == counts.most_common(1)[0][0] for row in known]))}
+    found |= {KEYWORDS_NAME: keyword_accuracy(known),
+              "flat": float(np.mean([guess == row.label for guess, row in zip(flat_choices(router, known), known, strict=True)]))}
+    return found if near is None else {**found, NEIGHBOURS_NAME: near.accuracy(known)}
+
+
 def keyword_accuracy(rows: Sequence[Row]) -> float:
-    """Share right of the first domain whose rule matches the last user turn; conversation where none does."""
-    guesses = [next((domain for domain, rule in _KEYWORDS.items() if rule.search(_said(row).lower())), "conversation") for row in rows]
-    return float(np.mean([guess == row.label for guess, row in zip(guesses, rows, strict=True)]))
+    """Share right of the keyword rules."""
+    return float(np.mean([guess == row.label for guess, row in zip(keyword_choices(rows), rows, strict=True)]))
+
+
+def keyword_choices(rows: Sequence[Row]) -> list[str]:
+    """The first domain whose rule matches the last user turn; conversation where none does."""
+    return [next((domain for domain, rule in _KEYWORDS.items() if rule.search(_said(row).lower())), "conversation") for row in rows]
+
+
+def flat_choices(router: Router, rows: Sequence[Row]) -> list[str]:
+    """What the flat classifier, fitted beside the tree, holds most probable for the last user turns; it knows no "ood"."""
+    shares = router.flat.probabilities(router.features.many([_cut(router, row) for row in rows]))
+    return [router.flat.labels[place] for place in shares.argmax(axis=1).tolist()]
 
 
 def majority_accuracy(fitted: Sequence[Row], rows: Sequence[Row]) -> float:
@@ -49,8 +71,7 @@ class Neighbours:
 
     def accuracy(self, rows: Sequence[Row]) -> float:
         """Share right."""
-        guesses = self.model.predict(self.router.features.many([_cut(self.router, row) for row in rows]))
-        return float((guesses == np.array([row.label for row in rows])).mean())
+        return float(np.mean([guess == row.label for guess, row in zip(neighbour_choices(self, rows), rows, strict=True)]))
 
 
 def neighbours(router: Router, rows: Sequence[Row], *, seed: int, most: int = 20_000) -> Neighbours:
@@ -60,6 +81,12 @@ def neighbours(router: Router, rows: Sequence[Row], *, seed: int, most: int = 20
     model = KNeighborsClassifier(n_neighbors=5, weights="distance", algorithm="brute")
     model.fit(router.features.many([_cut(router, row) for row in chosen]), np.array([row.label for row in chosen]))
     return Neighbours(router, model)
+
+
+def neighbour_choices(near: Neighbours, rows: Sequence[Row]) -> list[str]:
+    """The label of most of the neighbours of each row."""
+    guesses: list[str] = near.model.predict(near.router.features.many([_cut(near.router, row) for row in rows])).tolist()
+    return guesses
 
 
 def _said(row: Row) -> str:

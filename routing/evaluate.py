@@ -15,13 +15,14 @@ from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 
 from experts.tree import OUT_OF_DOMAIN
+from routing.baselines import flat_choices
 from routing.calibrate import risk_coverage
 from routing.features import Floats
 from routing.router import Router
 from routing.rows import Row
-from routing.text import shorten, user_turns
 
 BINS = 15
+ABSTAINED = "abstained"
 _WARM_UP = 50
 
 
@@ -45,6 +46,7 @@ class Evaluation:
     n_ood: int
     confusion: dict[str, dict[str, int]]
     risk_coverage: list[dict[str, float]]
+    reliability: list[dict[str, float]]
 
     def to_json(self) -> dict[str, Any]:
         """As the command writes it."""
@@ -75,16 +77,21 @@ def evaluate(router: Router, rows: Sequence[Row], *, timed: int = 1000) -> Evalu
         brier=float(((shares[inside] - (labels[inside][:, None] == domains)) ** 2).sum(axis=1).mean()),
         coverage=float(covered.mean()),
         selective_accuracy=float((decided[inside] == labels[inside])[covered].mean()) if covered.any() else None,
-        latency_ms=latency(router, [row.prompt for row in rows][:timed]), flat_accuracy=_flat_accuracy(router, rows, labels),
-        n_ood=int((~inside).sum()), confusion=_confusion(labels, np.where(decided == "", "abstained", decided)),
-        risk_coverage=risk_coverage(top[inside], right))
+        latency_ms=latency(router, [row.prompt for row in rows][:timed]), flat_accuracy=_flat_accuracy(router, rows),
+        n_ood=int((~inside).sum()), confusion=_confusion(labels, np.where(decided == "", ABSTAINED, decided)),
+        risk_coverage=risk_coverage(top[inside], right), reliability=reliability(top[inside], right))
 
 
 def expected_calibration_error(confidence: Floats, right: NDArray[np.bool_], *, bins: int = BINS) -> float:
     """Mean over equal-width bins, by their rows, of |accuracy - mean confidence| (Guo et al. 2017, equation 3)."""
+    return float(sum(abs(part["accuracy"] - part["confidence"]) * part["share"] for part in reliability(confidence, right, bins=bins)))
+
+
+def reliability(confidence: Floats, right: NDArray[np.bool_], *, bins: int = BINS) -> list[dict[str, float]]:
+    """Mean confidence, accuracy and share of the rows of each bin of equal width that has some."""
     places = np.minimum((confidence * bins).astype(int), bins - 1)
-    gaps = [abs(right[places == place].mean() - confidence[places == place].mean()) * (places == place).mean() for place in set(places.tolist())]
-    return float(sum(gaps))
+    return [{"confidence": float(confidence[places == place].mean()), "accuracy": float(right[places == place].mean()),
+             "share": float((places == place).mean())} for place in sorted(set(places.tolist()))]
 
 
 def latency(router: Router, prompts: Sequence[Any]) -> dict[str, float]:
@@ -114,14 +121,9 @@ def _branch_accuracy(router: Router, shares: Floats, labels: NDArray[np.str_]) -
     return float((by_branch.argmax(axis=1) == np.array(wanted)).mean())
 
 
-def _flat_accuracy(router: Router, rows: Sequence[Row], labels: NDArray[np.str_]) -> float:
-    """Accuracy of the flat classifier on the last user turns, "ood" left out of its answers as for the tree."""
-    inside = np.flatnonzero(labels != OUT_OF_DOMAIN)
-    said = [user_turns(rows[place].prompt) for place in inside.tolist()]
-    texts = [shorten(turns[0], limit=router.rules.max_prompt_chars) if turns else "" for turns in said]
-    shares = router.flat.probabilities(router.features.many(texts))
-    columns = [router.flat.labels.index(domain) for domain in router.tree.domains]
-    return float((np.array(router.tree.domains)[shares[:, columns].argmax(axis=1)] == labels[inside]).mean())
+def _flat_accuracy(router: Router, rows: Sequence[Row]) -> float:
+    known = [row for row in rows if row.label != OUT_OF_DOMAIN]
+    return float(np.mean([guess == row.label for guess, row in zip(flat_choices(router, known), known, strict=True)]))
 
 
 def _confusion(labels: NDArray[np.str_], answers: NDArray[np.str_]) -> dict[str, dict[str, int]]:

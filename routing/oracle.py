@@ -1,29 +1,37 @@
 """The second label of a prompt: the node that answers it best; and what the router's choice costs against it.
 
-Grades come from the caller, who examined the nodes. Pure.
+Grades come from the caller, who examined the nodes. The same is reckoned for simpler ways of choosing. Pure.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 
+from routing.baselines import KEYWORDS_NAME, NEIGHBOURS_NAME, Neighbours, flat_choices, keyword_choices, neighbour_choices
 from routing.router import Router
+from routing.rows import Row
+
+KNOWING = "knowing the domain"
 
 
 @dataclass(frozen=True, slots=True)
 class Graded:
-    """One exam prompt and the grade (0 to 1) of every node's answer to it."""
+    """One exam prompt and the grade (0 to 1) of every node's answer to it. label: its domain."""
 
     prompt: str
     grades: Mapping[str, float]
+    label: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Regret:
-    """Mean grades over prompts. regret: oracle less routed. gain: routed less the best single node."""
+    """Mean grades over prompts. regret: oracle less routed. gain: routed less the best single node. among_best: share of prompts
+    on which no node did better than the chosen one. others: the mean grade of other ways to choose, by name."""
 
     n: int
     routed: float
@@ -32,12 +40,19 @@ class Regret:
     best_single: str
     best_single_grade: float
     gain: float
+    among_best: float
+    others: Mapping[str, float]
+
+    def to_json(self) -> dict[str, Any]:
+        """As the command writes it; regrets: of the other ways too."""
+        return {**asdict(self), "regrets": {name: self.oracle - grade for name, grade in self.others.items()}}
 
 
-def regret(router: Router, graded: Sequence[Graded]) -> Regret:
+def regret(router: Router, graded: Sequence[Graded], *, near: Neighbours | None = None) -> Regret:
     """Regret of the router's choices. A node without a grade of its own is graded as the nearest ancestor that has one.
 
-    Raises ValueError without rows, for rows graded on different nodes, and when no ancestor of a choice was graded.
+    near: nearest neighbours to reckon beside it. Raises ValueError without rows, for rows graded on different nodes, and
+    when no ancestor of a choice was graded.
     """
     if not graded:
         raise ValueError("no graded prompts; examine the nodes first and pass their grades")
@@ -45,12 +60,37 @@ def regret(router: Router, graded: Sequence[Graded]) -> Regret:
     if any(sorted(row.grades) != nodes for row in graded):
         raise ValueError(f"prompts are graded on different nodes; every prompt needs the grades of {nodes}")
     table = np.array([[row.grades[node] for node in nodes] for row in graded])
-    chosen = [_graded_node(router, route.node, nodes) for route in router.route_batch([row.prompt for row in graded])]
-    routed = float(np.mean([row.grades[node] for row, node in zip(graded, chosen, strict=True)]))
-    oracle = float(table.max(axis=1).mean())
+    chosen = [route.node for route in router.route_batch([row.prompt for row in graded])]
+    routed = _grades(router, chosen, graded, nodes)
+    best_of_each = table.max(axis=1)
     single = table.mean(axis=0)
     best = int(single.argmax())
-    return Regret(len(graded), routed, oracle, oracle - routed, nodes[best], float(single[best]), routed - float(single[best]))
+    others = {name: float(np.mean(_grades(router, choices, graded, nodes))) for name, choices in _others(router, graded, table, nodes, near=near).items()}
+    return Regret(len(graded), float(np.mean(routed)), float(best_of_each.mean()), float(best_of_each.mean() - np.mean(routed)), nodes[best],
+                  float(single[best]), float(np.mean(routed) - single[best]), float((np.array(routed) >= best_of_each).mean()), others)
+
+
+def _others(router: Router, graded: Sequence[Graded], table: Any, nodes: Sequence[str], *, near: Neighbours | None) -> dict[str, list[str]]:
+    """Choices of simpler ways. "knowing the domain" takes, of each label, the node that is best on its prompts: no router of domains does better."""
+    if not all(row.label in router.tree.domains for row in graded):
+        return {}
+    rows = [Row(row.prompt, row.label, "exam") for row in graded]
+    labels = np.array([row.label for row in graded])
+    best = {label: nodes[int(table[labels == label].mean(axis=0).argmax())] for label in set(labels.tolist())}
+    counts: Counter[str] = Counter({label: count for label, count in router.facts.get("by_label", {}).items() if label in router.tree.domains})
+    found = {KNOWING: [best[row.label] for row in graded], "expert of the true domain": labels.tolist(), "flat": flat_choices(router, rows),
+             KEYWORDS_NAME: keyword_choices(rows)}
+    if set(found[KEYWORDS_NAME]) - set(router.tree.domains):
+        del found[KEYWORDS_NAME]  # the rules know the built-in domains only
+    if counts:
+        found["majority"] = [counts.most_common(1)[0][0]] * len(rows)
+    if near is not None:
+        found[NEIGHBOURS_NAME] = neighbour_choices(near, rows)
+    return found
+
+
+def _grades(router: Router, chosen: Sequence[str], graded: Sequence[Graded], nodes: Sequence[str]) -> list[float]:
+    return [row.grades[_graded_node(router, node, nodes)] for row, node in zip(graded, chosen, strict=True)]
 
 
 def _graded_node(router: Router, node: str, graded: Sequence[str]) -> str:

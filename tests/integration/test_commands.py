@@ -28,10 +28,15 @@ def family(tmp_path_factory, records_folder, toy_overrides):
 
 def test_test_all_experts_writes_the_promised_figures(family, records_folder, toy_overrides, tmp_path):
     done = command("test_all_experts.py", family, records_folder, toy_overrides, "--set=exam.loop_rate_ceiling=1", "--set=exam.router_floor=0",
-                   f"--json={tmp_path / 'out.json'}")
+                   f"--json={tmp_path / 'out.json'}", f"--grades={tmp_path / 'grades.jsonl'}")
     assert done.returncode == 0, done.stderr
     figures = json.loads((tmp_path / "out.json").read_text(encoding="utf-8"))
     pointer = Registry(family).pointer()
+    grades = [json.loads(line)["grades"] for line in (tmp_path / "grades.jsonl").read_text(encoding="utf-8").splitlines()]
+    oracle = figures["router"]["oracle"]
+    assert oracle["n"] == len(grades)
+    assert oracle["oracle"] == pytest.approx(sum(max(row.values()) for row in grades) / len(grades))
+    assert 0 <= oracle["regret"] == pytest.approx(oracle["oracle"] - oracle["routed"])
     assert {name: node["version"] for name, node in figures["nodes"].items()} == pointer.nodes
     assert set(figures["nodes"]["math"]) >= {"version", "accuracy", "loop_rate", "bits_per_byte", "parameters"}
     assert set(figures["matrix"]["math"]) == {"math", "reasoning", "conversation", "knowledge", "code"}

@@ -50,6 +50,36 @@ def test_evaluate_writes_the_figures_of_a_gzipped_file(run):
     assert set(judged["per_domain"]) == {"math", "code", "conversation"}
 
 
+def test_evaluate_of_graded_prompts_reports_regret_and_baselines(run):
+    home, words = run
+    rows = [{"prompt": "what is 4 plus 5", "label": "math", "grades": {"generalist": 0.5, "math": 1.0, "code": 0.0}},
+            {"prompt": "write a python function that adds", "label": "code", "grades": {"generalist": 0.0, "math": 0.0, "code": 1.0}}]
+    (home / "graded.jsonl").write_text("\n".join(json.dumps(row) for row in rows) + "\n", encoding="utf-8")
+    assert main(["evaluate", "--prompts", str(home / "graded.jsonl"), "--json", str(home / "graded.json"), *words]) == 0
+    judged = json.loads((home / "graded.json").read_text(encoding="utf-8"))
+    assert judged["baselines"]["nearest neighbours"] == judged["baselines"]["flat"] == 1.0
+    assert judged["baselines"]["keyword rules"] == 0.5  # "what is 4 plus 5" reads as a question of knowledge to them
+    assert judged["baselines"]["majority"] in {0.0, 0.5}
+    assert (judged["oracle"]["regret"], judged["oracle"]["gain"], judged["oracle"]["regrets"]["nearest neighbours"]) == (0.0, 0.5, 0.0)
+
+
+def test_evaluate_with_grades_beyond_one_is_refused(run, capsys):
+    home, words = run
+    (home / "over.jsonl").write_text('{"prompt": "hi", "label": "math", "grades": {"math": 3}}\n', encoding="utf-8")
+    assert main(["evaluate", "--prompts", str(home / "over.jsonl"), *words]) == 2
+    assert 'over.jsonl:1: "grades" must name nodes and their grades from 0 to 1' in capsys.readouterr().err
+
+
+def test_evaluate_draws_pictures(run):
+    pytest.importorskip("matplotlib")
+    home, words = run
+    (home / "few.jsonl").write_text('{"prompt": "what is 4 plus 5", "label": "math"}\n{"prompt": "qqx zzw", "label": "ood"}\n', encoding="utf-8")
+    assert main(["evaluate", "--prompts", str(home / "few.jsonl"), "--pictures", str(home / "pictures"), *words]) == 0
+    pictures = sorted((home / "pictures").iterdir())
+    assert [picture.name for picture in pictures] == ["confusion.png", "reliability.png", "risk_coverage.png"]
+    assert all(picture.read_bytes().startswith(b"\x89PNG\r\n") for picture in pictures)
+
+
 def test_explain_shows_node_and_terms(run, capsys):
     home, words = run
     assert main(["explain", "what is 12 plus 30", "--json", str(home / "why.json"), *words]) == 0

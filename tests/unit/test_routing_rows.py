@@ -1,6 +1,7 @@
 """Near-duplicates and splits of rows, perturbations, and the figures that evaluation gives, by hand."""
 
 from random import Random
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,10 +10,11 @@ import settings
 from experts.tree import Tree
 from routing.calibrate import best_temperature, risk_coverage
 from routing.classifier import Classifier
-from routing.evaluate import evaluate, expected_calibration_error
+from routing.evaluate import evaluate, expected_calibration_error, reliability
 from routing.everyday import everyday_rows
 from routing.fit import fit
 from routing.perturb import PERTURBATIONS, typo
+from routing.pictures import confusion_shares
 from routing.rows import Row, near_duplicate_groups, split_groups
 from routing.text import is_follow_up, tokens
 
@@ -58,6 +60,18 @@ def test_is_follow_up_knows_short_and_pointing_turns(text, expected):
 def test_expected_calibration_error_by_hand():
     # two bins of ten: 0.95 (half right) and 0.15 (none right): (|0.5 - 0.95| * 2 + |0 - 0.15| * 2) / 4
     assert expected_calibration_error(np.array([0.95, 0.95, 0.15, 0.15]), np.array([True, False, False, False]), bins=10) == pytest.approx(0.3)
+
+
+def test_reliability_by_hand():
+    bins = reliability(np.array([0.95, 0.95, 0.15, 0.05]), np.array([True, False, False, False]), bins=5)
+    assert [(part["confidence"], part["accuracy"], part["share"]) for part in bins] == [(pytest.approx(0.1), 0.0, 0.5), (pytest.approx(0.95), 0.5, 0.5)]
+
+
+def test_confusion_shares_put_abstentions_last_and_sum_to_one():
+    evaluation = SimpleNamespace(confusion={"math": {"math": 3, "abstained": 1}, "ood": {"abstained": 2}, "code": {"law": 1}})
+    labels, answers, shares = confusion_shares(evaluation)
+    assert (labels, answers) == (["math", "ood", "code"], ["math", "law", "abstained"])
+    assert shares.tolist() == [[0.75, 0.0, 0.25], [0.0, 0.0, 1.0], [0.0, 1.0, 0.0]]
 
 
 def test_risk_coverage_by_hand():
