@@ -219,6 +219,10 @@ class Settings(Section):
         if self.train.row_tokens > self.model.context_tokens:
             raise ValueError(f"train.row_tokens = {self.train.row_tokens} is more than model.context_tokens = {self.model.context_tokens}; "
                              "lower the first or raise the second")
+        if self.train.lora_rank is not None and self.model.base is None:
+            raise ValueError("train.lora_rank is set and model.base isn't: adapters beside untrained weights learn little; name a base, or unset the rank")
+        if self.data.format == "text" and self.model.base is not None:
+            raise ValueError("data.format = 'text' trains a new model, model.base names a pretrained one; unset one of them")
         return self
 
 

@@ -25,6 +25,7 @@ from data_prep.sources import DataFile, list_folder
 from data_prep.split import LEAST_ROWS, SPLITS
 from experts import tokenizer as tokenizers
 from experts.durable import move_aside, new_folder, remove_folder, remove_leftovers, write_json
+from experts.pretrained import base_tokenizer
 from experts.tokenizer import Tokenizer
 from experts.tree import Tree
 from settings import Settings
@@ -78,7 +79,7 @@ def prepare(settings: Settings, tree: Tree, *, cycle: int, log: Log, tokenizer: 
             levels: Mapping[str, int] | None = None, resume: bool = True, allow_overlap: bool = False) -> Corpus:
     """Bring the data folder up to date for a cycle and open it.
 
-    tokenizer: of a pretrained base; without one the family's own is trained by the first call and kept. levels: highest
+    tokenizer: one to use in place of the run's own, which the first call takes from model.base or trains, and keeps. levels: highest
     curriculum level by domain, for those above data.curriculum_level. resume: when this cycle was prepared before with the
     same settings, take that corpus even if files have changed since (the next cycle takes them up), so that training goes on
     where it was. Raises DataError for a data folder that can't be used and for a domain without data, ExamOverlap (one of them)
@@ -230,17 +231,24 @@ def _no_data(work: _Work, domain: str, intake: Intake | None = None) -> DataErro
 
 
 def _family_tokenizer(work: _Work, examples: Mapping[str, Path]) -> Tokenizer:
-    """The tokenizer of the run: the one that is there, since every version depends on it, or a new one trained on all domains."""
+    """The tokenizer of the run: the one that is there, since every version depends on it, or that of model.base, or a new one trained on all domains."""
     folder = work.folder / "tokenizer"
-    wanted = work.settings.tokenizer.model_dump()
+    wanted: dict[str, Any] = work.settings.tokenizer.model_dump()
+    base = work.settings.model.base
+    if base is not None:
+        wanted = {"base": base}
     if folder.is_dir():
         made = json.loads((folder / FACTS).read_text(encoding="utf-8"))["settings"]
         if made != wanted:
-            raise DataError(f"the tokenizer in {folder} was trained with {made}, the settings say {wanted}; "
+            raise DataError(f"the tokenizer in {folder} was made with {made}, the settings say {wanted}; "
                             "set them back, or choose another folder with --run DIR")
         return tokenizers.load(folder)
-    work.log(f"training the tokenizer ({wanted['kind']}) on {', '.join(examples)}")
-    tokenizer = tokenizers.train(_tokenizer_texts(examples), settings=work.settings.tokenizer)
+    if base is not None:
+        work.log(f"taking the tokenizer of {base}")
+        tokenizer = base_tokenizer(base)
+    else:
+        work.log(f"training the tokenizer ({wanted['kind']}) on {', '.join(examples)}")
+        tokenizer = tokenizers.train(_tokenizer_texts(examples), settings=work.settings.tokenizer)
     with new_folder(folder, last=FACTS) as temporary:
         tokenizers.save(tokenizer, temporary)
         (temporary / FACTS).write_text(json.dumps({"settings": wanted, "fingerprint": tokenizers.fingerprint(tokenizer)}) + "\n", encoding="utf-8")

@@ -24,18 +24,22 @@ class CommandFailed(RuntimeError):
 def repairable(*more: type[Exception]) -> tuple[type[Exception], ...]:
     """Exception types whose text is meant for the user, with the caller's own."""
     from data_prep.sources import DataError
+    from experts.adapters import AdaptersUnavailable
     from experts.device import DeviceError
     from experts.durable import NotWritable, OutOfSpace
     from experts.journal import JournalError
     from experts.pointer import NewerPointer
+    from experts.pretrained import BaseModelError
     from experts.registry import RegistryError
     from experts.run_lock import RunLocked
     from settings import SettingsError
+    from training.memory import DoesNotFit
     from training.plan import StateMismatch
     from training.run_folder import RunMismatch
 
-    return (CommandFailed, DataError, DeviceError, JournalError, NewerPointer, NotWritable, OutOfSpace, RegistryError, RunLocked, RunMismatch,
-            SettingsError, StateMismatch, *more)
+    return (AdaptersUnavailable, BaseModelError, CommandFailed, DataError, DeviceError, DoesNotFit, JournalError, NewerPointer, NotWritable, OutOfSpace,
+            RegistryError, RunLocked, RunMismatch, SettingsError, StateMismatch, *more)
+
 
 
 @contextmanager

@@ -27,11 +27,13 @@ _COMPILE_PAYS_AFTER_S = 150.0
 
 @dataclass(frozen=True, slots=True)
 class Execution:
-    """bf16: products in bfloat16 by autocast. attention: see packed_loss.Attention. compiled: layers by torch.compile."""
+    """bf16: products in bfloat16 by autocast. attention: see packed_loss.Attention. compiled: layers by torch.compile.
+    again: layers computed again in the backward pass, which keeps no activations inside them."""
 
     bf16: bool
     attention: Attention
     compiled: bool = False
+    again: bool = False
 
     @property
     def precision(self) -> str:
@@ -40,10 +42,10 @@ class Execution:
 
     def loss(self, model: PreTrainedModel, *, device: Device) -> PackedLoss:
         """The loss computed in this way."""
-        return PackedLoss(model, device=device, bf16=self.bf16, attention=self.attention, compiled=self.compiled)
+        return PackedLoss(model, device=device, bf16=self.bf16, attention=self.attention, compiled=self.compiled, again=self.again)
 
     def __str__(self) -> str:
-        return f"{self.precision}, {self.attention}{', compiled' if self.compiled else ''}"
+        return f"{self.precision}, {self.attention}{', compiled' if self.compiled else ''}{', layers computed again' if self.again else ''}"
 
 
 _plain: dict[tuple[object, ...], tuple[Execution, float]] = {}
@@ -60,16 +62,18 @@ def choose_execution(model: PreTrainedModel, *, device: Device, settings: TrainS
 
 
 def _choose(model: PreTrainedModel, *, device: Device, settings: TrainSettings, batch: Batch, batches: int) -> Execution:
-    key = (type(model), model.config.to_json_string(), device.torch, settings.precision, batch.tokens_BT.shape, batch.whole_rows, torch.get_num_threads())
+    key = (type(model), model.config.to_json_string(), device.torch, settings.precision, settings.gradient_checkpointing,
+           sum(param.requires_grad for param in model.parameters()), batch.tokens_BT.shape, batch.whole_rows, torch.get_num_threads())
+    again = settings.gradient_checkpointing
     if key not in _plain:
         attentions = right_attentions(model, device=device)
         if batch.whole_rows:  # the model's own way is right, and another one only worth a try where nothing has to be padded
             attentions = ["rows", *(attention for attention in attentions if attention == "documents"), "alone"]
         attentions = attentions[:-1] or attentions  # alone is right for every model and slow: it stands in where nothing else is right
-        best, _ = _fastest(model, [Execution(bf16, attentions[0]) for bf16 in _precisions(device, settings=settings)], batch=batch, device=device)
-        _plain[key] = _fastest(model, [Execution(best.bf16, attention) for attention in attentions], batch=batch, device=device)
+        best, _ = _fastest(model, [Execution(bf16, attentions[0], again=again) for bf16 in _precisions(device, settings=settings)], batch=batch, device=device)
+        _plain[key] = _fastest(model, [Execution(best.bf16, attention, again=again) for attention in attentions], batch=batch, device=device)
     plain, batch_s = _plain[key]
-    if settings.compile == "off" or (key not in _compiled and batches * batch_s < _COMPILE_PAYS_AFTER_S):
+    if settings.compile == "off" or again or (key not in _compiled and batches * batch_s < _COMPILE_PAYS_AFTER_S):
         return plain
     if key not in _compiled:
         tried = can_compile(model, device=device, attention=plain.attention)

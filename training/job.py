@@ -14,7 +14,7 @@ from typing import Any
 from transformers import PreTrainedModel
 
 from data_prep.corpus import Corpus
-from experts import architectures, tokenizer
+from experts.adapters import merged
 from experts.device import Device
 from experts.expert import Expert
 from training.agenda import Job
@@ -22,6 +22,7 @@ from training.examiner import Examiner, Verdict
 from training.plan import Mix, Plan, StepFacts, Trained, TrainingDiverged
 from training.progress import Reporter
 from training.run_folder import Run
+from training.starting import starting_model
 from training.trainer import measure_step_s, train
 
 log = logging.getLogger(__name__)
@@ -34,6 +35,7 @@ class JobRunner:
         """should_stop is asked after every step; a stopped job keeps its state and goes on next time."""
         self._run, self._device, self._reporter, self._should_stop = run, device, reporter, should_stop
         self._examiner = Examiner(run, device=device)
+        self._noted: set[str] = set()
 
     def carry_out(self, job: Job, *, cycle: int, states: Path, corpus: Corpus) -> tuple[Job, Trained | None]:
         """The job with its status and outcome, and what training found; status stays pending when it was stopped."""
@@ -58,14 +60,16 @@ class JobRunner:
         return self._offer(job, model, trained, cycle=cycle, corpus=corpus), trained
 
     def start_model(self, node: str, corpus: Corpus) -> PreTrainedModel:
-        """Weights a job begins with: the node's served version, else the nearest served ancestor's, else new ones."""
+        """Weights a job begins with: the node's served version, else the nearest served ancestor's, else model.base or new ones."""
         settings, registry = self._run.settings, self._run.registry
         place = self._run.tree.answering(node, registry.pointer().nodes)
         folder = registry.served(place) if place is not None else None
-        if folder is not None:
-            return Expert.load(folder, device=self._device).model
-        return architectures.build(settings.model, vocab_size=len(corpus.tokenizer), end_id=tokenizer.end_id(corpus.tokenizer),
-                                   pad_id=tokenizer.pad_id(corpus.tokenizer), seed=settings.run.seed)
+        return starting_model(settings, folder=folder, tokenizer=corpus.tokenizer, device=self._device, note=self._note_once)
+
+    def _note_once(self, text: str) -> None:
+        if text not in self._noted:
+            self._noted.add(text)
+            self._reporter.note(text)
 
     def mix(self, node: str) -> Mix:
         """Own domains share alike; loop.replay_share of the tokens come from the others (the root has no others)."""
@@ -94,7 +98,7 @@ class JobRunner:
         return Plan.from_settings(train_settings, steps=job.steps, lr_share=job.lr_share, seed=settings.run.seed * 1_000_003 + cycle)
 
     def _offer(self, job: Job, model: PreTrainedModel, trained: Trained, *, cycle: int, corpus: Corpus) -> Job:
-        verdict = self._examiner.judge(job.node, expert := Expert(model, corpus.tokenizer, device=self._device), corpus)
+        verdict = self._examiner.judge(job.node, expert := Expert(merged(model), corpus.tokenizer, device=self._device), corpus)
         facts = {"cycle": cycle, "steps": job.steps, "corpus": corpus.fingerprint, **training_facts(trained)}
         reason = verdict.decision.reason
         if verdict.decision.promote:
@@ -117,10 +121,12 @@ class JobRunner:
         return facts.step > self._examiner.first_refused_step and self._run.registry.pointer().nodes.get(job.node) is None
 
     def _offer_first_answer(self, job: Job, model: PreTrainedModel, facts: StepFacts, *, cycle: int, corpus: Corpus) -> None:
-        verdict = self._examiner.judge_first(job.node, expert := Expert(model, corpus.tokenizer, device=self._device), corpus, step=facts.step)
+        expert = Expert(merged(model), corpus.tokenizer, device=self._device)
+        verdict = self._examiner.judge_first(job.node, expert, corpus, step=facts.step)
         if verdict.decision.promote:
             training = {"cycle": cycle, "step": facts.step, "train_s": facts.train_s}
-            self._promote(job.node, expert, training=training, verdict=verdict, reason=f"{verdict.decision.reason} (early, after {facts.step} of {job.steps} steps)")
+            reason = f"{verdict.decision.reason} (early, after {facts.step} of {job.steps} steps)"
+            self._promote(job.node, expert, training=training, verdict=verdict, reason=reason)
 
 
 def training_facts(trained: Trained) -> dict[str, Any]:

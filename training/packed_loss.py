@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
 from experts.device import Device
@@ -40,13 +42,17 @@ def document_mask(documents_BT: Tensor) -> Tensor:
 class PackedLoss:
     """Sum of the target tokens' costs in nats for one batch; one object a model, device, precision and way of attention."""
 
-    def __init__(self, model: PreTrainedModel, *, device: Device, bf16: bool, attention: Attention, compiled: bool = False) -> None:
+    def __init__(self, model: PreTrainedModel, *, device: Device, bf16: bool, attention: Attention, compiled: bool = False,
+                 again: bool = False) -> None:
         self._model, self._device, self._attention = model, device, attention
         # One layer is compiled, not the model: layers and later models of the same shape share the graph, so it takes seconds, once a process.
         self._layers = {layer: torch.compile(layer.forward, dynamic=False) for layer in layers_of(model)} if compiled else {}
+        if again:
+            self._layers = {layer: self._computed_again(layer.forward) for layer in _layers_to_compute_again(model)}
         self._dtype = torch.bfloat16 if bf16 else torch.float32
         self._lean = _head_is_plain(model, device=device)
         self._names = {graph: document_attention.register(compiled=graph) for graph in {False, compiled}}
+        self._compiled = compiled
 
     def __call__(self, batch: Batch) -> Tensor:
         """Differentiable sum over the batch's targets, fp32, on the device."""
@@ -75,7 +81,7 @@ class PackedLoss:
             return self._forward(tokens, positions, attention_mask=mask).flatten(0, 1)
         groups = group_documents(batch.starts, batch.lengths).to(to)
         if self._attention == "documents":
-            with _attention_implementation(self._model, self._names[bool(self._layers) and torch.is_grad_enabled()]):
+            with _attention_implementation(self._model, self._names[self._compiled and torch.is_grad_enabled()]):
                 return self._forward(tokens.view(1, -1), positions.view(1, -1), groups=groups)[0]
         return self._each_alone(tokens.flatten(), positions.flatten(), groups)
 
@@ -90,6 +96,13 @@ class PackedLoss:
         with _forwards(self._layers if torch.is_grad_enabled() else {}):
             return self._said(tokens, positions, **more)
 
+    def _computed_again(self, forward: Callable[..., Any]) -> Callable[..., Any]:
+        """A layer's forward that keeps its inputs alone; the backward pass computes it again (arXiv 1604.06174), with the attention of the first time."""
+        def contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+            return nullcontext(), _attention_implementation(self._model, self._model.config._attn_implementation)
+
+        return partial(checkpoint, forward, use_reentrant=False, context_fn=contexts)
+
     def _said(self, tokens: Tensor, positions: Tensor | None, **more: object) -> Tensor:
         if self._lean:
             hidden: Tensor = self._model.base_model(input_ids=tokens, position_ids=positions, use_cache=False, **more).last_hidden_state
@@ -100,9 +113,15 @@ class PackedLoss:
 
 def layers_of(model: PreTrainedModel) -> list[nn.Module]:
     """The decoder's layers when they are all of one class, else none."""
-    layers = getattr(model.base_model, "layers", None)
-    found = list(layers) if isinstance(layers, nn.ModuleList) else []
+    lists = [child for child in model.base_model.children() if isinstance(child, nn.ModuleList)]
+    found = list(max(lists, key=len, default=nn.ModuleList()))
     return found if len({type(layer) for layer in found}) == 1 else []
+
+
+def _layers_to_compute_again(model: PreTrainedModel) -> list[nn.Module]:
+    if not layers_of(model):
+        raise ValueError(f"train.gradient_checkpointing: {type(model).__name__} has no list of equal layers; set it to false")
+    return layers_of(model)
 
 
 def right_attentions(model: PreTrainedModel, *, device: Device) -> list[Attention]:

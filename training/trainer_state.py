@@ -25,6 +25,7 @@ _log = logging.getLogger(__name__)
 
 # Settings that change the numbers of a run; rates, schedule and seed stand in the plan.
 _NUMERIC_SETTINGS = ("row_tokens", "batch_rows", "accumulate", "optimizer", "beta1", "beta2", "weight_decay", "clip_norm")
+_ADAPTER_SETTINGS = ("lora_rank", "lora_alpha")
 
 
 def saved_plan(folder: Path) -> Plan | None:
@@ -39,7 +40,7 @@ def identity(model: nn.Module, *, plan: Plan, mix: Mix, settings: TrainSettings,
         "plan": plan.to_json(),
         "mix": dict(sorted(mix.shares.items())),
         "data": fingerprint,
-        "settings": {key: getattr(settings, key) for key in _NUMERIC_SETTINGS},
+        "settings": {key: getattr(settings, key) for key in (*_NUMERIC_SETTINGS, *(_ADAPTER_SETTINGS if settings.lora_rank is not None else ()))},
         "parameters": {name: list(param.shape) for name, param in model.named_parameters()},
     }
 

@@ -4,22 +4,27 @@ import tomllib
 from pathlib import Path
 
 import pytest
+import torch
+from small_bases import small_base
 from toy_corpus import VOCABULARY, counting_corpus, counting_text
 
 from experts.architectures import build
 from experts.device import choose
+from experts.pretrained import base_tokenizer
 from settings import RECIPES, Settings, load
 from training.plan import Mix, Plan
+from training.starting import starting_model
 from training.trainer import train
 
 NAMES = sorted(path.stem for path in RECIPES.glob("*.toml"))
+BASES = {"smollm2_135m": "llama", "qwen3_0_6b": "qwen3", "gpt2": "gpt2"}  # recipes of a pretrained base, and its kind
 TOY_SIZE = ("model.layers=1", "model.width=16", "model.heads=2", "model.kv_heads=1", "model.intermediate=32", "model.context_tokens=64", "train.row_tokens=48",
             "train.batch_rows=2", "train.precision=fp32", "train.compile=off")
 TOY_HYBRID = ("model.layers=2", "model.attention_layers=[1]", "model.ssm_heads=4", "model.ssm_state=4", "model.ssm_chunk=8")
 
 
 def test_recipes_of_the_trainer_are_there():
-    assert {"quick", "seed20m", "scaled"} <= set(NAMES)
+    assert {"quick", "seed20m", "scaled", "smollm2_135m", "qwen3_0_6b", "gpt2"} <= set(NAMES)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -48,7 +53,25 @@ def test_recipe_builds_the_model_size_that_it_names(name, millions):
     assert sum(param.numel() for param in model.parameters()) / 1e6 == pytest.approx(millions, abs=0.06)
 
 
-@pytest.mark.parametrize("name", NAMES)
+def test_recipes_of_pretrained_bases_are_those_that_name_one():
+    assert {name for name in NAMES if load(recipe=name).model.base is not None} == set(BASES)
+
+
+@pytest.mark.parametrize("name", BASES)
+def test_recipe_of_a_base_takes_two_steps_from_a_small_folder_of_its_kind(name, tmp_path):
+    base = small_base(tmp_path / "base", BASES[name])
+    settings = load(recipe=name, overrides=[f"model.base={base}", "model.context_tokens=128", "train.row_tokens=48", "train.batch_rows=2",
+                                            "train.precision=fp32", "train.compile=off"])
+    model = starting_model(settings, folder=None, tokenizer=base_tokenizer(str(base)), device=choose("cpu"), note=lambda text: None)
+    before = {key: param.detach().clone() for key, param in model.named_parameters()}
+    trained = train(model, corpus=counting_corpus(), mix=Mix({"up": 1.0}), plan=Plan.from_settings(settings.train, steps=2, seed=0), device=choose("cpu"),
+                    state_folder=tmp_path / "states", settings=settings.train, on_step=lambda facts: None, should_stop=lambda: False)
+    changed = {key for key, param in model.named_parameters() if not torch.equal(param, before[key])}
+    assert trained.step == 2
+    assert changed == {key for key, param in model.named_parameters() if param.requires_grad}
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in BASES])
 def test_recipe_at_toy_size_takes_two_steps(name, tmp_path):
     hybrid = load(recipe=name).model.architecture == "bamba"
     settings = load(recipe=name, overrides=[*TOY_SIZE, *(TOY_HYBRID if hybrid else ())])
