@@ -49,7 +49,8 @@ def _model(kind, vocabulary):
     if kind == "llama":
         return transformers.LlamaForCausalLM(transformers.LlamaConfig(**shape, tie_word_embeddings=True))
     # Qwen3's matrices have more rows than its tokenizer has tokens. Large numbers: frozen embeddings must be able to say something.
-    return transformers.Qwen3ForCausalLM(transformers.Qwen3Config(**{**shape, "vocab_size": vocabulary + 9}, head_dim=8, initializer_range=0.3, tie_word_embeddings=True))
+    return transformers.Qwen3ForCausalLM(transformers.Qwen3Config(**{**shape, "vocab_size": vocabulary + 9}, head_dim=8, initializer_range=0.3,
+                                                                  tie_word_embeddings=True))
 
 
 def small_base(folder, kind):
