@@ -21,6 +21,7 @@ NAMES = {
     "sweep": "validation loss and time of learning rates and optimizers",
     "serve": "generated tokens/s and time to the first token",
     "route": "accuracy, calibration and speed of the router",
+    "tree": "bits per byte and accuracy of the tree against one model of equal compute",
     "swap": "requests lost and delayed while versions are swapped",
 }
 

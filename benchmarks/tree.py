@@ -1,0 +1,148 @@
+"""python -m benchmarks tree: the tree against one model of the same size on the same data, at equal total compute, over several budgets.
+
+Each arm is a run of continuous_loop.py with a fixed number of steps; both sit the same exams. A run that has ended is not
+trained again, so a long comparison goes on where it was stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+import settings as configuration
+from benchmarks.measuring import Figure
+from data_prep.corpus import open_corpus
+from experts.device import choose
+from experts.expert import Expert
+from experts.journal import Journal
+from experts.registry import Registry
+from experts.tree import Tree
+from settings import HOME, Settings
+from training.agenda import founding
+from training.exam import Exam, examine
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What answers in each domain of one finished run: bits per byte on held-out rows, exam accuracy (None: ungraded) and loop rate."""
+
+    bits: Mapping[str, float]
+    accuracy: Mapping[str, float | None]
+    loop_rate: float
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of this benchmark."""
+    configuration.add_arguments(parser)
+    parser.add_argument("--steps", type=int, nargs="+", default=[750, 1500, 3000], help="budgets: steps of the whole tree together (default 750 1500 3000)")
+    parser.add_argument("--work", type=Path, default=Path("runs/tree"), metavar="DIR", help="folder that keeps the runs (default runs/tree)")
+    parser.add_argument("--side-by-side", action="store_true", help="also a single model with the steps that lie on one way from the root to an expert")
+    parser.add_argument("--picture", type=Path, metavar="FILE", help="bits per byte over steps, as a picture")
+
+
+def measure(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> list[Figure]:
+    """Train what isn't trained yet, examine, and put the arms side by side."""
+    settings = configuration.from_arguments(parser, arguments)
+    if min(arguments.steps) < 20:
+        parser.error(f"--steps {min(arguments.steps)}: at least 20, or the experts get none")
+    torch.set_num_threads(settings.run.threads or torch.get_num_threads())
+    figures: list[Figure] = []
+    curves: dict[str, list[tuple[int, float]]] = {"tree": [], "one model": []}
+    for steps in sorted(arguments.steps):
+        tree = _finished(settings, arguments.work / f"tree-{steps}", words=[f"loop.steps={steps}"])
+        one = _finished(settings, arguments.work / f"one-{steps}", words=one_model(settings, steps=steps))
+        figures += side_by_side(tree, one, steps=steps, peer_name="one model, equal total steps")
+        for name, result in (("tree", tree), ("one model", one)):
+            curves[name].append((steps, _mean(result.bits)))
+        if arguments.side_by_side:
+            way = way_steps(settings, steps=steps)
+            figures += side_by_side(tree, _finished(settings, arguments.work / f"one-{way}", words=one_model(settings, steps=way)), steps=steps,
+                                    peer_name=f"one model, the {way} steps of one way down the tree")
+    if arguments.picture is not None:
+        _draw(curves, arguments.picture)
+    return figures
+
+
+def one_model(settings: Settings, *, steps: int) -> list[str]:
+    """Settings under which the loop trains the root alone, for all of the steps and down to the lowest rate."""
+    return [f"loop.steps={steps}", "loop.root_share=1", "loop.branch_share=0", f"loop.root_final_lr_share={settings.train.final_lr_share}"]
+
+
+def way_steps(settings: Settings, *, steps: int) -> int:
+    """Most steps on one way from the root to an expert, of a tree that has so many in all."""
+    tree = Tree.from_settings(settings.tree)
+    jobs = {job.node: job.steps or 0 for job in founding(tree, settings=settings.loop.model_copy(update={"steps": steps}))}
+    return max(sum(jobs.get(name, 0) for name in tree.path(domain)) for domain in tree.domains)
+
+
+def side_by_side(tree: Result, one: Result, *, steps: int, peer_name: str) -> list[Figure]:
+    """A figure a domain and the means; ours is the tree, the ratio of bits is better below one."""
+    figures = [Figure(f"{steps} steps: bits per byte, {domain}", "bits/byte", bits, one.bits[domain], peer_name, bits / one.bits[domain])
+               for domain, bits in tree.bits.items()]
+    mine, theirs = _mean(tree.bits), _mean(one.bits)
+    figures.append(Figure(f"{steps} steps: bits per byte, mean", "bits/byte", mine, theirs, peer_name, mine / theirs))
+    graded = [domain for domain, value in tree.accuracy.items() if value is not None and one.accuracy[domain] is not None]
+    figures += [Figure(f"{steps} steps: exam accuracy, {domain}", "share", tree.accuracy[domain] or 0.0, one.accuracy[domain], peer_name) for domain in graded]
+    figures.append(Figure(f"{steps} steps: loop rate", "share", tree.loop_rate, one.loop_rate, peer_name))
+    return figures
+
+
+def _finished(settings: Settings, folder: Path, *, words: Sequence[str]) -> Result:
+    """The result of a run, trained first when it hasn't ended its first cycle."""
+    chosen = configuration.check(_changed(settings, folder, words))
+    if not Journal(folder / "journal.db", read_only=True).events(kind="cycle_ended", limit=1):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        file = folder.parent / f"{folder.name}.toml"
+        file.write_text(configuration.to_toml(chosen), encoding="utf-8")
+        _log.info("training %s", folder)
+        command = [sys.executable, str(HOME / "continuous_loop.py"), "--config", str(file), "--cycles", "1", "--no-serve", "--quiet"]
+        subprocess.run(command, check=True, cwd=Path.cwd(), stdout=sys.stderr)
+    return _examined(chosen)
+
+
+def _changed(settings: Settings, folder: Path, words: Sequence[str]) -> dict[str, object]:
+    tables: dict[str, dict[str, object]] = settings.model_dump(exclude_none=True)
+    tables["run"]["dir"] = str(folder)
+    for word in words:
+        section, key, value = (*word.partition("=")[0].split("."), float(word.partition("=")[2]))
+        tables[section][key] = int(value) if value == int(value) and key == "steps" else value
+    return dict(tables)
+
+
+def _examined(settings: Settings) -> Result:
+    tree, registry = Tree.from_settings(settings.tree), Registry(Path(settings.run.dir))
+    corpus, device = open_corpus(settings, tree), choose(settings.run.device)
+    cards = {}
+    for domain in tree.domains:
+        place = tree.answering(domain, registry.pointer().nodes)
+        folder = registry.served(place) if place is not None else None
+        assert folder is not None, f"{settings.run.dir} ended without a root"
+        exam = Exam.of(corpus, (domain,), tasks=settings.exam.tasks, bits_rows=settings.exam.bits_rows)
+        cards[domain] = examine(Expert.load(folder, device=device), exam, settings=settings.exam)
+    return Result({domain: card.mean_bits_per_byte for domain, card in cards.items()}, {domain: card.accuracy for domain, card in cards.items()},
+                  loop_rate=sum(card.loop_rate for card in cards.values()) / len(cards))
+
+
+def _mean(bits: Mapping[str, float]) -> float:
+    return sum(bits.values()) / len(bits)
+
+
+def _draw(curves: Mapping[str, Sequence[tuple[int, float]]], file: Path) -> None:
+    from matplotlib.figure import Figure as Canvas  # the extra curves
+
+    canvas = Canvas(figsize=(8, 4.5), layout="constrained")
+    axes = canvas.add_subplot(xlabel="steps, all nodes together", ylabel="bits per byte on held-out rows, mean over domains", xscale="log")
+    for name, points in curves.items():
+        axes.plot([steps for steps, _ in points], [bits for _, bits in points], marker="o", label=name)
+    axes.grid(alpha=0.3)
+    axes.legend()
+    canvas.savefig(file)

@@ -1,0 +1,54 @@
+"""benchmarks tree: the arms' budgets by hand, and both arms trained and examined at toy size."""
+
+import argparse
+
+import pytest
+
+import settings
+from benchmarks import tree as benchmark
+from benchmarks.tree import Result, one_model, side_by_side, way_steps
+
+
+def test_way_from_root_to_expert_of_a_thousand_steps():
+    """root 400; two branches share 120, 60 each; five experts share 480, 96 each: 400 + 60 + 96."""
+    chosen = settings.load(overrides=["loop.root_share=0.4", "loop.branch_share=0.12"])
+    assert way_steps(chosen, steps=1000) == 556
+
+
+def test_one_model_gets_every_step_and_decays_to_the_end():
+    chosen = settings.load(overrides=["train.final_lr_share=0.05"])
+    assert one_model(chosen, steps=300) == ["loop.steps=300", "loop.root_share=1", "loop.branch_share=0", "loop.root_final_lr_share=0.05"]
+
+
+def test_side_by_side_divides_the_trees_bits_by_the_single_models():
+    tree = Result({"math": 1.0, "code": 3.0}, {"math": 0.5, "code": None}, loop_rate=0.0)
+    one = Result({"math": 2.0, "code": 2.0}, {"math": 0.25, "code": None}, loop_rate=0.5)
+    figures = {figure.name: figure for figure in side_by_side(tree, one, steps=10, peer_name="one")}
+    assert {name: figure.ratio for name, figure in figures.items() if "bits" in name} == {
+        "10 steps: bits per byte, math": 0.5, "10 steps: bits per byte, code": 1.5, "10 steps: bits per byte, mean": 1.0}
+    assert (figures["10 steps: exam accuracy, math"].ours, figures["10 steps: exam accuracy, math"].peer) == (0.5, 0.25)
+    assert "10 steps: exam accuracy, code" not in figures
+
+
+@pytest.fixture
+def measured(tmp_path, records_folder, toy_overrides):
+    """A function: the figures of the benchmark at toy size, over 20 steps."""
+    def measure():
+        parser = argparse.ArgumentParser()
+        benchmark.add_arguments(parser)
+        words = ["--steps", "20", "--work", str(tmp_path / "work"), "--data", str(records_folder), "--picture", str(tmp_path / "tree.png")]
+        for override in toy_overrides:
+            words += ["--set", override]
+        return benchmark.measure(parser.parse_args(words), parser)
+    return measure
+
+
+def test_both_arms_are_trained_once_and_examined_alike(measured, tmp_path):
+    pytest.importorskip("matplotlib")
+    figures = measured()
+    assert sorted(folder.name for folder in (tmp_path / "work").iterdir() if folder.is_dir()) == ["one-20", "tree-20"]
+    assert [sorted(path.name for path in (tmp_path / "work" / run / "nodes").iterdir()) for run in ("one-20",)] == [["generalist"]]
+    assert (tmp_path / "tree.png").read_bytes().startswith(b"\x89PNG")
+    before = (tmp_path / "work" / "one-20" / "current.json").read_bytes()
+    assert measured() == figures
+    assert (tmp_path / "work" / "one-20" / "current.json").read_bytes() == before
