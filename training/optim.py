@@ -74,7 +74,7 @@ class BatchedMuon(Optimizer):
             buffer = state["momentum_buffer"].mul_(momentum).add_(param.grad, alpha=1 - momentum)
             updates.append((param.grad * (1 - momentum)).add_(buffer, alpha=momentum).reshape(-1, *shape))
         rate = lr * max(1.0, shape[0] / shape[1]) ** 0.5
-        found = orthogonalized(torch.cat(updates), dtype=self._dtype).split([len(update) for update in updates])
+        found = torch.split(orthogonalized(torch.cat(updates), dtype=self._dtype), [len(update) for update in updates])
         for param, update in zip(params, found, strict=True):
             param.mul_(1 - lr * group["weight_decay"])
             param.add_(update.reshape(param.shape).to(param.dtype), alpha=-rate)

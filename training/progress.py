@@ -12,6 +12,7 @@ from typing import Protocol, Self
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
+from experts.moe.health import Reading, log_fields
 from training.agenda import Job
 
 LINE_EVERY_S = 10.0
@@ -45,6 +46,11 @@ class StepLike(Protocol):
         """Seconds left for this node."""
         ...
 
+    @property
+    def routing(self) -> Reading | None:
+        """Metrics of the router, at some steps of a routed model."""
+        ...
+
 
 class Reporter:
     """Progress of a cycle, over one console. quiet shows only notes. Use as a context manager."""
@@ -58,6 +64,7 @@ class Reporter:
                              TimeRemainingColumn(), console=self._console, transient=True)
         self._task: TaskID | None = None
         self._node, self._steps, self._last_line = "", 0, 0.0
+        self._routing: Reading | None = None
 
     def __enter__(self) -> Self:
         """Start the live display where there is a terminal."""
@@ -71,17 +78,23 @@ class Reporter:
 
     def node_started(self, job: Job, *, share: str) -> None:
         """A node begins its steps. share: where the cycle stands, as in 3/8."""
-        self._node, self._steps, self._last_line = job.node, job.steps or 0, 0.0
+        self._node, self._steps, self._last_line, self._routing = job.node, job.steps or 0, 0.0, None
         if self._task is not None:
             self._bar.remove_task(self._task)
         self._task = self._bar.add_task(f"{share} {job.node}", total=job.steps, facts="") if self._live else None
 
     def step(self, facts: StepLike) -> None:
         """A training step was made; prints at most one line in ten seconds without a terminal."""
+        self._routing = facts.routing or self._routing
         if self._task is not None:
-            self._bar.update(self._task, completed=facts.step, facts=f"loss {facts.loss:.3f}  {facts.tokens_per_s:,.0f} tok/s")
+            router = f"  {log_fields(self._routing.metrics)}" if self._routing is not None else ""
+            self._bar.update(self._task, completed=facts.step, facts=f"loss {facts.loss:.3f}  {facts.tokens_per_s:,.0f} tok/s{router}")
         elif not self._quiet and time.monotonic() - self._last_line >= LINE_EVERY_S:
             self._last_line = time.monotonic()
+            if self._routing is not None:
+                self._console.print(f"iter {facts.step} | loss {facts.loss:.4f} | lr {facts.lr:.3e} | {facts.tokens_per_s:.0f} tok/s | "
+                                    f"{log_fields(self._routing.metrics)}", markup=False, highlight=False)
+                return
             self._console.print(f"{self._node:<14} step {facts.step:>6}/{self._steps:<6} loss {facts.loss:7.4f}  lr {facts.lr:9.2e}  "
                                 f"{facts.tokens_per_s:>8,.0f} tok/s  left {facts.eta_s:>6.0f} s", markup=False, highlight=False)
 

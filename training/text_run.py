@@ -20,10 +20,12 @@ from experts import architectures, tokenizer
 from experts.device import Device
 from experts.durable import remove_folder
 from experts.expert import Expert
+from experts.moe.control import attach
+from experts.moe.recorder import HealthRecorder
 from experts.text_sampler import continue_text
 from training.agenda import Job
 from training.job import training_facts
-from training.plan import Mix, Plan, StateMismatch, Trained, Validation
+from training.plan import Mix, Plan, StateMismatch, StepFacts, Trained, Validation
 from training.progress import Reporter
 from training.run_folder import Run
 from training.trainer import measure_step_s, train
@@ -120,6 +122,7 @@ def train_text(run: Run, *, device: Device, reporter: Reporter, should_stop: Cal
     best.require_same_text()
     model = architectures.build(settings.model, vocab_size=len(corpus.tokenizer), end_id=tokenizer.end_id(corpus.tokenizer),
                                 pad_id=tokenizer.pad_id(corpus.tokenizer), seed=settings.run.seed)
+    attach(model, settings.moe)  # routed layers get schedules, losses and tallies; other models stay as they are
     states = run.folder / "work" / DOMAIN
     plan = saved_plan(states) or _plan(model, corpus=corpus, run=run, device=device)
     examiner = _Examiner(run, corpus=corpus, reporter=reporter)
@@ -132,8 +135,14 @@ def train_text(run: Run, *, device: Device, reporter: Reporter, should_stop: Cal
         run.journal.append("examined", node=DOMAIN, best=better, **examination.to_json())
         reporter.note(examiner.line(examination, better=better))
 
-    trained = train(model, corpus=corpus, mix=Mix({DOMAIN: 1.0}), plan=plan, device=device, state_folder=states, settings=settings.train,
-                    on_step=reporter.step, should_stop=should_stop, on_validation=on_validation)
+    with HealthRecorder(run.journal, node=DOMAIN, settings=settings, folder=run.folder) as health:
+        def on_step(facts: StepFacts) -> None:
+            reporter.step(facts)
+            if facts.routing is not None:
+                health.write(facts.routing)
+
+        trained = train(model, corpus=corpus, mix=Mix({DOMAIN: 1.0}), plan=plan, device=device, state_folder=states, settings=settings.train,
+                        on_step=on_step, should_stop=should_stop, on_validation=on_validation)
     sample = ""
     if not trained.stopped:
         folder = run.registry.served(DOMAIN)

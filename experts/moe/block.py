@@ -29,16 +29,14 @@ class MoeBlock(nn.Module):
     step_demand_E: Tensor
     sums: Tensor
 
-    def __init__(self, block: nn.Module, *, top_k: int, normalize: bool, choice_bias: bool = False) -> None:
+    def __init__(self, block: Any, *, top_k: int, normalize: bool, choice_bias: bool = False) -> None:
         super().__init__()
-        self.gate = block.gate
-        self.experts = block.experts if hasattr(block.experts, "gate_up_proj") else StackedExperts(block.experts)
+        self.gate: Any = block.gate
+        self.experts: Any = block.experts if hasattr(block.experts, "gate_up_proj") else StackedExperts(block.experts)
         self.top_k, self.normalize = top_k, normalize
-        self.dropout = 0.0
         self.dials: Dials | None = None  # None: never trained by us
         self.used_N: Tensor | None = None
-        self.balance: Tensor | None = None  # of the last training forward
-        self.z: Tensor | None = None
+        self.balance, self.z = torch.zeros(()), torch.zeros(())  # of the last training forward
         self.register_buffer("choice_bias", torch.zeros(self.gate.weight.size(0)) if choice_bias else None)
 
     @property
@@ -46,9 +44,9 @@ class MoeBlock(nn.Module):
         """E."""
         return int(self.gate.weight.size(0))
 
-    def prepare_training(self, dials: Dials, *, dropout: float) -> None:
+    def prepare_training(self, dials: Dials) -> None:
         """Take the dials and begin tallies: buffers, so that a saved training state has them; no folder does."""
-        self.dials, self.dropout = dials, dropout
+        self.dials = dials
         zeros = torch.zeros(self.expert_count, device=self.gate.weight.device)
         for name in ("demand_E", "served_E", "step_demand_E"):
             self.register_buffer(name, zeros.clone(), persistent=False)
@@ -59,7 +57,7 @@ class MoeBlock(nn.Module):
         for tally in (self.demand_E, self.served_E, self.sums):
             tally.zero_()
 
-    @torch.compiler.disable  # sizes that change with every batch: compiled, it would be compiled for ever
+    @torch.compiler.disable  # type: ignore[untyped-decorator]  # sizes that change with every batch: compiled, it would be compiled for ever
     def forward(self, hidden_states: Tensor) -> Tensor:
         """B x T x D in and out."""
         x_ND = hidden_states.reshape(-1, hidden_states.size(-1))
@@ -72,8 +70,6 @@ class MoeBlock(nn.Module):
         order = sort_by_expert(found.chosen_NK, experts=self.expert_count, served_NK=found.served_NK)
         y_ND = swiglu_experts(x_ND, order, found.weight_NK, gate_up_EID=self.experts.gate_up_proj, down_EDI=self.experts.down_proj,
                               act=self.experts.act_fn)
-        if self.dropout and self.training:
-            y_ND = F.dropout(y_ND, self.dropout)
         return y_ND.to(hidden_states.dtype).view_as(hidden_states)
 
     def _note(self, logits_NE: Tensor, found: Routing) -> None:
@@ -100,12 +96,12 @@ class MoeBlock(nn.Module):
 class StackedExperts(nn.Module):
     """Experts of transformers before 5, where each is a module of its own, as two stacked tensors; on disk they stay apart."""
 
-    def __init__(self, experts: nn.ModuleList) -> None:
+    def __init__(self, experts: Any) -> None:
         super().__init__()
         self.gate_up_proj = nn.Parameter(torch.stack([torch.cat([one.gate_proj.weight, one.up_proj.weight]) for one in experts]).detach())
         self.down_proj = nn.Parameter(torch.stack([one.down_proj.weight for one in experts]).detach())
         self.act_fn = experts[0].act_fn
-        self._register_state_dict_hook(_taken_apart)
+        self._register_state_dict_hook(_taken_apart)  # type: ignore[no-untyped-call]
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         if f"{prefix}0.down_proj.weight" in state_dict:
@@ -113,7 +109,7 @@ class StackedExperts(nn.Module):
             parts = {kind: torch.stack([state_dict.pop(f"{prefix}{expert}.{kind}_proj.weight") for expert in every]) for kind in ("gate", "up", "down")}
             state_dict[f"{prefix}gate_up_proj"] = torch.cat([parts["gate"], parts["up"]], dim=1)
             state_dict[f"{prefix}down_proj"] = parts["down"]
-        super()._load_from_state_dict(state_dict, prefix, *args)  # type: ignore[no-untyped-call]
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
 
 def _taken_apart(module: nn.Module, state_dict: dict[str, Tensor], prefix: str, metadata: object) -> None:  # noqa: ARG001 - torch's signature
@@ -124,19 +120,20 @@ def _taken_apart(module: nn.Module, state_dict: dict[str, Tensor], prefix: str, 
             state_dict[f"{prefix}{expert}.{kind}_proj.weight"] = weight.clone()
 
 
-def is_routed(module: nn.Module) -> bool:
+def is_routed(module: object) -> bool:
     """Whether a layer's feed-forward part routes tokens: transformers' block or ours."""
     return isinstance(module, MoeBlock | stock.Qwen3MoeSparseMoeBlock)
 
 
 def router_parameters(model: nn.Module) -> set[nn.Parameter]:
     """Weights whose rows stand for choices, of experts or of heads to open: like those of embeddings no matrices to an optimizer."""
-    gates = [module.gate for module in model.modules() if is_routed(module)]
+    gates: list[Any] = [module.gate for module in model.modules() if is_routed(module)]
     gates += [module.head_gate for module in model.modules() if hasattr(module, "head_gate")]
     return {gate.weight for gate in gates}
 
 
 def expert_parameters(model: nn.Module) -> tuple[set[nn.Parameter], set[nn.Parameter]]:
     """Stacked weights of the experts, a matrix a slice: gate above up, and down."""
-    stacks = [module for module in model.modules() if isinstance(getattr(module, "gate_up_proj", None), nn.Parameter) and module.gate_up_proj.ndim == 3]
+    stacks: list[Any] = [module for module in model.modules() if isinstance(getattr(module, "gate_up_proj", None), nn.Parameter)]
+    stacks = [stack for stack in stacks if stack.gate_up_proj.ndim == 3]
     return {stack.gate_up_proj for stack in stacks}, {stack.down_proj for stack in stacks}

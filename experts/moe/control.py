@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -24,7 +25,7 @@ HEAL_BALANCE, HEAL_TEMPERATURE = 1.5, 1.25  # what an alarm multiplies by
 HEAL_MOST = 16.0  # and the most that it comes to
 
 
-def attach(model: nn.Module, settings: MoeSettings) -> MoeControl | None:
+def attach(model: Any, settings: MoeSettings) -> MoeControl | None:
     """Put our routed layers in the place of transformers', with the same weights, and give the model a control; None when it has none."""
     layers = [layer for layer in getattr(getattr(model, "model", None), "layers", []) if is_routed(getattr(layer, "mlp", None))]
     if not layers:
@@ -33,6 +34,9 @@ def attach(model: nn.Module, settings: MoeSettings) -> MoeControl | None:
     for layer in layers:
         if not isinstance(layer.mlp, MoeBlock):
             layer.mlp = MoeBlock(layer.mlp, top_k=config.num_experts_per_tok, normalize=config.norm_topk_prob).train(model.training)
+        if settings.dropout:
+            for branch in (layer.mlp, layer.self_attn.o_proj):  # what a layer adds to the stream
+                branch.register_forward_hook(partial(_drop, share=settings.dropout))
     control = MoeControl([layer.mlp for layer in layers], settings)
     model.add_module(_NAME, control)  # so that its buffers travel with the model and its saved training state
     return control
@@ -57,7 +61,7 @@ class MoeControl(nn.Module):
         self._blocks = tuple(blocks)  # a tuple: they are parts of the model, not of this module
         self.dials = Dials(noise=settings.noise, z_weight=settings.z_weight, capacity_factor=settings.capacity_factor)
         for block in blocks:
-            block.prepare_training(self.dials, dropout=settings.dropout)
+            block.prepare_training(self.dials)
         self.register_buffer("heal", torch.ones(2), persistent=False)  # balance weight, temperature: multiplied by
         self.register_buffer("beyond", torch.zeros(2), persistent=False)  # readings in a row that asked for it
         self.begin_step(1)
@@ -85,7 +89,7 @@ class MoeControl(nn.Module):
 
     def cost(self) -> Tensor:
         """Balance loss and z-loss of the last forward, weighted and summed over layers: a mean a token, to be added to the mean cost."""
-        losses = [self.dials.balance_weight * block.balance + self.dials.z_weight * block.z for block in self._blocks]
+        losses: list[Tensor] = [self.dials.balance_weight * block.balance + self.dials.z_weight * block.z for block in self._blocks]
         return torch.stack(losses).sum()
 
     def end_step(self, step: int, *, clipped: int) -> Reading | None:
@@ -122,6 +126,10 @@ class MoeControl(nn.Module):
         if done:
             log.warning("step %d: router alarm for %d readings, raised: %s", reading.step, self.settings.sustained_readings, ", ".join(done))
         return tuple(done)
+
+
+def _drop(module: nn.Module, inputs: Any, output: Tensor, *, share: float) -> Tensor:  # noqa: ARG001 - torch's signature
+    return nn.functional.dropout(output, share, training=module.training)
 
 
 def _tally(block: MoeBlock) -> LayerTally:

@@ -21,7 +21,7 @@ from settings import ModelSettings
 MODEL_TYPE = "branchwise_moe"
 
 
-class BranchwiseMoeConfig(Qwen3MoeConfig):
+class BranchwiseMoeConfig(Qwen3MoeConfig):  # type: ignore[misc]
     """Qwen3Moe's settings and two of ours: head_gate, choice_bias."""
 
     model_type = MODEL_TYPE
@@ -31,7 +31,7 @@ class BranchwiseMoeConfig(Qwen3MoeConfig):
         self.head_gate, self.choice_bias = head_gate, choice_bias
 
 
-class BranchwiseMoeForCausalLM(Qwen3MoeForCausalLM):
+class BranchwiseMoeForCausalLM(Qwen3MoeForCausalLM):  # type: ignore[misc]
     """Qwen3Moe with a sigmoid gate on each attention head, and a bias on the choice of experts."""
 
     config_class = BranchwiseMoeConfig
@@ -46,13 +46,13 @@ class BranchwiseMoeForCausalLM(Qwen3MoeForCausalLM):
         self.post_init()
 
 
-class GatedAttention(Qwen3MoeAttention):
+class GatedAttention(Qwen3MoeAttention):  # type: ignore[misc]
     """Attention whose heads are each multiplied by sigmoid(head_gate(x)) before they are mixed (arXiv:2505.06708)."""
 
     def __init__(self, config: BranchwiseMoeConfig, layer_idx: int) -> None:
         super().__init__(config, layer_idx)
         self.head_gate = nn.Linear(config.hidden_size, config.num_attention_heads)
-        self.o_proj = _GatedOutput(self.o_proj.in_features, self.o_proj.out_features, bias=config.attention_bias)
+        self.o_proj = _GatedOutput(config.num_attention_heads * self.head_dim, config.hidden_size, bias=config.attention_bias)
 
     def forward(self, hidden_states: Tensor, *args: Any, **more: Any) -> Any:
         """As transformers' own; the gate meets the heads in the output projection, the first place where they stand side by side."""
@@ -65,10 +65,10 @@ class GatedAttention(Qwen3MoeAttention):
 class _GatedOutput(nn.Linear):
     gate_BTH: Tensor | None = None
 
-    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - torch's name
+    def forward(self, input: Tensor) -> Tensor:
         if self.gate_BTH is not None:
-            heads = self.gate_BTH.size(-1)
-            input = (input.unflatten(-1, (heads, -1)) * self.gate_BTH[..., None]).flatten(-2)  # noqa: A001
+            heads_BTHF = input.view(*self.gate_BTH.shape, -1)
+            input = (heads_BTHF * self.gate_BTH[..., None]).flatten(-2)
         return super().forward(input)
 
 
