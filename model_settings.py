@@ -104,7 +104,7 @@ class MoeSettings(Section):
     anneal_steps: int = Field(1000, description="steps over which temperature and noise go to their end, in a straight line", ge=1, le=10_000_000)
     capacity_factor: float | None = Field(None, description="tokens an expert takes in training, as a multiple of its even share; unset: no token is dropped",
                                           gt=0, le=1000)
-    dropout: float = Field(0.0, description="share of the numbers that routed layers add which training sets to 0", ge=0, lt=1)
+    dropout: float = Field(0.0, description="share of the numbers that a routed model's layers add which training sets to 0", ge=0, lt=1)
     health_every_steps: int = Field(10, description="steps that one reading of the router's metrics sums up", ge=1, le=100_000)
     sustained_readings: int = Field(3, description="readings in a row after which a limit that is passed is an alarm", ge=1, le=10_000)
     auto_heal: bool = Field(False, description="raise balance weight or temperature on an alarm, and say so")
