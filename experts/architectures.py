@@ -9,9 +9,9 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-from transformers import BambaForCausalLM, GenerationConfig, PreTrainedModel, Qwen3Config, Qwen3ForCausalLM
+from transformers import GenerationConfig, PreTrainedModel, Qwen3Config, Qwen3ForCausalLM
 
-from experts.hybrid import bamba_config
+from experts.hybrid import bamba_config, bamba_model
 from experts.moe.model import make_moe, moe_config
 from settings import ModelSettings
 
@@ -45,5 +45,5 @@ def qwen3_config(settings: ModelSettings, *, vocab_size: int, end_id: int, pad_i
 _MAKERS: Mapping[str, tuple[Callable[..., Any], Any]] = {
     "qwen3": (qwen3_config, Qwen3ForCausalLM),
     "qwen3_moe": (moe_config, make_moe),
-    "bamba": (bamba_config, BambaForCausalLM),
+    "bamba": (bamba_config, bamba_model),
 }
