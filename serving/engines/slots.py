@@ -24,6 +24,7 @@ class Slots:
 
     def __init__(self, *, layers: int, slots: int, heads: int, columns: int, head_width: int, dtype: torch.dtype, device: Device) -> None:
         shape = (layers, slots, heads, columns, head_width)
+        self._device = device
         self.slots = slots
         self.columns = columns
         self.keys_LSHCD = _zeros(shape, dtype=dtype, device=device.torch)
@@ -61,6 +62,16 @@ class Slots:
         if source != target:
             self.keys_LSHCD[:, target, :, :columns] = self.keys_LSHCD[:, source, :, :columns]
             self.values_LSHCD[:, target, :, :columns] = self.values_LSHCD[:, source, :, :columns]
+
+
+    def grown(self, slots: int, filled: Sequence[int]) -> Slots:
+        """The same rows among more slots. filled: columns of each row from slot 0 on."""
+        layers, _, heads, columns, head_width = self.keys_LSHCD.shape
+        more = Slots(layers=layers, slots=slots, heads=heads, columns=columns, head_width=head_width, dtype=self.keys_LSHCD.dtype, device=self._device)
+        for row, count in enumerate(filled):
+            more.keys_LSHCD[:, row, :, :count] = self.keys_LSHCD[:, row, :, :count]
+            more.values_LSHCD[:, row, :, :count] = self.values_LSHCD[:, row, :, :count]
+        return more
 
 
 def _zeros(shape: tuple[int, ...], *, dtype: torch.dtype, device: torch.device) -> Tensor:

@@ -16,8 +16,10 @@ from experts import tokenizer as tokens
 from experts.architectures import build
 from experts.device import RULES, Device, cpu_device
 from experts.expert import Expert
-from serving.engines.forward import Forward, HubForward, LeanQwen3, Rows
+from serving.engines.hub_forward import HubForward
 from serving.engines.interface import End, EngineLimits, Piece, Sampling, Work
+from serving.engines.lean_qwen3 import LeanQwen3
+from serving.engines.passes import Forward, Rows
 from serving.engines.torch_engine import TorchEngine
 from settings import ModelSettings, TokenizerSettings
 from training.plan import Mix, Plan

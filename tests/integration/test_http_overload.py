@@ -138,7 +138,7 @@ def _break_forward(live, name):
     """Every pass of a node raises from now on."""
     def broken(*_, **__):
         raise RuntimeError("a secret detail")
-    live.gateway.snapshot.residents[name].model._forward.logits = broken
+    live.gateway.snapshot.residents[name].model.forward.logits = broken
 
 
 def test_node_that_breaks_before_its_first_text_the_next_ranked_one_answers(routed):

@@ -1,0 +1,145 @@
+"""The torch engine with several models: one pass for all of them, texts that don't depend on the rest, faults that stay where they are."""
+
+import time
+
+import pytest
+import torch
+from transformers import BambaConfig, BambaForCausalLM, GenerationConfig
+
+from experts import architectures, tokenizer
+from experts.device import cpu_device
+from experts.expert import Expert
+from serving.engines.interface import End, EngineClosed, EngineFull, EngineLimits, Failed, Piece, Sampling, Work
+from serving.engines.lean_qwen3 import JoinedQwen3
+from serving.engines.torch_engine import TorchEngine
+from settings import ModelSettings, TokenizerSettings
+
+MODEL = ModelSettings(layers=2, width=32, heads=4, kv_heads=2, intermediate=48, context_tokens=128)
+LIMITS = EngineLimits(slots=3, queue=8, prefill_tokens=32, loop_repeats=None)
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """Four versions of one shape with answers that vary, and one of another shape."""
+    made = []
+    tokens = tokenizer.train([], settings=TokenizerSettings(kind="byte"))
+    for seed in range(5):
+        shape = MODEL if seed < 4 else MODEL.model_copy(update={"heads": 2})
+        model = architectures.build(shape, vocab_size=len(tokens), end_id=tokenizer.end_id(tokens), pad_id=tokenizer.pad_id(tokens), seed=seed)
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.mul_(8 if parameter.dim() > 1 else 1)
+        made.append(tmp_path_factory.mktemp(f"version{seed}"))
+        Expert(model, tokens, device=cpu_device()).save(made[-1])
+    return made
+
+
+@pytest.fixture
+def engine():
+    engine = TorchEngine(cpu_device(), limits=LIMITS)
+    yield engine
+    engine.close()
+
+
+def _work(model, number, *, length=1, tokens=20):
+    return Work(model.encode([{"role": "user", "content": f"What is {number}? " * length}]), tokens, Sampling(temperature=1.0, seed=number), ignore_end=True)
+
+
+def _read(stream):
+    text = ""
+    while isinstance(event := stream.next(timeout_s=60), Piece):
+        text += event.text
+    return text, event
+
+
+def test_texts_alone_equal_texts_among_rows_of_every_model(engine, folders):
+    models = [engine.load(folder, name=f"node{number}") for number, folder in enumerate(folders)]
+    asks = [(model, _work(model, number + 10 * place, length=1 + (number + place) % 4)) for place, model in enumerate(models) for number in range(4)]
+    alone = [_read(model.submit(work)) for model, work in asks]  # more prompts than slots, some longer than a turn
+    streams = [model.submit(work) for model, work in asks]
+    together = [_read(stream) for stream in streams]
+    assert [text for text, _ in together] == [text for text, _ in alone]
+    assert {end.completion_tokens for _, end in together} == {20}
+    assert len({text for text, _ in alone}) > 15
+
+
+def test_pass_is_shared_by_models_of_one_shape(engine, folders, monkeypatch):
+    seen = []
+    made = JoinedQwen3.__init__
+    monkeypatch.setattr(JoinedQwen3, "__init__", lambda self, forwards: (seen.append(len(set(forwards))), made(self, forwards))[1])
+    models = [engine.load(folder, name=f"node{number}") for number, folder in enumerate(folders[:4])]
+    with engine.lock:  # all of them before the thread looks
+        streams = [model.submit(_work(model, 1)) for model in models]
+    for stream in streams:
+        assert isinstance(_read(stream)[1], End)
+    assert max(seen) == 4
+
+
+def test_model_that_breaks_in_a_shared_pass_ends_its_requests_alone(engine, folders):
+    models = [engine.load(folder, name=f"node{number}") for number, folder in enumerate(folders[:3])]
+    wanted = [_read(model.submit(_work(model, 5, tokens=60)))[0] for model in models]
+    streams = [model.submit(_work(model, 5, tokens=60)) for model in models]
+    assert all(isinstance(stream.next(timeout_s=60), Piece) for stream in streams)
+    models[1].forward.embed = None
+    ends = [_read(stream) for stream in streams]
+    assert [type(end) for _, end in ends] == [End, Failed, End]
+    assert wanted[0].endswith(ends[0][0])
+    assert wanted[2].endswith(ends[2][0])
+    assert [model.capacity().busy for model in models] == [0, 0, 0]
+    assert _read(models[0].submit(_work(models[0], 5, tokens=60)))[0] == wanted[0]
+
+
+def test_model_unloaded_in_mid_answer_fails_its_streams_and_the_others_go_on(engine, folders):
+    first, second = (engine.load(folder, name=f"node{number}") for number, folder in enumerate(folders[:2]))
+    streams = [model.submit(_work(model, 3, tokens=100)) for model in (first, second)]
+    assert all(isinstance(stream.next(timeout_s=60), Piece) for stream in streams)
+    first.close()
+    assert isinstance(_read(streams[0])[1], Failed)
+    assert _read(streams[1])[1].completion_tokens == 100
+    with pytest.raises(EngineClosed, match="node0 was unloaded"):
+        first.submit(_work(first, 3))
+
+
+def test_slots_and_queue_of_one_model_are_its_own(engine, folders):
+    first, second = (engine.load(folder, name=f"node{number}") for number, folder in enumerate(folders[:2]))
+    with engine.lock:
+        streams = [first.submit(_work(first, number, tokens=100)) for number in range(LIMITS.slots + LIMITS.queue)]
+        with pytest.raises(EngineFull, match="3 slots and 8 waiting"):
+            first.submit(_work(first, 99))
+        streams.append(second.submit(_work(second, 1)))
+    for stream in streams:
+        assert isinstance(_read(stream)[1], End)
+    assert (first.capacity().busy, first.capacity().waiting) == (0, 0)
+
+
+def test_cancelled_rows_leave_within_a_step_and_free_their_slots(engine, folders):
+    models = [engine.load(folder, name=f"node{number}") for number, folder in enumerate(folders[:2])]
+    streams = [model.submit(_work(model, number, tokens=100)) for model in models for number in range(5)]
+    for stream in streams:
+        stream.cancel()
+    assert {_read(stream)[1].finish_reason for stream in streams} == {"cancelled"}
+    until = time.monotonic() + 5
+    while any(model.capacity().busy + model.capacity().waiting for model in models) and time.monotonic() < until:
+        time.sleep(0.01)
+    assert [model.capacity().busy + model.capacity().waiting for model in models] == [0, 0]
+
+
+def test_hybrid_answers_equal_generate_for_prompts_side_by_side(engine, tmp_path):
+    tokens = tokenizer.train([], settings=TokenizerSettings(kind="byte"))
+    torch.manual_seed(0)
+    model = BambaForCausalLM(BambaConfig(
+        vocab_size=len(tokens), hidden_size=32, num_hidden_layers=3, attn_layer_indices=[1], num_attention_heads=4, num_key_value_heads=2, intermediate_size=48,
+        mamba_n_heads=4, mamba_d_head=16, mamba_n_groups=1, mamba_d_state=8, mamba_chunk_size=16, max_position_embeddings=128, tie_word_embeddings=True)).eval()
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            parameter.mul_(6 if "proj" in name or "embed" in name else 1)
+    model.generation_config = GenerationConfig(eos_token_id=tokenizer.end_id(tokens), pad_token_id=tokenizer.pad_id(tokens))
+    Expert(model, tokens, device=cpu_device()).save(tmp_path)
+    served = engine.load(tmp_path, name="hybrid")
+    prompts = [served.encode([{"role": "user", "content": "What is 2? " * count}]) for count in (1, 4, 2, 3)]  # one longer than prefill_tokens
+    streams = [served.submit(Work(ids, 16, ignore_end=True)) for ids in prompts]
+    for ids, stream in zip(prompts, streams, strict=True):
+        with torch.no_grad():
+            whole = model.generate(torch.tensor([ids]), attention_mask=torch.ones((1, len(ids)), dtype=torch.int64), max_new_tokens=16, min_new_tokens=16,
+                                   do_sample=False)
+        assert _read(stream)[0] == tokenizer.decode(tokens, whole[0, len(ids):].tolist())
