@@ -160,7 +160,8 @@ class Expert:
         limits = [min(max_new_tokens, self.context_tokens - len(prompt)) for prompt in prompts]
         draws = _draws(len(prompts), steps=max(limits, default=0), seed=seed) if temperature > 0 else None
         stream = _Stream(self, prompts, limits=limits, temperature=temperature, top_p=top_p, draws=draws)
-        stream.run(batch_rows)
+        with self.device.turn():
+            stream.run(batch_rows)
         return [Answer(tokens.decode(self.tokenizer, ids), tuple(ids), "stop" if stopped else "length", len(prompt))
                 for prompt, ids, stopped in zip(prompts, stream.answers, stream.stopped, strict=True)]
 
@@ -181,7 +182,9 @@ class Expert:
             windows += _windows(prompt + answer, first_scored=len(prompt), context=self.context_tokens, pair=pair)
         sums = [0.0] * len(pairs)
         for batch in _batches(windows, batch_rows=batch_rows, vocab_size=self.model.config.vocab_size):
-            for window, nats in zip(batch, self._window_nats(batch), strict=True):
+            with self.device.turn():
+                costs = self._window_nats(batch)
+            for window, nats in zip(batch, costs, strict=True):
                 sums[window.pair] += nats
         return [LogLikelihood(nats, count, size) for nats, (count, size) in zip(sums, sizes, strict=True)]
 

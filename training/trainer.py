@@ -46,21 +46,26 @@ def train(model: PreTrainedModel, *, corpus: AnyCorpus, mix: Mix, plan: Plan, de
     plan, mix, data, model or settings. A non-finite loss or gradient is never applied: the run returns to its last saved state
     with half the rate, and raises TrainingDiverged after settings.max_rollbacks returns.
     """
-    run = _Run(model, corpus=corpus, mix=mix, plan=plan, device=device, folder=state_folder, settings=settings)
-    run.start()
+    with device.turn():
+        run = _Run(model, corpus=corpus, mix=mix, plan=plan, device=device, folder=state_folder, settings=settings)
+        run.start()
     while run.step < plan.steps and not should_stop():
-        facts = run.take_step()
-        if facts is None:
-            run.roll_back()
-            continue
+        with device.turn():
+            facts = run.take_step()
+            if facts is None:
+                run.roll_back()
+                continue
         on_step(facts)
         if run.step % settings.validate_every_steps == 0 or run.step == plan.steps:
-            validation = run.validate()
+            with device.turn():
+                validation = run.validate()
             if validation is not None and on_validation is not None:
                 on_validation(validation)
         if run.step < plan.steps and time.monotonic() - run.saved_at >= settings.checkpoint_every_s:
-            run.save()
-    run.save()
+            with device.turn():
+                run.save()
+    with device.turn():
+        run.save()
     model.eval()
     return run.result()
 

@@ -1,5 +1,6 @@
 """The trainer itself under DirectML's rules, on a simulated card: only kernels that the card has, and the CPU's losses."""
 
+import threading
 import warnings
 from dataclasses import replace
 from pathlib import Path
@@ -32,6 +33,25 @@ def test_train_under_directml_rules_needs_no_other_kernel_and_has_the_losses_of_
     there = trained(cpu_device(), tmp_path / "cpu", optimizer=optimizer)
     assert here.losses == pytest.approx(there.losses, rel=2e-3 if optimizer == "muon" else 1e-4)  # the CPU's Muon multiplies in bfloat16
     assert [one.val_loss for one in here.validations] == pytest.approx([one.val_loss for one in there.validations], rel=2e-3)
+
+
+def test_train_takes_turns_with_other_threads_on_a_device_that_lets_one_in(tmp_path: Path) -> None:
+    device = replace(cpu_device(), kind="directml", index=8, rules=RULES["directml"])
+    begun, done = threading.Event(), threading.Event()
+
+    def work() -> None:
+        begun.set()
+        trained(device, tmp_path, optimizer="adamw")
+        done.set()
+
+    with device.turn():
+        thread = threading.Thread(target=work)
+        thread.start()
+        assert begun.wait(30)
+        assert not done.wait(1)
+        assert not any(tmp_path.iterdir())
+    thread.join(60)
+    assert done.is_set()
 
 
 @pytest.mark.parametrize(("change", "fallbacks", "wrong_types"), [

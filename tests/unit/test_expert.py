@@ -2,6 +2,8 @@
 
 import math
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,7 +12,7 @@ from transformers import AutoModelForCausalLM
 
 from experts import tokenizer as tokens
 from experts.architectures import build
-from experts.device import choose
+from experts.device import RULES, choose, cpu_device
 from experts.expert import Answer, Expert, sample
 from settings import ModelSettings, TokenizerSettings
 
@@ -164,3 +166,16 @@ def test_sample_low_temperature_sharpens() -> None:
     logits = torch.tensor([[0.2, 0.5, 0.3]]).log().expand(2, 3)
     # squared and normed: 0.04, 0.25, 0.09 over 0.38
     assert sample(logits, temperature=0.5, top_p=1.0, draws=torch.tensor([0.65, 0.67])).tolist() == [1, 2]
+
+
+def test_generate_and_log_likelihood_wait_for_their_turn_on_a_device_that_lets_one_thread_in(expert: Expert) -> None:
+    device = replace(cpu_device(), kind="directml", index=9, rules=RULES["directml"])
+    waiting = Expert(expert.model, expert.tokenizer, device=device)
+    talk: Conversation = [{"role": "user", "content": "what is 3"}]
+    for work in (lambda: waiting.generate([talk], max_new_tokens=2), lambda: waiting.log_likelihood([(talk, "24")])):
+        with ThreadPoolExecutor(1) as pool:
+            with device.turn():
+                found = pool.submit(work)
+                with pytest.raises(TimeoutError):
+                    found.result(timeout=0.5)
+            assert len(found.result(timeout=60)) == 1

@@ -32,10 +32,47 @@ if "%~1"=="-3.12" exit /b %PY312%
 if "%~1"=="-3.11" exit /b %PY311%
 exit /b 1
 :install
+if defined DRIVER goto real
 if not "%INSTALL%"=="0" exit /b %INSTALL%
 if not exist .venv\\Scripts mkdir .venv\\Scripts
 copy "%STANDINS%\\venv_python.bat" .venv\\Scripts\\python.bat >nul
 exit /b 0
+:real
+del "%STANDINS%\\done.bat" 2>nul
+start "" /unix "%HOST%" "%DRIVER%"
+:wait
+if not exist "%STANDINS%\\done.bat" goto wait
+type "%STANDINS%\\said.txt"
+call "%STANDINS%\\done.bat"
+exit /b %CODE%
+"""
+
+# experts/installation.py itself, as Windows would run it; stand-ins are the venv module, pip and the display adapters.
+DRIVER = """
+import os, shutil, sys
+from pathlib import Path
+sys.path.insert(0, {home!r})
+from experts.installation import install
+project, standins = Path({project!r}), Path({standins!r})
+said = []
+
+def make_venv(folder):
+    for name in ("Scripts", "bin"):
+        (folder / name).mkdir(parents=True)
+    (folder / "bin" / "python").touch()
+    shutil.copy(standins / "venv_python.bat", folder / "Scripts" / "python.bat")
+
+def run(command):
+    if "pip" not in command:
+        return 0
+    with (standins / "calls.txt").open("a", encoding="utf-8") as file:
+        print("pip", *command[5:], file=file)
+    return int(any(word in " ".join(command) for word in os.environ["BROKEN"].split()))
+
+done = install(project, system="Windows", adapters=["AMD Radeon RX 6600"], make_venv=make_venv, run=run, say=said.append)
+(standins / "said.txt").write_text("".join(line + "\\r\\n" for line in said), encoding="utf-8")
+(standins / "done.part").write_text(f"set CODE={{0 if done else 1}}\\r\\n", encoding="ascii")
+(standins / "done.part").rename(standins / "done.bat")
 """
 
 
@@ -98,6 +135,8 @@ class Windows:
         for name in ("py", "venv_python"):
             text = STANDIN_BATCH.replace("{name}", name)
             (standins / f"{name}.bat").write_bytes(text.replace("\n", "\r\n").encode("ascii"))
+        (folder / "pyproject.toml").write_text("[project]", encoding="utf-8")
+        (standins / "driver.py").write_text(DRIVER.format(home=str(HOME), project=str(folder), standins=str(standins)), encoding="utf-8")
         self.calls_file = standins / "calls.txt"
         self.environment = {**os.environ, "WINEPREFIX": str(prefix), "WINEDEBUG": "-all", "LC_ALL": "C.UTF-8", "CALLS": self._dos(self.calls_file),
                             "STANDINS": self._dos(standins), "PY312": "0", "PY311": "0", "INSTALL": "0", "START": "0"}
@@ -105,6 +144,10 @@ class Windows:
     @staticmethod
     def _dos(path: Path) -> str:
         return "Z:" + str(path).replace("/", "\\")
+
+    def really_install(self, *arguments: str, broken: str = "", answer: str = "") -> tuple[int, str, list[str]]:
+        """As start(), with the installation itself between; broken: pip fails where its arguments have one of these words."""
+        return self.start(*arguments, answer=answer, HOST=sys.executable, DRIVER=str(self.standins / "driver.py"), BROKEN=broken)
 
     def start(self, *arguments: str, answer: str = "", python: bool = True, **changes: str) -> tuple[int, str, list[str]]:
         """Exit code, output, calls of the stand-ins. changes: exit codes of PY312, PY311, INSTALL, START."""
@@ -130,6 +173,43 @@ def test_batch_file_clean_install_and_second_run_start_the_loop_with_the_argumen
     assert calls == ["py -3.12 experts\\installation.py",
                      'venv_python -m experts start --data "C:\\my records" --set train.lr=1e-3 --cycles 1']
     assert windows.start()[2] == ["py -3.12 experts\\installation.py", "venv_python -m experts start"]
+
+
+PIP = "pip -e ."
+
+
+@wine_is_here
+@pytest.mark.parametrize("name", ["branchwise", "with spaces & signs (x86)", "M\u00fcller \u0434\u043e\u043c"])
+def test_batch_file_with_the_real_installation_installs_once_and_the_second_run_only_starts(tmp_path: Path, wine_prefix: Path, name: str) -> None:
+    windows = Windows(tmp_path / name, wine_prefix, standins=tmp_path / "standins")
+    code, output, calls = windows.really_install("--cycles", "1")
+    assert (code, calls) == (0, ["py -3.12 experts\\installation.py", f"{PIP}[directml]", "venv_python -m experts start --cycles 1"])
+    assert (windows.folder / ".venv" / "Scripts" / "python.bat").is_file()
+    assert "installing torch with DirectML (ROCm is an alternative, see README.md)" in output
+    assert "Installed (directml)." in output
+    code, output, calls = windows.really_install()
+    assert (code, calls) == (0, ["py -3.12 experts\\installation.py", "venv_python -m experts start"])
+    assert "Already installed (directml)." in output
+
+
+@wine_is_here
+def test_batch_file_with_the_real_installation_and_no_network_keeps_the_window_with_the_reason(windows: Windows) -> None:
+    code, output, calls = windows.really_install(broken="install", answer="x")
+    assert (code, calls) == (1, ["py -3.12 experts\\installation.py", f"{PIP}[directml]", f"{PIP}[cpu]", PIP])
+    assert "Nothing could be installed. Is there a network? Is the disk full? Run the same file again when that is mended" in output
+    assert "It did not work: the installation failed; the lines above say why." in output
+    assert "Press any key" in output
+    code, output, calls = windows.really_install()  # the network is back
+    assert (code, calls[-1]) == (0, "venv_python -m experts start")
+    assert "Installed (directml)." in output
+
+
+@wine_is_here
+def test_batch_file_with_the_real_installation_falls_back_to_the_cpu_with_a_line_that_says_so(windows: Windows) -> None:
+    code, output, calls = windows.really_install(broken="directml")
+    assert (code, calls[1:]) == (0, [f"{PIP}[directml]", f"{PIP}[cpu]", "venv_python -m experts start"])
+    assert "That did not work here (directml); the lines above say why. Falling back to the next way." in output
+    assert "installing torch for the CPU" in output
 
 
 @wine_is_here
@@ -180,15 +260,6 @@ def test_batch_file_when_the_loop_fails_says_that_nothing_is_lost(windows: Windo
     code, output, _ = windows.start(START="2")
     assert code == 1
     assert "It did not work: training ended with an error; the lines above say why. What was trained is kept: start this file again to go on." in output
-
-
-@wine_is_here
-@pytest.mark.parametrize("name", ["with spaces & signs (x86)", "M\u00fcller \u0434\u043e\u043c"])
-def test_batch_file_in_an_awkward_folder_installs_and_starts_there(tmp_path: Path, wine_prefix: Path, name: str) -> None:
-    windows = Windows(tmp_path / name, wine_prefix, standins=tmp_path / "standins")
-    code, _, calls = windows.start("--cycles", "1")
-    assert (code, calls[-1]) == (0, "venv_python -m experts start --cycles 1")
-    assert (windows.folder / ".venv" / "Scripts" / "python.bat").is_file()
 
 
 STANDIN_SHELL = """#!/bin/sh
