@@ -12,6 +12,7 @@ from random import Random
 from typing import Any
 
 from data_prep import sandbox
+from data_prep.curriculum.code_everyday import EVERYDAY, FORMS, THIRD_PERSON, third_person
 from data_prep.curriculum.code_meanings import MEANINGS
 from data_prep.curriculum.code_operations import KINDS, Kind, Operation
 from data_prep.curriculum.code_wording import ASK, JOIN, NAMES, OPENERS
@@ -56,6 +57,14 @@ def _drill(rng: Random, _level: int) -> Item:
     return _item(rng, kind, [], pick(rng, kind.results)) if rng.random() < 0.5 else _item(rng, kind, [pick(rng, kind.changes)], kind.plain)
 
 
+def _everyday(rng: Random, _level: int) -> Item:
+    """A function asked for in a few words."""
+    wanted = pick(rng, EVERYDAY)
+    ask = pick(rng, wanted.ask)
+    prompt = fill(rng, THIRD_PERSON, asks=third_person(ask)) if rng.random() < 0.4 else fill(rng, FORMS, ask=ask)
+    return Item(as_typed(rng, prompt), wanted.code, f"everyday {ask}", {"tests": [f"assert {wanted.check}"]})
+
+
 def _item(rng: Random, kind: Kind, changes: list[Operation], result: Operation) -> Item:
     steps = [(operation, operation.number(rng)) for operation in (*changes, result)]
     wordings = [fill(rng, operation.wordings, k=number) for operation, number in steps]
@@ -85,4 +94,5 @@ def _tests(rng: Random, kind: Kind, name: str, steps: list[tuple[Operation, int]
 _TASKS = tuple(Task(f"{kind.name}_{changes + 1}", {changes: weight}, _compose(kind, changes=changes))
                for changes in (1, 2, 3, 4, 5) for kind, weight in zip(KINDS.values(), (3.0, 2.0, 1.0, 1.0), strict=True))
 
-CURRICULUM = Curriculum("code", (*_TASKS, Task("drill", {1: 2.0}, _drill, drill=True)), grade)
+CURRICULUM = Curriculum("code", (*_TASKS, Task("drill", {1: 2.0}, _drill, drill=True),
+                                 Task("everyday", {1: 2.0, 2: 1.0, 3: 1.0, 4: 1.0, 5: 1.0}, _everyday, drill=True)), grade)

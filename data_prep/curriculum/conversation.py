@@ -152,7 +152,7 @@ def _greet_person(rng: Random, _level: int) -> Item:
 
 CURRICULUM = Curriculum("conversation", (
     *(Task(kind, {1: 1.0, 2: 0.4, 3: 0.2, 4: 0.2, 5: 0.2}, _small_talk(kind)) for kind in ("greeting", "thanks", "farewell", "mood")),
-    *(Task(kind, {2: 1.0, 3: 0.5, 4: 0.3, 5: 0.3}, _small_talk(kind)) for kind in ("sympathy", "joy", "ability", "apology")),
+    *(Task(kind, {2: 1.0, 3: 0.5, 4: 0.3, 5: 0.3}, _small_talk(kind)) for kind in ("sympathy", "joy", "ability", "apology", "joke")),
     Task("introduction", {1: 1.0, 2: 0.5}, _introduction),
     Task("echo", {1: 1.0, 2: 1.0, 3: 1.0, 4: 1.0, 5: 1.0}, _echo),
     Task("counting", {2: 0.6, 3: 0.6, 4: 0.6}, _counting),

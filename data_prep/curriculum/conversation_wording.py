@@ -89,7 +89,8 @@ REMARKS = {
               "Is everything fine", "How's your day", "Are you okay"),
              ("?", " today?", " this morning?", " right now?", ", friend?", " these days?", " tonight?", ", may I ask?", " so far?", ", by the way?")),
     "sympathy": (("I am sad", "I feel bad", "I'm so tired", "I am unhappy", "I feel lonely", "I could cry", "I'm worried", "I am afraid", "My day was awful",
-                  "I feel down", "I'm upset"),
+                  "I feel down", "I'm upset", "I had a bad day", "I feel terrible", "I am stressed", "I'm not okay", "Today was hard", "I feel sick",
+                  "I'm depressed", "I had a rough week", "I feel so alone"),
                  (".", " because I lost my keys.", " because my cat is ill.", ", I failed my test.", ", nobody called me.", " since my friend moved away.",
                   " because it rains all day.", ", my bike was stolen.", " today.",
                   " because I missed the bus.", ", my phone is broken.", " and I can't sleep.")),
@@ -105,7 +106,13 @@ REMARKS = {
                 (".", "!", ", I was rude.", ", I am late.", " for the delay.", ", I forgot to answer.", ", I made an error.", " for asking again.",
                  ", I typed it wrong.", " for the noise.", ", that was my fault.")),
 }
+REMARKS["joke"] = (("Tell me a joke", "Do you know a joke", "Make me laugh", "Say something funny", "I want to hear a joke", "Can you tell a joke", "A joke",
+                    "Give me a joke", "Another joke", "Cheer me up with a joke", "Know any jokes", "Got a joke for me"),
+                   ("!", ".", "?", ", please.", " now.", ", if you can.", " for the kids.", ", a short one.", ", friend.", " about animals.", " for my party."))
 REPLIES = {
+    "joke": ("Why did the pencil go to school? To stay sharp.", "What do you call a sleeping bull? A bulldozer.",
+             "Why did the clock get sick? It was run down.",
+             "What do you call a bear in the rain? A wet bear.", "Why did the cookie see a doctor? It felt crummy."),
     "greeting": ("Hello! How can I help you?", "Hello! Nice to see you.", "Hi! What can I do for you?"),
     "thanks": ("You're welcome!", "You're welcome, glad to help."),
     "farewell": ("Goodbye! Take care.", "Goodbye! See you soon."),
@@ -117,6 +124,7 @@ REPLIES = {
     "unknown": ("I'm sorry, I can't know that.", "I don't know that, sorry."),
 }
 KIND_PATTERNS = {
+    "joke": r"\b(why did|what do you call)\b",
     "greeting": r"\b(hello|hi|hey|good (morning|evening|afternoon))\b",
     "thanks": r"\b(you're welcome|you are welcome|glad to help|any time|my pleasure)\b",
     "farewell": r"\b(goodbye|bye|see you|take care|good night)\b", "mood": r"\b(i'm|i am) (doing )?(fine|well|good|great)\b",

@@ -146,6 +146,17 @@ def _equation(rng: Random, level: int) -> Item:
     return _item(prompt, f"{letter}={first}{sign}{second}", steps, result, key=instance(first, sign, second))
 
 
+def _small_equation(rng: Random, _level: int) -> Item:
+    """x + a = b, x - a = b or a + x = b below 20; training only, as the small sums and differences are."""
+    form = pick(rng, ("x+a", "x-a", "a+x"))
+    letter, added, value = pick(rng, "xynmk"), rng.randint(1, 9), rng.randint(1, 10)
+    first, sign = (value - added, "+") if form == "x-a" and value > added else (value + added, "-")
+    left = {"x+a": f"{letter} + {added}", "x-a": f"{letter} - {added}", "a+x": f"{added} + {letter}"}[form if sign == "+" or form != "x-a" else "x+a"]
+    steps, result = steps_of(first, sign, added)
+    prompt = as_typed(rng, fill(rng, EQUATIONS, equation=f"{left} = {first}", x=letter))
+    return _item(prompt, f"{letter}={first}{sign}{added}", steps, result, key=instance(first, sign, added))
+
+
 _PERCENTS = (("50%", 2), ("25%", 4), ("20%", 5))
 _FRACTIONS = (("half", 2), ("a third", 3), ("a quarter", 4), ("a fifth", 5), ("1/2", 2), ("1/3", 3), ("1/4", 4), ("1/6", 6))
 
@@ -183,6 +194,7 @@ CURRICULUM = Curriculum("math", (
     Task("story", {1: 2, 2: 2, 3: 1, 4: 1, 5: 1}, _story),
     Task("steps", {3: 1, 4: 2, 5: 2}, _steps_story),
     Task("equation", {2: 1, 3: 1, 4: 1}, _equation),
+    Task("small_equation", {2: 0.4, 3: 0.3, 4: 0.2}, _small_equation, drill=True),
     Task("part", {3: 1, 4: 1, 5: 1}, _part),
     Task("unit", {3: 1, 4: 1}, _unit),
 ), grade)

@@ -56,6 +56,27 @@ def _rules(rng: Random, level: int) -> Item:
     return _item(as_typed(rng, f"{' '.join(sentences)} {question}"), steps, outcome, key=key)
 
 
+def _individual(rng: Random, level: int) -> Item:
+    """Somebody is of a kind; all of a kind are of another, as many steps as the level says. Is that one of the last kind, or of one never reached?"""
+    hops = min(level, 3)
+    *chain, stray = sample(rng, (*say.KINDS, *say.CLASSES), hops + 2)
+    name = pick(rng, NAMES)
+    outcome = pick(rng, ("yes", "yes", "no", "unknown"))
+    rules = [fill(rng, say.RULES, a=a, b=b, an_a=_an(a), an_b=_an(b)) for a, b in pairwise(chain)]
+    asked = chain[-1]
+    if outcome == "no":
+        rules[-1] = say.QUANTIFIED["no"].format(a=chain[-2], b=chain[-1])
+    elif outcome == "unknown":
+        asked = stray
+    if level >= 2:
+        rng.shuffle(rules)
+    fact = fill(rng, say.IS_A, name=name, an_a=_an(chain[0]))
+    sentences = [fact, *rules] if rng.random() < 0.4 else [*rules, fact]
+    steps = " > ".join([name, *chain[:-1], f"not {chain[-1]}" if outcome == "no" else chain[-1]])
+    key = f"individual {'>'.join(chain)} {outcome} ask {asked}"
+    return _item(as_typed(rng, f"{' '.join(sentences)} {fill(rng, say.IS_IT, name=name, p=_an(asked))}"), steps, outcome, key=key)
+
+
 def _an(noun: str) -> str:
     return f"{'an' if noun[0] in 'aeiou' else 'a'} {noun}"
 
@@ -188,6 +209,7 @@ _ALL = {1: 1.0, 2: 1.0, 3: 1.0, 4: 1.0, 5: 1.0}
 
 CURRICULUM = Curriculum("reasoning", (
     Task("rules", dict.fromkeys(_ALL, 2.0), _rules),
+    Task("individual", dict.fromkeys(_ALL, 1.0), _individual),
     Task("syllogism", {2: 0.7, 3: 0.7, 4: 1.0, 5: 1.0}, _syllogism),
     Task("shared", {2: 0.5, 3: 0.7, 4: 1.0, 5: 1.0}, _shared),
     Task("ordering", _ALL, _ordering),

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 KINDS = ("cat", "dog", "bird", "poet", "horse", "robot", "baker", "singer", "farmer", "pilot", "artist", "doctor", "dancer", "sailor", "writer", "nurse",
          "painter", "teacher", "lion", "lizard", "bear", "owl", "tiger", "frog")
+CLASSES = ("animal", "student", "mammal", "player", "parent", "friend", "creature", "worker", "person", "pet", "plant", "rose", "car", "machine",
+           "insect", "ant")
 PROPERTIES = ("red", "kind", "happy", "loud", "quiet", "brave", "tall", "small", "smart", "green", "cold", "warm", "fast", "slow", "funny", "shy", "rich",
               "strong", "calm", "proud", "old", "young", "blue", "polite")
 RULES = ("Every {a} is {an_b}.", "All {a}s are {b}s.", "If something is {an_a}, it is {an_b}.", "Each {a} is {an_b}.", "{a}s are {b}s.", "Any {a} is {an_b}.",

@@ -10,8 +10,10 @@ import pytest
 
 from data_prep import curriculum
 from data_prep.curriculum import arithmetic
+from data_prep.curriculum.code_everyday import EVERYDAY, Everyday, third_person
 from data_prep.curriculum.knowledge import facts_of
 from data_prep.curriculum.knowledge_wording import WORDINGS
+from data_prep.curriculum.reasoning_wording import CLASSES, KINDS
 from data_prep.records import Record, split_turns
 
 EVERY_LEVEL = (1, 2, 3, 4, 5)
@@ -237,6 +239,34 @@ def test_grade_reply_of_every_kind_at_once_is_of_none() -> None:
     exam = [record for record in curriculum.make_exam("conversation") if record.meta["kind"] != "any"]
     assert len(exam) > 80
     assert not any(curriculum.grade("conversation", record.meta, reply) for record in exam)
+
+
+def test_individual_answer_follows_from_the_kinds_named_in_each_sentence() -> None:
+    """Each rule names two kinds in the order in which they are reached; the fact and the question name one."""
+    noun = re.compile(rf"\b({'|'.join((*KINDS, *CLASSES))})s?\b")
+    for record in records("reasoning", "individual"):
+        *sentences, question = [part for part in re.split(r"(?<=[.])\s+", record.prompt) if noun.search(part)]
+        named = [noun.findall(sentence) for sentence in sentences]
+        follows = {kinds[0]: (kinds[1], sentence.lower().startswith("no ")) for kinds, sentence in zip(named, sentences, strict=True) if len(kinds) == 2}
+        (place,), denied = next(kinds for kinds in named if len(kinds) == 1), False
+        while place in follows and not denied:
+            place, denied = follows[place]
+        asked = noun.findall(question)[0]
+        assert record.meta["answer"] == ("unknown" if asked != place else "no" if denied else "yes"), record.prompt
+
+
+@pytest.mark.parametrize("wanted", EVERYDAY, ids=lambda wanted: wanted.ask[0])
+def test_everyday_function_passes_its_check_and_an_empty_one_does_not(wanted: Everyday) -> None:
+    meta = {"tests": [f"assert {wanted.check}"]}
+    head = wanted.code.partition("\n")[0]
+    assert curriculum.grade("code", meta, wanted.code)
+    assert not curriculum.grade("code", meta, f"{head}\n    return 'x'")
+
+
+@pytest.mark.parametrize(("ask", "asks"), [("reverse a string", "reverses a string"), ("multiply two numbers", "multiplies two numbers"),
+                                           ("say hello", "says hello"), ("push an item", "pushes an item")])
+def test_third_person_of_what_is_asked_for(ask: str, asks: str) -> None:
+    assert third_person(ask) == asks
 
 
 # Knowledge.

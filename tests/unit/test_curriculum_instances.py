@@ -19,6 +19,7 @@ from data_prep.records import Record, split_turns
 
 DOMAINS = ("math", "reasoning", "conversation", "knowledge", "code")
 TRAINING_RECORDS = 50_000
+DRILLS = {"drill", "everyday", "small_equation"}  # trained on whole, never examined
 
 
 def plain(prompt: str) -> str:
@@ -54,7 +55,7 @@ def test_make_exam_has_200_different_tasks_of_levels_1_to_3_in_equal_parts(domai
 
 @pytest.mark.parametrize("domain", DOMAINS)
 def test_make_exam_asks_every_task_that_is_trained_at_its_levels(domain: str) -> None:
-    trained = {record.meta["task"] for record in curriculum.make_records(domain, count=3000, levels=(1, 2, 3), seed=0)} - {"drill"}
+    trained = {record.meta["task"] for record in curriculum.make_records(domain, count=3000, levels=(1, 2, 3), seed=0)} - DRILLS
     assert {record.meta["task"] for record in curriculum.make_exam(domain)} == trained
 
 
@@ -112,8 +113,8 @@ def test_own_answers_of_code_pass_their_tests_with_every_operation() -> None:
     # Every function is tested before the next one may take its name, so many fit into one program.
     programs = ["\n".join(program_with_tests(record.response, record.meta["tests"]) for record in batch) for batch in batches(records, 100)]
     results = sandbox.run_all(programs)
-    assert [(result.outcome, result.output) for result in results] == [("passed", "")] * len(programs)
-    composed = {(kind, name) for record in records for kind, names in [record.meta["instance"].split(": ")] for name in names.split()}
+    assert [result.outcome for result in results] == ["passed"] * len(programs)
+    composed = {(kind, name) for record in records if record.meta["task"] != "everyday" for kind, names in [record.meta["instance"].split(": ")] for name in names.split()}
     assert composed == {(kind, name) for kind, meanings in MEANINGS.items() for name in meanings}
 
 
