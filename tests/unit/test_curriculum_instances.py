@@ -114,7 +114,8 @@ def test_own_answers_of_code_pass_their_tests_with_every_operation() -> None:
     programs = ["\n".join(program_with_tests(record.response, record.meta["tests"]) for record in batch) for batch in batches(records, 100)]
     results = sandbox.run_all(programs)
     assert [result.outcome for result in results] == ["passed"] * len(programs)
-    composed = {(kind, name) for record in records if record.meta["task"] != "everyday" for kind, names in [record.meta["instance"].split(": ")] for name in names.split()}
+    keys = [record.meta["instance"].split(": ") for record in records if record.meta["task"] != "everyday"]
+    composed = {(kind, name) for kind, names in keys for name in names.split()}
     assert composed == {(kind, name) for kind, meanings in MEANINGS.items() for name in meanings}
 
 
