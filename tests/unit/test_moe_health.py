@@ -69,8 +69,8 @@ def test_metrics_of_tight_capacity_show_demand_service_and_drops():
     assert found["router/drop_frac_mean"] == pytest.approx(0.175)
 
 
-@pytest.mark.parametrize(("max_frac", "active", "top_k", "wanted"), [(0.90, 8, 1, True), (0.899, 8, 1, False), (0.5, 1, 1, True), (0.45, 8, 2, True), (0.44, 2, 2, True),
-                                                                     (0.44, 3, 2, False)])
+@pytest.mark.parametrize(("max_frac", "active", "top_k", "wanted"), [(0.90, 8, 1, True), (0.899, 8, 1, False), (0.5, 1, 1, True), (0.45, 8, 2, True),
+                                                                     (0.44, 2, 2, True), (0.44, 3, 2, False)])
 def test_collapse_is_nine_tenths_on_one_expert_or_no_more_experts_than_choices(max_frac, active, top_k, wanted):
     assert has_collapsed(max_frac=max_frac, active=active, top_k=top_k) is wanted
 
@@ -91,7 +91,8 @@ def test_a_uniform_router_is_healthy_while_it_explores_and_too_flat_afterwards()
     assert set(verdicts(UNIFORM, exploring=True).values()) == {"healthy"}
     late = verdicts(UNIFORM)
     assert late.pop("router/top1_p_mean") == late.pop("router/entropy_mean") == "alarm"
-    assert {name for name, verdict in late.items() if verdict != "healthy"} == {f"router/layer{n}/{name}" for n in (0, 1) for name in ("top1_p_mean", "entropy_mean")}
+    bad = {name for name, verdict in late.items() if verdict != "healthy"}
+    assert bad == {f"router/layer{number}/{name}" for number in (0, 1) for name in ("top1_p_mean", "entropy_mean")}
 
 
 def test_a_peaky_router_is_an_alarm_by_probability_and_entropy_early_and_late():
