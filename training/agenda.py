@@ -69,13 +69,14 @@ class Agenda:
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """How a served node does in its own domains, and how its last offers went."""
+    """How a served node does in its own domains, and how its last offers went. inner: the root or a branch, which answers where the router is unsure."""
 
     node: str
     accuracy: float | None
     bits_ratio: float
     refusals: int
     cycles_since: int
+    inner: bool = False
 
 
 def founding(tree: Tree, *, settings: LoopSettings) -> tuple[Job, ...]:
@@ -118,7 +119,7 @@ def _job(node: str, lr_share: float, *, share: float, steps: int | None, minutes
 
 def gain(standing: Standing) -> float:
     """Room for improvement (1 - accuracy; bits per byte over the family's mean where nothing is graded, at most 1),
-    halved a refusal in a row, raised by a tenth a cycle of waiting."""
+    halved a refusal in a row, raised by a tenth a cycle of waiting, and halved for root and branches, which few prompts reach."""
     room = 1 - standing.accuracy if standing.accuracy is not None else min(1.0, 0.5 * standing.bits_ratio)
-    return float(room * 0.5 ** standing.refusals * (1 + 0.1 * standing.cycles_since))
+    return float(room * 0.5 ** (standing.refusals + standing.inner) * (1 + 0.1 * standing.cycles_since))
 

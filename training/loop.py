@@ -175,7 +175,7 @@ class Loop:
             last_promotion = max((index for index, kind in enumerate(offers) if kind == "promoted"), default=-1)
             last_cycle = max((int(event.facts["cycle"]) for event in events if event.kind == "training_started"), default=0)
             standings.append(Standing(name, score["accuracy"], score["mean_bits_per_byte"] / mean, refusals=len(offers) - 1 - last_promotion,
-                                      cycles_since=max(0, self._next_cycle() - 1 - last_cycle)))
+                                      cycles_since=max(0, self._next_cycle() - 1 - last_cycle), inner=name not in tree.domains))
         return standings
 
     def _next_cycle(self) -> int:

@@ -40,6 +40,7 @@ def test_newcomers_share_one_cycle():
     ([Standing("math", 0.9, 1.0, 0, 0), Standing("code", 0.3, 1.0, 0, 0)], "code"),
     ([Standing("math", 0.9, 1.0, 0, 0), Standing("code", 0.3, 1.0, 3, 0)], "math"),
     ([Standing("math", 0.5, 1.0, 0, 9), Standing("code", 0.4, 1.0, 0, 0)], "math"),
+    ([Standing("generalist", 0.4, 1.0, 0, 0, inner=True), Standing("math", 0.6, 1.0, 0, 0)], "math"),
     ([Standing("math", None, 0.8, 0, 0), Standing("code", None, 1.6, 0, 0)], "code"),
 ])
 def test_most_to_gain_weighs_room_refusals_and_waiting(standings, chosen):
@@ -48,6 +49,7 @@ def test_most_to_gain_weighs_room_refusals_and_waiting(standings, chosen):
 
 def test_gain_by_hand():
     assert gain(Standing("math", 0.6, 1.0, refusals=1, cycles_since=5)) == pytest.approx(0.4 * 0.5 * 1.5)
+    assert gain(Standing("generalist", 0.6, 1.0, refusals=1, cycles_since=5, inner=True)) == pytest.approx(0.4 * 0.5 * 0.5 * 1.5)
 
 
 def test_most_to_gain_halves_the_rate_after_each_refusal():
