@@ -73,7 +73,8 @@ class TrainSettings(Section):
     row_tokens: int = Field(384, description="tokens a packed row; at most model.context_tokens", ge=16, le=1_048_576)
     batch_rows: int = Field(8, description="packed rows a step and accumulation phase", ge=1, le=65_536)
     accumulate: int = Field(1, description="batches a step (gradient accumulation)", ge=1, le=4096)
-    optimizer: Literal["adamw", "muon"] = Field("muon", description="adamw, or muon for matrices with adamw for the rest")
+    optimizer: Literal["adamw", "muon", "muon_sophia"] = Field(
+        "muon", description="adamw, or muon for matrices with adamw or sophia (needs the extra sophia) for the rest")
     lr: float = Field(3e-3, description="peak learning rate of AdamW", gt=0, le=1)
     muon_lr: float = Field(0.02, description="peak learning rate of Muon", gt=0, le=1)
     beta1: float = Field(0.9, description="AdamW first moment", ge=0, lt=1)
@@ -98,8 +99,8 @@ class TrainSettings(Section):
 
     @model_validator(mode="after")
     def _adapters_have_their_optimizer(self) -> TrainSettings:
-        if self.lora_rank is not None and self.optimizer == "muon":
-            raise ValueError("train.lora_rank with train.optimizer = 'muon': Muon isn't made for the thin matrices of adapters; set train.optimizer = adamw")
+        if self.lora_rank is not None and self.optimizer != "adamw":
+            raise ValueError(f"train.lora_rank with train.optimizer = {self.optimizer!r}: Muon isn't made for the thin matrices of adapters; set train.optimizer = adamw")
         return self
 
 
@@ -156,11 +157,11 @@ class RouterSettings(Section):
     letter_groups: int = Field(50_000, description="most groups of 3 to 5 letters in the vocabulary", ge=100, le=1_000_000)
     forms: int = Field(15_000, description="most groups of words that say how something is asked in the vocabulary", ge=10, le=1_000_000)
     min_rows: int = Field(2, description="prompts that a term must stand in to enter the vocabulary", ge=1, le=1000)
-    inverse_regularisation: float = Field(4.0, description="C of the logistic regressions; lower is smoother", gt=0, le=1000)
+    inverse_regularisation: float = Field(0.3, description="C of the linear classifiers; lower is smoother", gt=0, le=1000)
     everyday_rows: int = Field(2500, description="short everyday prompts a domain that the router's own phrases add", ge=0, le=100_000)
     everyday_weight: float = Field(3.0, description="how much an everyday prompt counts in the fit against a record", gt=0, le=100)
     none_rows: int = Field(5000, description="prompts of no domain that are added: other languages, gibberish, other tasks", ge=0, le=100_000)
-    perturbed_share: float = Field(0.3, description="share of the rows that are fitted a second time with a typo or the like", ge=0, le=1)
+    perturbed_share: float = Field(0.4, description="share of the rows that are fitted a second time with a typo or the like", ge=0, le=1)
     calibration_share: float = Field(0.12, description="share of the rows kept for temperatures and thresholds", gt=0, lt=0.5)
     false_rejection: float = Field(0.05, description="share of in-domain prompts that may be turned away by the thresholds", gt=0, lt=0.5)
     max_prompt_chars: int = Field(2000, description="characters read of a prompt: its first and its last half", ge=100, le=100_000)

@@ -16,11 +16,12 @@ from routing.rows import Row
 
 MANY = 2  # the batch is timed over the test prompts that many times
 PROMPTS = Path(__file__).resolve().parent / "route_prompts.toml"
+BLIND = Path(__file__).resolve().parent / "route_blind.toml"
 
 
 def nowhere_rows() -> list[Row]:
     """Prompts of no domain, other in kind than those the router fits on."""
-    return [Row(text, OUT_OF_DOMAIN, "nowhere") for text in _prompts()["nowhere"]]
+    return [Row(text, OUT_OF_DOMAIN, "nowhere") for text in _prompts(PROMPTS)["nowhere"]]
 
 
 def record_rows(folder: Path, *, tree: Tree) -> list[Row]:
@@ -36,12 +37,13 @@ def curriculum_rows(tree: Tree, *, seed: int, count: int = 1500) -> list[Row]:
             for record in curriculum.make_records(domain, count=count, levels=curriculum.levels(domain), seed=seed)]
 
 
-def everyday_test_rows(tree: Tree) -> list[Row]:
+def everyday_test_rows(tree: Tree, *, file: Path = PROMPTS) -> list[Row]:
     """Short prompts written by hand for the test alone, shuffled so that no order helps."""
-    rows = [Row(text, domain, "everyday test") for domain in tree.domains for text in _prompts().get(domain, [])]
+    found = _prompts(file)
+    rows = [Row(text, domain, "everyday test") for domain in tree.domains for text in found.get(domain, [])]
     Random(0).shuffle(rows)
     return rows
 
 
-def _prompts() -> dict[str, list[str]]:
-    return tomllib.loads(PROMPTS.read_text(encoding="utf-8"))
+def _prompts(file: Path) -> dict[str, list[str]]:
+    return tomllib.loads(file.read_text(encoding="utf-8"))

@@ -1,6 +1,6 @@
-"""One fitted logistic regression as plain arrays: probabilities of labels from features, with a temperature.
+"""One fitted linear classifier as plain arrays: probabilities of labels from features, with a temperature.
 
-Equal to scikit-learn's LogisticRegression with the same coefficients when the temperature is 1. Fitting is in fit.py.
+Scores equal scikit-learn's decision_function with the same coefficients. Fitting is in fit.py.
 """
 
 from __future__ import annotations

@@ -59,7 +59,7 @@ PERTURBATIONS: Mapping[str, Callable[[str, Random], str]] = MappingProxyType({
 def perturbed(prompt: str, rng: Random) -> str:
     """Prompt after one perturbation, mostly a typo or no marks: the others hardly change what the router reads."""
     luck = rng.random()
-    if luck < 0.4:
+    if luck < 0.3:
         return typo(prompt, rng)
     if luck < 0.8:
         return _without_marks(prompt, rng)

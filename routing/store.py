@@ -21,6 +21,7 @@ from experts.tree import OUT_OF_DOMAIN, Tree
 from routing.classifier import Classifier
 from routing.features import DENSE, Features
 from routing.router import INSIDE, Router, Rules
+from settings import TreeSettings
 
 FORMAT = "branchwise-router"
 FORMAT_VERSION = 1
@@ -68,6 +69,15 @@ def fits(folder: Path, tree: Tree) -> bool:
         return bool(_document(folder / JSON_NAME)["tree"] == _tree_facts(tree))
     except DamagedRouter:
         return False
+
+
+def stored_tree(folder: Path) -> Tree:
+    """The tree that the router in folder was fitted for. Raises DamagedRouter."""
+    found = _document(folder / JSON_NAME)["tree"]
+    try:
+        return Tree.from_settings(TreeSettings(root=found["root"], branches=found["branches"]))
+    except (KeyError, TypeError, ValueError) as error:
+        raise DamagedRouter(f"{folder / JSON_NAME} names no tree: {error}; fit the router again: python -m routing fit") from error
 
 
 def _assemble(document: Mapping[str, Any], tensors: Mapping[str, Any], *, tree: Tree) -> Router:

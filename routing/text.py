@@ -15,8 +15,10 @@ from data_prep.records import Message, split_turns
 
 NUMBER = "0"
 # Template marks of data sets at the start of a line: the router must not learn the template (a held-out source has another).
-_LABEL = re.compile(r"^[ \t]*(?:q|a|question|answer|context|options?|choices?|passage|paragraph|premise|premises|facts?|rules?|statement|"
-                    r"hypothesis|conclusion|instruction|input|output|problem|task|user|assistant|human|example)[ \t]*:[ \t]*", re.MULTILINE)
+# Some are dropped before a capital letter too, so that a prompt whose colons got lost reads the same.
+_LABEL = re.compile(r"^[ \t]*(?:(?:q|a|input|output|problem|task|user|assistant|human|example)[ \t]*:|"
+                    r"(?:question|answer|context|options?|choices?|passage|paragraph|premises?|facts?|rules?|statement|hypothesis|conclusion|"
+                    r"instruction)[ \t]*(?::|$|(?=[ \t](?-i:[A-Z]))))[ \t]*", re.MULTILINE | re.IGNORECASE)
 _OPTION = re.compile(r"(?:^|(?<=\s))(?:\(?[a-h1-9]\)|[a-h]\.|[-*\u2022])[ \t]+(?=\S)", re.MULTILINE)
 _APOSTROPHE = re.compile(r"(?<=[^\W\d_])['\u2019](?=[^\W\d_])")
 _TOKEN = re.compile(r"[^\W\d_]+|\d+(?:[.,:]\d+)*|[{}()\[\]<>=;|\\/#$&*+^~%_@`]+")
@@ -65,8 +67,8 @@ def read(text: str) -> Reading:
     """
     if not text.isascii():
         text = unicodedata.normalize("NFKC", text)
-    text = _APOSTROPHE.sub("", text.lower())
-    text = _OPTION.sub(" ", _LABEL.sub(" ", text))
+    text = _APOSTROPHE.sub("", _LABEL.sub(" ", text).lower())
+    text = _OPTION.sub(" ", text)
     parts = _SENTENCE_END.split(text)
     found: list[str] = []
     question: list[str] = []

@@ -9,7 +9,7 @@ from sklearn.linear_model import LogisticRegression
 from routing.classifier import Classifier
 from routing.everyday import everyday_rows
 from routing.features import DENSE, Counts, fit_features
-from routing.fit import logistic
+from routing.fit import How, linear
 from routing.nowhere import none_rows
 from routing.text import read, shorten, tokens, user_turns
 
@@ -61,11 +61,12 @@ def test_classifier_scores_equal_scikit_learn_within_1e_9(fitted):
     features, counts = fitted
     matrix = features.of_counts(counts)[:len(ROWS)]
     labels = np.array([row.label for row in ROWS])
-    model = logistic(matrix, labels, np.ones(len(ROWS)), strength=4.0)
+    model = linear(matrix, labels, np.ones(len(ROWS)), how=How(0.3, 0))
     ours = Classifier(tuple(model.classes_), model.coef_, model.intercept_)
     blocks = sparse.hstack((_sklearn_blocks(features)[:len(ROWS)], matrix[:, -len(DENSE):]), format="csr")
     assert np.abs(ours.scores(matrix) - model.decision_function(blocks)).max() < 1e-9
-    assert np.abs(ours.probabilities(matrix) - model.predict_proba(blocks)).max() < 1e-9
+    logistic = LogisticRegression(C=4.0, max_iter=300).fit(matrix, labels)
+    assert np.abs(Classifier(tuple(logistic.classes_), logistic.coef_, logistic.intercept_).probabilities(matrix) - logistic.predict_proba(blocks)).max() < 1e-9
 
 
 def test_classifier_with_two_labels_equals_scikit_learn():

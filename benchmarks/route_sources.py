@@ -1,0 +1,90 @@
+"""Leave-sources-out: every source of the records held out in turn, the router fitted on the others and the curriculum.
+
+Rows are prepared and counted once; each turn takes what is left of them. The peer is fitted on the other sources' records alone.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from random import Random
+
+import numpy as np
+
+from benchmarks.measuring import Figure
+from benchmarks.route_plain import PLAIN, Plain, line
+from experts.tree import Tree
+from routing.evaluate import evaluate
+from routing.features import Counts
+from routing.fit import Prepared, fit_prepared, prepare_rows
+from routing.rows import Row
+from settings import RouterSettings
+
+log = logging.getLogger(__name__)
+_PERTURBED_SHARE = 0.1  # copies matter to stability, which isn't measured here
+_WORKERS = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """What came of one source held out."""
+
+    source: str
+    domain: str
+    ours: float
+    plain: float
+    coverage: float
+    selective: float
+
+
+def sources_lines(rows: Sequence[Row], *, lessons: Sequence[Row], tree: Tree, settings: RouterSettings, seed: int, most: int,
+                  only: Sequence[str] | None) -> list[Figure]:
+    """The figures, at most so many rows a source. only: hold out these sources, None for all."""
+    capped = capped_rows(rows, most=most, seed=seed)
+    smaller = settings.model_copy(update={"perturbed_share": _PERTURBED_SHARE})
+    prepared = prepare_rows([*capped, *lessons], tree=tree, settings=smaller, seed=seed)
+    counts = Counts.of(prepared.texts)
+    sources = [name for name in dict.fromkeys(row.source for row in rows) if only is None or name in only]
+
+    def turn(source: str) -> Turn:
+        test = [row for row in capped if row.source == source]
+        others = [row for row in capped if row.source != source]
+        found = _without(source, prepared, counts, test, tree=tree, settings=smaller, seed=seed, plain=Plain(others).accuracy(test))
+        log.info("%s", found)
+        return found
+
+    with ThreadPoolExecutor(_WORKERS) as pool:  # the solver runs without Python's lock
+        return _lines(list(pool.map(turn, sources)), most=most)
+
+
+def _without(source: str, prepared: Prepared, counts: Counts, test: Sequence[Row], *, tree: Tree, settings: RouterSettings, seed: int, plain: float) -> Turn:
+    left = np.array([number for number, name in enumerate(prepared.sources) if name != source], dtype=np.int64)
+    router = fit_prepared(prepared.take(left), counts.take(left), tree=tree, settings=settings, seed=seed).router
+    judged = evaluate(router, test, timed=1)
+    return Turn(source, test[0].label, judged.accuracy, plain, judged.coverage, judged.selective_accuracy or 0.0)
+
+
+def _lines(turns: Sequence[Turn], *, most: int) -> list[Figure]:
+    lines = [line(f"accuracy, source {turn.source} ({turn.domain}) held out", "share", turn.ours, peer=turn.plain, peer_name=PLAIN) for turn in turns]
+    ours, plain = np.array([turn.ours for turn in turns]), np.array([turn.plain for turn in turns])
+    covered = np.array([turn.coverage for turn in turns])
+    for domain in dict.fromkeys(turn.domain for turn in turns):
+        here = np.array([turn.domain == domain for turn in turns])
+        lines.append(line(f"mean accuracy, sources of {domain} held out", "share", float(ours[here].mean()), peer=float(plain[here].mean()), peer_name=PLAIN))
+    right = np.array([turn.selective for turn in turns]) * covered
+    return [*lines,
+            line(f"mean accuracy, {len(turns)} sources held out, at most {most} rows each", "share", float(ours.mean()), peer=float(plain.mean()),
+                 peer_name=PLAIN, spread=float(ours.std())),
+            line("coverage, sources held out", "share", float(covered.mean())),
+            line("selective accuracy, sources held out", "share", float(right.sum() / covered.sum()) if covered.sum() else 0.0)]
+
+
+def capped_rows(rows: Sequence[Row], *, most: int, seed: int) -> list[Row]:
+    """At most so many rows a source, drawn by the seed."""
+    by_source: dict[str, list[Row]] = {}
+    for row in rows:
+        by_source.setdefault(row.source, []).append(row)
+    rng = Random(seed)
+    return [row for found in by_source.values() for row in (rng.sample(found, most) if len(found) > most else found)]
