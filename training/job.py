@@ -22,6 +22,7 @@ from training.examiner import Examiner, Verdict
 from training.plan import Mix, Plan, StepFacts, Trained, TrainingDiverged
 from training.progress import Reporter
 from training.run_folder import Run
+from training.scalars import Scalars
 from training.starting import starting_model
 from training.trainer import measure_step_s, train
 
@@ -40,16 +41,22 @@ class JobRunner:
     def carry_out(self, job: Job, *, cycle: int, states: Path, corpus: Corpus) -> tuple[Job, Trained | None]:
         """The job with its status and outcome, and what training found; status stays pending when it was stopped."""
         self._run.journal.append("training_started", node=job.node, cycle=cycle, steps=job.steps, corpus=corpus.fingerprint)
+        with Scalars(self._run.folder / "tensorboard" / f"{job.node}-{states.name}" if self._run.settings.run.tensorboard else None) as scalars:
+            return self._carry_out(job, cycle=cycle, states=states, corpus=corpus, scalars=scalars)
+
+    def _carry_out(self, job: Job, *, cycle: int, states: Path, corpus: Corpus, scalars: Scalars) -> tuple[Job, Trained | None]:
         model = self.start_model(job.node, corpus)
 
         def on_step(facts: StepFacts) -> None:
             self._reporter.step(facts)
+            scalars.step(facts)
             if self._first_answer_due(job, facts):
                 self._offer_first_answer(job, model, facts, cycle=cycle, corpus=corpus)
 
         try:
             trained = train(model, corpus=corpus, mix=self.mix(job.node), plan=self._plan(job, cycle=cycle), device=self._device,
-                            state_folder=states, settings=self._run.settings.train, on_step=on_step, should_stop=self._should_stop)
+                            state_folder=states, settings=self._run.settings.train, on_step=on_step, should_stop=self._should_stop,
+                            on_validation=scalars.validation)
         except TrainingDiverged as error:
             log.warning("%s is set aside for this cycle: %s", job.node, error)
             self._run.journal.append("set_aside", node=job.node, cycle=cycle, reason=str(error))
@@ -57,7 +64,7 @@ class JobRunner:
             return replace(job, status="set_aside", outcome=str(error)), None
         if trained.stopped:
             return job, trained
-        return self._offer(job, model, trained, cycle=cycle, corpus=corpus), trained
+        return self._offer(job, model, trained, cycle=cycle, corpus=corpus, scalars=scalars), trained
 
     def start_model(self, node: str, corpus: Corpus) -> PreTrainedModel:
         """Weights a job begins with: the node's served version, else the nearest served ancestor's, else model.base or new ones."""
@@ -97,8 +104,9 @@ class JobRunner:
         train_settings = settings.train.model_copy(update={"final_lr_share": settings.loop.root_final_lr_share}) if founding_root else settings.train
         return Plan.from_settings(train_settings, steps=job.steps, lr_share=job.lr_share, seed=settings.run.seed * 1_000_003 + cycle)
 
-    def _offer(self, job: Job, model: PreTrainedModel, trained: Trained, *, cycle: int, corpus: Corpus) -> Job:
+    def _offer(self, job: Job, model: PreTrainedModel, trained: Trained, *, cycle: int, corpus: Corpus, scalars: Scalars) -> Job:
         verdict = self._examiner.judge(job.node, expert := Expert(merged(model), corpus.tokenizer, device=self._device), corpus)
+        scalars.exam(verdict.scorecard, step=trained.step)
         facts = {"cycle": cycle, "steps": job.steps, "corpus": corpus.fingerprint, **training_facts(trained)}
         reason = verdict.decision.reason
         if verdict.decision.promote:

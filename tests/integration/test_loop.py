@@ -3,9 +3,11 @@
 import errno
 import hashlib
 import json
+from pathlib import Path
 
 import pytest
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from continuous_loop import router_fitter
@@ -157,3 +159,17 @@ def test_loop_without_a_root_trains_nothing_below_it(toy_settings):
     assert [event.node for event in events if event.kind == "training_started"] == ["generalist"]
     assert "no better than guessing" in next(event for event in events if event.kind == "refused").facts["reason"]
     assert registry.pointer().nodes == {}
+
+
+def test_loop_writes_curves_of_every_training_unless_told_not_to(toy_settings):
+    chosen = toy_settings("tree.branches={technical=[\"code\"]}", "train.validate_every_steps=5")
+    turn(chosen, router=False)
+    home = Path(chosen.run.dir) / "tensorboard"
+    assert {folder.name for folder in home.iterdir()} == {"generalist-cycle00000", "code-cycle00000"}
+    reader = EventAccumulator(str(home / "code-cycle00000"))
+    reader.Reload()
+    assert {"train/loss", "train/clipped_share", "validation/code", "exam_bits_per_byte/code"} <= set(reader.Tags()["scalars"])
+    assert [event.step for event in reader.Scalars("train/loss")] == list(range(1, 13))
+    silent = toy_settings("tree.branches={technical=[\"code\"]}", "run.tensorboard=false", run="silent")
+    turn(silent, router=False)
+    assert not (Path(silent.run.dir) / "tensorboard").exists()
