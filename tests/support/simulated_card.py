@@ -46,6 +46,9 @@ class CardTensor(Tensor):
         card.elem = elem
         return card
 
+    def __repr__(self, **_: Any) -> str:
+        return f"CardTensor({tuple(self.shape)}, {self.dtype})"  # torch's own would compute outside of the card and crash a failing test
+
     @classmethod
     def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         raise RuntimeError(f"{func} on a card tensor outside of the simulated card")
