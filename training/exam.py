@@ -16,7 +16,7 @@ from data_prep.records import Example, Message, Split
 from experts.expert import Answer, LogLikelihood
 from experts.tokenizer import Tokenizer, answer_ids
 from settings import ExamSettings
-from training.graders import grade
+from training.graders import EDITION, grade
 from training.scorecard import Outcome, Sample, Scorecard, distinct_n, loops
 
 SAMPLES_A_DOMAIN = 3
@@ -65,6 +65,10 @@ class Exam:
         return cls({domain: stratified(source.examples(domain, "exam"), count=tasks) for domain in domains},
                    {domain: stratified(source.examples(domain, "validation"), count=bits_rows) for domain in domains})
 
+    def sitting(self, settings: ExamSettings) -> str:
+        """What a scorecard of this exam is comparable by: its rows, the longest answer allowed, and the graders' edition."""
+        return f"{self.fingerprint}-{settings.max_new_tokens}-{EDITION}"
+
     def restricted(self, domain: str) -> Exam:
         """The part of this exam that asks one domain."""
         return Exam({domain: self.tasks[domain]}, {domain: self.held_out[domain]})
@@ -95,7 +99,7 @@ def examine(expert: Examinee, exam: Exam, *, settings: ExamSettings) -> Scorecar
     for (domain, _), answer in zip(rows, answers, strict=True):
         texts[domain].append(answer.text)
     return Scorecard(
-        exam=exam.fingerprint, outcomes=outcomes, seconds_per_answer=seconds,
+        exam=exam.sitting(settings), outcomes=outcomes, seconds_per_answer=seconds,
         bits_per_byte={domain: bits_per_byte(expert, held_out, settings=settings) for domain, held_out in exam.held_out.items()},
         distinct_2={domain: distinct_n(texts[domain]) for domain in exam.tasks},
         samples=tuple(_samples([(row, answer, outcome) for (_, row), answer, outcome in zip(rows, answers, outcomes, strict=True)])))

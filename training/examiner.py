@@ -89,9 +89,10 @@ class Examiner:
 
     def _examine_served(self, node: str, version: str, exam: Exam) -> Scorecard:
         card = self._run.registry.card(node, version)["scorecard"]
-        if card["exam"] == exam.fingerprint:
+        sitting = exam.sitting(self._run.settings.exam)
+        if card["exam"] == sitting:
             return Scorecard.from_json(card)
-        file = self._results / f"{node}-{version}-{exam.fingerprint}.json"
+        file = self._results / f"{node}-{version}-{sitting}.json"
         if file.exists():
             return Scorecard.from_json(json.loads(file.read_text(encoding="utf-8")))
         log.info("examining %s %s again: the exam is another than its card's", node, version)

@@ -37,7 +37,7 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class Scorecard:
-    """Exam results of one model. bits_per_byte, distinct_2 and seconds are a domain; exam is the fingerprint of its rows."""
+    """Exam results of one model. bits_per_byte, distinct_2 and seconds are a domain; exam says which rows, answer length and graders (Exam.sitting)."""
 
     exam: str
     outcomes: tuple[Outcome, ...]

@@ -52,6 +52,17 @@ def test_exam_fingerprint_changes_with_the_rows_and_only_then():
     assert Exam({"math": rows}, {"math": rows[:3]}).fingerprint != Exam({"math": rows[:3]}, {"math": rows}).fingerprint
 
 
+def test_sitting_changes_with_rows_answer_length_and_graders(monkeypatch):
+    rows = [_row(i) for i in range(4)]
+    exam = Exam({"math": rows}, {"math": rows})
+    before = exam.sitting(SETTINGS)
+    assert examine(_Scripted([("#### 4", [1], "stop")] * 4), exam, settings=SETTINGS).exam == before
+    assert exam.sitting(SETTINGS.model_copy(update={"max_new_tokens": 64})) != before
+    assert Exam({"math": rows[:3]}, {"math": rows}).sitting(SETTINGS) != before
+    monkeypatch.setattr("training.exam.EDITION", 2)
+    assert exam.sitting(SETTINGS) != before
+
+
 def test_exam_without_rows_names_the_domain_and_the_repair():
     with pytest.raises(ValueError, match=r"exam of 'math': 0 tasks and 1 held-out rows; give the domain more records"):
         Exam({"math": []}, {"math": [_row(1)]})
