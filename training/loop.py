@@ -56,6 +56,7 @@ class Loop:
 
     def run(self, *, cycles: int | None) -> None:
         """Turn cycles until so many have ended (None: for ever) or should_stop() says so. An unfinished cycle is finished first."""
+        self._catch_up()
         ended, pause_s = 0, FIRST_PAUSE_S
         while (cycles is None or ended < cycles) and not self._should_stop():
             try:
@@ -67,6 +68,19 @@ class Loop:
                 pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
             else:
                 ended, pause_s = ended + 1, FIRST_PAUSE_S
+
+    def _catch_up(self) -> None:
+        """Write the event of a served version that has none: the process was killed between the promotion and its entry in the journal."""
+        pointer, registry = self._run.registry.pointer(), self._run.registry
+        for name in pointer.names:
+            version = pointer.version(name)
+            assert version is not None
+            if any(event.facts.get("version") == version for event in self._run.journal.events(kind="promoted", node=name)):
+                continue
+            card = registry.card(name, version)
+            reason = next((change.reason for change in reversed(pointer.history) if name in change.changes), "")
+            scorecard = {key: value for key, value in card.get("scorecard", {}).items() if key not in {"outcomes", "samples"}}
+            self._run.journal.append("promoted", node=name, version=version, reason=reason, training=card.get("training"), scorecard=scorecard)
 
     def _turn(self) -> bool:
         """One whole cycle, or what is left of it; False when stopped before its end."""

@@ -3,6 +3,7 @@
 import errno
 import hashlib
 import json
+import sqlite3
 from pathlib import Path
 
 import pytest
@@ -16,10 +17,12 @@ from experts import durable
 from experts.device import choose
 from experts.expert import Expert
 from experts.tree import Tree
+from training import job as job_module
 from training import loop as loop_module
 from training.loop import Loop
 from training.progress import Reporter
 from training.run_folder import RunMismatch, open_run
+from training.trainer import train
 
 
 class Stop:
@@ -81,6 +84,18 @@ def test_loop_stopped_and_started_again_ends_with_the_same_weights(toy_settings,
     assert [event.facts["cycle"] for event in events if event.kind == "cycle_ended"] == [0]
     assert registry.pointer().nodes == whole.pointer().nodes
     assert {node: _weights(registry, node) for node in registry.pointer().nodes} == {node: _weights(whole, node) for node in whole.pointer().nodes}
+
+
+def test_loop_killed_between_promotion_and_journal_writes_the_event_at_the_next_start(toy_settings):
+    chosen = toy_settings()
+    _, events = turn(chosen, router=False)
+    lost = [event for event in events if event.kind == "promoted" and event.node == "math"]
+    with sqlite3.connect(Path(chosen.run.dir) / "journal.db") as journal:
+        journal.execute("DELETE FROM events WHERE kind = 'promoted' AND node = 'math'")
+    _, events = turn(chosen, cycles=0, router=False)
+    found = [event for event in events if event.kind == "promoted" and event.node == "math"]
+    assert [dict(event.facts) for event in found] == [dict(event.facts) for event in lost]
+    assert turn(chosen, cycles=0, router=False)[1] == events
 
 
 def test_loop_later_cycle_trains_one_node_and_prunes(toy_settings):
@@ -173,3 +188,28 @@ def test_loop_writes_curves_of_every_training_unless_told_not_to(toy_settings):
     silent = toy_settings("tree.branches={technical=[\"code\"]}", "run.tensorboard=false", run="silent")
     turn(silent, router=False)
     assert not (Path(silent.run.dir) / "tensorboard").exists()
+
+
+def test_loop_resumed_and_three_times_worse_keeps_the_best(toy_settings, monkeypatch):
+    """Nexus forgot its best at a resume and let a worse model overwrite it: here the record lives in the card of what is served."""
+    chosen = toy_settings("loop.cycle_steps=3")
+    registry, _ = turn(chosen, router=False)
+    best = dict(registry.pointer().nodes)
+    scores = {node: registry.card(node, version)["scorecard"] for node, version in best.items()}
+
+    def spoiled(model, **more):
+        trained = train(model, **more)
+        with torch.no_grad():
+            for param in model.parameters():
+                param.normal_(generator=torch.Generator().manual_seed(1))
+        return trained
+
+    monkeypatch.setattr(job_module, "train", spoiled)
+    registry, events = turn(chosen, cycles=3, router=False)  # a new process as far as the loop knows: nothing is left in memory
+    refused = [event for event in events if event.kind == "refused" and event.node != "router"]
+    assert len([event for event in events if event.kind == "cycle_ended"]) == 4
+    assert len(refused) >= 3
+    for node, version in best.items():
+        assert registry.pointer().nodes[node] == version
+        assert registry.card(node, version)["scorecard"] == scores[node]
+    assert registry.served("generalist").name == best["generalist"]
