@@ -20,6 +20,9 @@ _LABEL = re.compile(r"^[ \t]*(?:(?:q|a|input|output|problem|task|user|assistant|
                     r"(?:question|answer|context|options?|choices?|passage|paragraph|premises?|facts?|rules?|statement|hypothesis|conclusion|"
                     r"instruction)[ \t]*(?::|$|(?=[ \t](?-i:[A-Z]))))[ \t]*", re.MULTILINE | re.IGNORECASE)
 _OPTION = re.compile(r"(?:^|(?<=\s))(?:\(?[a-h1-9]\)|[a-h]\.|[-*\u2022])[ \t]+(?=\S)", re.MULTILINE)
+# A greeting or a plea before the request itself; what is asked after it decides.
+_OPENING = re.compile(r"^\s*(?:(?:hi|hello|hey)(?: there)?[,!.]\s+(?=\S+\s+\S+\s+\S)|(?:please|kindly)\b[,:]?\s+|"
+                      r"(?:could|can|would) you (?:please |kindly )?help(?: me)?(?: with this)?:\s*)+", re.IGNORECASE)
 _APOSTROPHE = re.compile(r"(?<=[^\W\d_])['\u2019](?=[^\W\d_])")
 _TOKEN = re.compile(r"[^\W\d_]+|\d+(?:[.,:]\d+)*|[{}()\[\]<>=;|\\/#$&*+^~%_@`]+")
 _SENTENCE_END = re.compile(r"([.?!]+(?=\s|$)|\n+)")
@@ -67,7 +70,7 @@ def read(text: str) -> Reading:
     """
     if not text.isascii():
         text = unicodedata.normalize("NFKC", text)
-    text = _APOSTROPHE.sub("", _LABEL.sub(" ", text).lower())
+    text = _APOSTROPHE.sub("", _LABEL.sub(" ", _OPENING.sub("", text)).lower())
     text = _OPTION.sub(" ", text)
     parts = _SENTENCE_END.split(text)
     found: list[str] = []

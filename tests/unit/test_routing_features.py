@@ -82,6 +82,11 @@ def test_classifier_with_two_labels_equals_scikit_learn():
     ("PLEASE sort it, thanks", ["sort", "it"]),
     ("Question: Is it?\nA) yes\nB) no", ["is", "it", "yes", "no"]),
     ("x += foo[1];", ["x", "+=", "foo", "[", "0", "];"]),
+    ("Hi there, could you please help: Question: Is it?", ["is", "it"]),
+    ("Question Is it?\nContext The cow sat", ["is", "it", "the", "cow", "sat"]),
+    ("facts about the moon", ["facts", "about", "the", "moon"]),
+    ("hi, how are you", ["how", "are", "you"]),
+    ("hello there", ["hello", "there"]),
 ])
 def test_tokens_keep_words_numbers_and_code_signs_and_drop_marks(text, expected):
     assert tokens(text) == expected
