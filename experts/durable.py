@@ -177,6 +177,12 @@ def replace_folder(temporary: Path, final: Path) -> None:
     disk.sync_folder(final.parent)
 
 
+def move_file(source: Path, target: Path) -> None:
+    """Give a file another name in place of what had it, patiently where Windows refuses for a moment; raises OSError when it goes on refusing."""
+    _replace(source, target)
+    disk.sync_folder(target.parent)
+
+
 def move_aside(path: Path, label: str) -> Path:
     """Rename path to the first free path.<label>-<n> and return that; raises OSError when the system refuses (Windows: in use)."""
     number = 1

@@ -40,7 +40,7 @@ def export(folder: Path, file: Path, *, name: str, kind: str = "f32") -> Path:
     with durable.temporary_folder(file, expected_bytes=(folder / "model.safetensors").stat().st_size) as temporary:
         _write(temporary / file.name, folder, config, facts, tokenizer, name=name, kind=kind)
         durable.sync_tree(temporary)
-        (temporary / file.name).replace(file)
+        durable.move_file(temporary / file.name, file)
     return file
 
 

@@ -163,7 +163,7 @@ class Journal:
             for suffix in ("-wal", "-shm"):
                 side = self.path.with_name(self.path.name + suffix)
                 if side.exists():
-                    side.replace(aside.with_name(aside.name + suffix))
+                    durable.move_file(side, aside.with_name(aside.name + suffix))
         except OSError as refusal:
             raise JournalError(f"the journal {self.path} is damaged ({error}) and can't be set aside: {refusal}; "
                                "close the programs that read it, or move it away by hand") from error

@@ -37,6 +37,20 @@ def posix_uses(tree: ast.AST) -> Iterator[tuple[str, int]]:
             yield node.arg, node.value.lineno
 
 
+def moves_and_colours(text: str) -> list[str]:
+    """What Windows does another way and one place does for all: moving files that may be open, fsync, colours of a console."""
+    found = []
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+            of = node.func.value.id if isinstance(node.func.value, ast.Name) else ""
+            moves = (of, node.func.attr) in {("os", "replace"), ("os", "rename"), ("os", "renames"), ("os", "fsync"), ("shutil", "move")}
+            of_path = node.func.attr in ("replace", "rename") and len(node.args) == 1 and not node.keywords and of != "dataclasses"
+            found += [f"{node.func.attr} at line {node.lineno}"] if moves or of_path else []
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and "\x1b[" in node.value:
+            found.append(f"escape sequence at line {node.lineno}")
+    return found
+
+
 def unguarded(text: str) -> list[str]:
     """Uses that stand in a function (or at the top of a file) without a branch for Windows."""
     tree = ast.parse(text)
@@ -53,6 +67,17 @@ def unguarded(text: str) -> list[str]:
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.relative_to(HOME).as_posix())
 def test_posix_calls_have_a_windows_branch(path: Path) -> None:
     assert unguarded(path.read_text("utf-8")) == []
+
+
+@pytest.mark.parametrize("path", [path for path in SOURCES if path != HOME / "experts" / "durable.py"], ids=lambda path: path.relative_to(HOME).as_posix())
+def test_files_are_moved_and_synced_by_durable_alone_and_colours_are_left_to_rich(path: Path) -> None:
+    assert moves_and_colours(path.read_text("utf-8")) == []
+
+
+def test_moves_fsync_and_colours_are_found_and_replacing_text_is_not() -> None:
+    assert moves_and_colours("import os\nos.replace(a, b)\npath.rename(b)\nos.fsync(1)\nx = '\\x1b[31m'\n") == [
+        "replace at line 2", "rename at line 3", "fsync at line 4", "escape sequence at line 5"]
+    assert moves_and_colours("'a'.replace('a', 'b')\nimport dataclasses\ndataclasses.replace(x, y=1)\n") == []
 
 
 def test_posix_calls_without_a_branch_are_found_and_with_one_are_not() -> None:
