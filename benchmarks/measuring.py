@@ -6,11 +6,13 @@ Knows nothing of what is measured.
 from __future__ import annotations
 
 import statistics
+import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import psutil
 import torch
 
 
@@ -47,6 +49,16 @@ def compared(name: str, *, unit: str, ours: list[float], peer: list[float], peer
     ratio = statistics.median(ratios)
     spread = (max(ratios) - min(ratios)) / ratio if len(ratios) > 1 else None
     return Figure(name, unit, statistics.median(ours), statistics.median(peer), peer_name, ratio, spread)
+
+
+def peak_memory() -> float:
+    """Most bytes that this process ever had in memory."""
+    if sys.platform == "win32":
+        return float(psutil.Process().memory_info().peak_wset)
+    import resource
+
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return float(most if sys.platform == "darwin" else 1024 * most)
 
 
 def matmul_peak(dtype: torch.dtype, *, device: torch.device, seconds: float = 1.0) -> float:

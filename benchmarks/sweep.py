@@ -1,6 +1,7 @@
 """python -m benchmarks sweep: learning rates and optimizers of a recipe, the root trained for the same steps from the same start.
 
-Gives validation loss and seconds of each variant, and how soon a variant reached the loss that the first one ended with.
+Gives validation loss and seconds of each variant, and how soon a variant reached the loss that the first one ended with. Seconds
+are of work on the CPU (all threads), steps only: other programs on the machine don't lengthen them. On an accelerator they are of the clock.
 """
 
 from __future__ import annotations
@@ -8,18 +9,21 @@ from __future__ import annotations
 import argparse
 import logging
 import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 
 import settings as configuration
 from benchmarks.measuring import Figure
-from data_prep.corpus import Corpus, prepare
+from data_prep.corpus import Corpus, open_corpus, prepare
 from experts import architectures, tokenizer
 from experts.device import choose
 from experts.tree import Tree
 from settings import Settings, TrainSettings
-from training.plan import Mix, Plan, Trained
+from training.plan import Mix, Plan, StepFacts, Trained, Validation
 from training.trainer import train
 
 _log = logging.getLogger(__name__)
@@ -28,6 +32,8 @@ _log = logging.getLogger(__name__)
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of this benchmark."""
     configuration.add_arguments(parser)
+    parser.add_argument("--prepared", action="store_true", help="take the data that the run folder (--run) holds as it is")
+    parser.add_argument("--first-seed", type=int, default=0, metavar="N", help="seed of the first (default 0)")
     parser.add_argument("--steps", type=int, default=400, help="steps of each variant (default 400)")
     parser.add_argument("--seeds", type=int, default=1, help="seeds of each variant (default 1)")
     parser.add_argument("--variant", action="append", default=[], metavar="KEY=VALUE,...", dest="variants",
@@ -39,23 +45,74 @@ def measure(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> l
     settings = configuration.from_arguments(parser, arguments)
     torch.set_num_threads(settings.run.threads or torch.get_num_threads())
     tree = Tree.from_settings(settings.tree)
-    corpus = prepare(settings, tree, cycle=1, log=_log.info)
+    corpus = open_corpus(settings, tree) if arguments.prepared else prepare(settings, tree, cycle=1, log=_log.info)
     figures = []
-    for seed in range(arguments.seeds):
-        target: float | None = None
+    for seed in range(arguments.first_seed, arguments.first_seed + arguments.seeds):
+        first: _Found | None = None
         for variant in arguments.variants or [""]:
-            trained = _train(settings, corpus, tree, train_settings=_variant(settings, variant), steps=arguments.steps, seed=seed)
-            assert trained.best is not None
-            last = trained.validations[-1]
-            target = last.val_loss if target is None else target
-            reached = next((one.train_s for one in trained.validations if one.val_loss <= target), None)
-            _log.info("seed %d %s: %s", seed, variant or "recipe", "  ".join(f"{one.step}:{one.val_loss:.4f}" for one in trained.validations))
+            found = _train(settings, corpus, tree, train_settings=_variant(settings, variant), steps=arguments.steps, seed=seed)
+            first = first or found
+            _log.info("seed %d %s: %.1f s, clipped %.0f %%: %s", seed, variant or "recipe", found.seconds, 100 * found.trained.clipped_share,
+                      "  ".join(f"{step}:{loss:.4f}" for step, loss, _ in found.points))
             name = f"{variant or 'recipe'}, seed {seed}, {arguments.steps} steps"
-            figures += [Figure(f"{name}: validation loss", "nats/token", last.val_loss), Figure(f"{name}: training time", "s", trained.train_s),
-                        Figure(f"{name}: clipped steps", "share", trained.clipped_share)]
+            figures += [Figure(f"{name}: validation loss", "nats/token", found.loss, first.loss, "the first variant"),
+                        Figure(f"{name}: training time", "s", found.seconds, first.seconds, "the first variant", found.seconds / first.seconds),
+                        Figure(f"{name}: clipped steps", "share", found.trained.clipped_share)]
+            reached = found.reached(first.loss)
             if reached is not None:
-                figures.append(Figure(f"{name}: time to the loss of the first variant", "s", reached))
+                figures.append(Figure(f"{name}: time to the loss of the first variant", "s", reached, first.seconds, "the first variant",
+                                      reached / first.seconds))
     return figures
+
+
+@dataclass(slots=True)
+class _Found:
+    """One training. points: (step, validation loss, seconds of the steps until then)."""
+
+    trained: Trained
+    points: list[tuple[int, float, float]]
+
+    @property
+    def loss(self) -> float:
+        """Validation loss at the end."""
+        return self.points[-1][1]
+
+    @property
+    def seconds(self) -> float:
+        """Of all steps."""
+        return self.points[-1][2]
+
+    def reached(self, loss: float) -> float | None:
+        """Seconds until the validation loss was as low, on a straight line between two validations; None when it never was."""
+        before: tuple[float, float] | None = None
+        for _, value, seconds in self.points:
+            if value <= loss:
+                return seconds if before is None else before[1] + (seconds - before[1]) * (before[0] - loss) / (before[0] - value)
+            before = value, seconds
+        return None
+
+
+@dataclass(slots=True)
+class _Watch:
+    """Sums up the work of steps, without that of validations between them."""
+
+    clock: Callable[[], float]
+    began: float = 0.0
+    seconds: float = 0.0
+    points: list[tuple[int, float, float]] = field(default_factory=list)
+
+    def start(self) -> bool:
+        """Called before every step, as should_stop: never stops."""
+        self.began = self.clock()
+        return False
+
+    def step(self, _: StepFacts) -> None:
+        """A step has ended."""
+        self.seconds += self.clock() - self.began
+
+    def validation(self, found: Validation) -> None:
+        """A validation has ended."""
+        self.points.append((found.step, found.val_loss, self.seconds))
 
 
 def _variant(settings: Settings, text: str) -> TrainSettings:
@@ -69,10 +126,13 @@ def _variant(settings: Settings, text: str) -> TrainSettings:
     return configuration.check(tables).train
 
 
-def _train(settings: Settings, corpus: Corpus, tree: Tree, *, train_settings: TrainSettings, steps: int, seed: int) -> Trained:
+def _train(settings: Settings, corpus: Corpus, tree: Tree, *, train_settings: TrainSettings, steps: int, seed: int) -> _Found:
     model = architectures.build(settings.model, vocab_size=len(corpus.tokenizer), end_id=tokenizer.end_id(corpus.tokenizer),
                                 pad_id=tokenizer.pad_id(corpus.tokenizer), seed=seed)
     watched = train_settings.model_copy(update={"validate_every_steps": max(1, steps // 20), "checkpoint_every_s": 1e9})
+    device = choose(settings.run.device)
+    watch = _Watch(time.process_time if device.torch.type == "cpu" else time.perf_counter)
     with tempfile.TemporaryDirectory() as folder:
-        return train(model, corpus=corpus, mix=Mix(dict.fromkeys(tree.domains, 1.0)), plan=Plan.from_settings(watched, steps=steps, seed=seed),
-                     device=choose(settings.run.device), state_folder=Path(folder), settings=watched, on_step=lambda _: None, should_stop=lambda: False)
+        trained = train(model, corpus=corpus, mix=Mix(dict.fromkeys(tree.domains, 1.0)), plan=Plan.from_settings(watched, steps=steps, seed=seed),
+                        device=device, state_folder=Path(folder), settings=watched, on_step=watch.step, should_stop=watch.start, on_validation=watch.validation)
+    return _Found(trained, watch.points)

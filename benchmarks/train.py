@@ -7,8 +7,10 @@ All three train the same plain rows, every token a target, so that none has work
 from __future__ import annotations
 
 import argparse
+import copy
 import importlib.util
 import logging
+import multiprocessing
 import statistics
 import tempfile
 import time
@@ -23,7 +25,7 @@ import transformers
 from numpy.typing import NDArray
 from transformers import PreTrainedModel
 
-from benchmarks.measuring import Figure, alternate, compared, matmul_peak
+from benchmarks.measuring import Figure, alternate, compared, matmul_peak, peak_memory
 from data_prep.pack import Shard
 from data_prep.records import Split
 from experts.architectures import build
@@ -61,6 +63,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default="auto", help="as run.device (default auto)")
     parser.add_argument("--threads", type=int, help="CPU threads (default: torch's own)")
     parser.add_argument("--precision", choices=("bf16", "fp32"), default="bf16", help="of all three (default bf16)")
+    parser.add_argument("--memory", action="store_true", help="measure the peak memory of each in a process of its own, in place of the speed")
     parser.add_argument("--compile", choices=("auto", "off"), default="auto", help="whether ours may compile its layers, before the timed steps (default auto)")
 
 
@@ -72,21 +75,51 @@ def measure(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> l
         torch.set_num_threads(arguments.threads)
     transformers.utils.logging.set_verbosity_error()
     device = choose(arguments.device)
-    return [figure for name in arguments.sizes or SIZES for figure in _figures(name, SIZES[name], device=device, arguments=arguments)]
+    return [figure for name in arguments.sizes or SIZES
+            for figure in (_memory_figures(name, arguments=arguments) if arguments.memory else _figures(name, device=device, arguments=arguments))]
 
 
-def _figures(name: str, size: Size, *, device: Device, arguments: argparse.Namespace) -> list[Figure]:
+def _ways(size: Size, *, device: Device, arguments: argparse.Namespace) -> tuple[dict[str, Callable[[], float]], PreTrainedModel]:
+    """What trains, each from the same weights on a copy of its own (Trainer leaves its autocast around the model), and the model."""
     bf16, steps = arguments.precision == "bf16", arguments.steps
     rows = np.random.default_rng(0).integers(2, size.vocabulary, (size.rows * (steps + _UNTIMED), size.row_tokens + 1)).astype(np.int64)
     model = build(size.model, vocab_size=size.vocabulary, end_id=0, pad_id=1, seed=0)
-    ways: dict[str, Callable[[], float]] = {
-        "ours": lambda: _ours(model, rows, size, device=device, bf16=bf16, compiled=arguments.compile),
-        "Trainer": lambda: _trainer(model, rows, size, device=device, bf16=bf16),
-        "bare loop": lambda: _bare_loop(model, rows, size, device=device, bf16=bf16),
-    }
+    return {
+        "ours": lambda: _ours(copy.deepcopy(model), rows, size, device=device, bf16=bf16, compiled=arguments.compile),
+        "Trainer": lambda: _trainer(copy.deepcopy(model), rows, size, device=device, bf16=bf16),
+        "bare loop": lambda: _bare_loop(copy.deepcopy(model), rows, size, device=device, bf16=bf16),
+    }, model
+
+
+def _memory_figures(name: str, *, arguments: argparse.Namespace) -> list[Figure]:
+    """Peak memory of ours and of the Trainer, each in a process of its own."""
+    found = {}
+    for way in ("ours", "Trainer"):
+        with multiprocessing.get_context("spawn").Pool(1) as pool:
+            found[way] = pool.apply(_peak_bytes, (name, way, arguments)) / 2**20
+    _log.info("%s: %s", name, found)
+    return [Figure(f"training, {name}: peak memory of the process", "MiB", found["ours"], found["Trainer"], "transformers Trainer",
+                   found["ours"] / found["Trainer"])]
+
+
+def _peak_bytes(name: str, way: str, arguments: argparse.Namespace) -> float:
+    """Run in a process of its own. On CUDA the most that torch took on the card, else the most that the process had in memory."""
+    if arguments.threads is not None:
+        torch.set_num_threads(arguments.threads)
+    device = choose(arguments.device)
+    ways, _ = _ways(SIZES[name], device=device, arguments=arguments)
+    ways[way]()
+    return float(torch.cuda.max_memory_allocated(device.torch)) if device.torch.type == "cuda" else peak_memory()
+
+
+def _figures(name: str, *, device: Device, arguments: argparse.Namespace) -> list[Figure]:
+    size, bf16 = SIZES[name], arguments.precision == "bf16"
+    ways, model = _ways(size, device=device, arguments=arguments)
     ways["ours"]()  # measures, and compiles where that is allowed
+    dtype = torch.bfloat16 if bf16 else torch.float32
+    peak = matmul_peak(dtype, device=device.torch)
     found = alternate(ways, rounds=arguments.rounds)
-    peak = matmul_peak(torch.bfloat16 if bf16 else torch.float32, device=device.torch)
+    peak = max(peak, matmul_peak(dtype, device=device.torch))
     parameters = sum(param.numel() for param in model.parameters())
     operations = 6 * parameters + 12 * size.model.layers * size.model.width * size.row_tokens
     _log.info("%s: %.2f M parameters, peak %.0f GFLOP/s, %s", name, parameters / 1e6, peak / 1e9, found)

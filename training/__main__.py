@@ -14,7 +14,7 @@ from rich.console import Console
 import settings
 from experts.journal import Journal
 from experts.tree import Tree
-from training.curve import chart
+from training.curve import chart, picture
 from training.history import draw, points
 
 SERIES = ("val_loss", "train_loss")
@@ -24,10 +24,11 @@ def main(words: Sequence[str] | None = None) -> int:
     """0 when a chart was drawn, 2 with the reason when the file can't be drawn."""
     parser = argparse.ArgumentParser(prog="python -m training")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    curve = commands.add_parser("curve", help="losses of a training as a chart in the terminal")
+    curve = commands.add_parser("curve", help="losses of a training as a chart in the terminal, or a picture")
     curve.add_argument("file", type=Path, metavar="FILE", help="JSON written by fast_train.py --json")
     curve.add_argument("--series", choices=SERIES, default=SERIES[0], help="what is drawn (default val_loss)")
     curve.add_argument("--over", choices=("step", "train_s", "tokens"), default="step", help="what it is drawn over (default step)")
+    curve.add_argument("--picture", type=Path, metavar="FILE", help="draw a picture too: .png, .svg or .pdf")
     history = commands.add_parser("history", help="exam accuracy against minutes of training, as a picture")
     settings.add_arguments(history)
     history.add_argument("--picture", type=Path, required=True, metavar="FILE", help="picture to write: .png, .svg or .pdf")
@@ -59,6 +60,11 @@ def _curve(curve: argparse.ArgumentParser, arguments: argparse.Namespace) -> int
         drawn = chart(points)
     except (OSError, ValueError, KeyError, TypeError) as error:
         curve.exit(2, f"{curve.prog}: {arguments.file} can't be drawn: {type(error).__name__} {error}; give the file that fast_train.py --json wrote\n")
+    if arguments.picture is not None:
+        try:
+            picture(points, x=arguments.over, y=arguments.series, file=arguments.picture)
+        except (ImportError, ValueError, OSError) as error:
+            curve.exit(2, f"{curve.prog}: {arguments.picture} can't be written: {error}; pictures need python -m pip install -e \".[curves]\"\n")
     console = Console(soft_wrap=True)
     console.print(f"{arguments.series} over {arguments.over}", markup=False, highlight=False)
     console.print(drawn, markup=False, highlight=False)

@@ -1,9 +1,10 @@
-"""Losses of a run as a chart in characters. Draws points, and does nothing else."""
+"""Losses of a run as a chart in characters, or as a picture. Draws points, and does nothing else."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from pathlib import Path
 
 WIDTH, HEIGHT = 72, 16
 
@@ -25,3 +26,14 @@ def chart(points: Sequence[tuple[float, float]], *, width: int = WIDTH, height: 
     lines = [f"{label:>{margin}} |{''.join(cell).rstrip()}" for label, cell in zip(labels, cells, strict=True)]
     axis = f"{left:g}".ljust(width - len(f"{right:g}")) + f"{right:g}"
     return "\n".join([*lines, f"{'':>{margin}} +{'-' * width}", f"{'':>{margin}}  {axis}"])
+
+
+def picture(points: Sequence[tuple[float, float]], *, x: str, y: str, file: Path) -> None:
+    """The same points as a picture (the suffix says which kind). Raises ImportError without matplotlib, OSError, ValueError for another suffix."""
+    from matplotlib.figure import Figure  # an extra: only pictures need it
+
+    figure = Figure(figsize=(8, 4.5), layout="constrained")
+    axes = figure.add_subplot(xlabel=x, ylabel=y)
+    axes.plot([x for x, _ in points], [y for _, y in points], marker=".", linewidth=1.5)
+    axes.grid(alpha=0.3)
+    figure.savefig(file)

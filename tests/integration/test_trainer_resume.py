@@ -8,6 +8,7 @@ import torch
 from toy_corpus import VOCABULARY, counting_corpus, toy_model, toy_training
 from transformers import GPT2Config, GPT2LMHeadModel
 
+from experts.adapters import add_adapters
 from experts.checkpoint import load_newest
 from experts.device import choose
 from training import execution
@@ -76,6 +77,48 @@ def test_resume_of_a_model_with_dropout_equals_the_straight_run(tmp_path, precis
     torch.rand(5)
     resumed = run(halved, tmp_path / "halved", settings=settings, plan=plan)
     assert_same_end(tmp_path / "straight", tmp_path / "halved", trained=trained, resumed=resumed, model=straight, other=halved)
+
+
+@pytest.mark.slow
+def test_resume_with_compiled_layers_equals_the_straight_run(tmp_path, monkeypatch):
+    """The second half is compiled anew, as in another process."""
+    if not execution.can_compile(toy_model(), device=choose("cpu"), attention="documents"):
+        pytest.skip("no C++ compiler here, or a torch that doesn't share a graph among layers")
+    monkeypatch.setattr(execution, "_COMPILE_PAYS_AFTER_S", 0.0)
+    monkeypatch.setattr(execution, "_fastest", lambda model, ways, **_: (ways[-1], 1.0))  # whatever is faster here: the compiled one
+    settings = toy_training(compile="auto")
+    plan = Plan.from_settings(settings, steps=8, seed=3)
+    straight, halved, other = toy_model(), toy_model(), toy_model(seed=9)
+    trained = run(straight, tmp_path / "straight", settings=settings, plan=plan)
+    run(halved, tmp_path / "halved", settings=settings, plan=plan, stop_at=4)
+    torch.compiler.reset()
+    monkeypatch.setattr(execution, "_compiled", {})
+    resumed = run(other, tmp_path / "halved", settings=settings, plan=plan)
+    assert (trained.compiled, resumed.compiled) == (True, True)
+    assert_same_end(tmp_path / "straight", tmp_path / "halved", trained=trained, resumed=resumed, model=straight, other=other)
+
+
+def test_resume_of_adapters_equals_the_straight_run(tmp_path):
+    settings = toy_training(optimizer="adamw", lora_rank=2)
+    plan = Plan.from_settings(settings, steps=8, seed=3)
+    straight, halved, other = (add_adapters(toy_model(), rank=2, alpha=4.0, seed=seed, train_embeddings=False) for seed in (0, 0, 5))
+    trained = run(straight, tmp_path / "straight", settings=settings, plan=plan)
+    run(halved, tmp_path / "halved", settings=settings, plan=plan, stop_at=4)
+    resumed = run(other, tmp_path / "halved", settings=settings, plan=plan)
+    assert_same_end(tmp_path / "straight", tmp_path / "halved", trained=trained, resumed=resumed, model=straight, other=other)
+    assert torch.equal(dict(straight.named_parameters())["model.embed_tokens.weight"], toy_model().model.embed_tokens.weight)  # frozen
+    with pytest.raises(StateMismatch, match=r"settings\.lora_alpha was 32\.0, is 16\.0"):
+        run(other, tmp_path / "halved", settings=toy_training(optimizer="adamw", lora_rank=2, lora_alpha=16.0), plan=plan)
+
+
+def test_resume_with_layers_computed_again_equals_the_straight_run_without(tmp_path):
+    """Which activations are kept changes no number, so a resume may switch it on when memory ran out."""
+    plan = Plan.from_settings(toy_training(), steps=8, seed=3)
+    straight, halved = toy_model(), toy_model()
+    trained = run(straight, tmp_path / "straight", settings=toy_training(), plan=plan)
+    run(halved, tmp_path / "halved", settings=toy_training(gradient_checkpointing=True), plan=plan, stop_at=4)
+    resumed = run(halved, tmp_path / "halved", settings=toy_training(gradient_checkpointing=True), plan=plan)
+    assert resumed.losses == pytest.approx(trained.losses, rel=1e-6)
 
 
 def test_resume_after_a_crash_goes_on_from_the_last_saved_state(tmp_path):

@@ -2,11 +2,15 @@
 
 import json
 
+import numpy as np
+import psutil
 import pytest
 import torch
 
 import benchmarks.__main__ as command
-from benchmarks.measuring import Figure, alternate, compared, matmul_peak
+from benchmarks.measuring import Figure, alternate, compared, matmul_peak, peak_memory
+from benchmarks.sweep import _Found, _Watch
+from training.plan import Validation
 
 
 def test_compared_gives_medians_and_the_median_ratio_of_the_rounds():
@@ -47,4 +51,29 @@ def test_command_writes_the_figures_as_json_and_prints_them(tmp_path, monkeypatc
 def test_command_refuses_an_unknown_benchmark_and_names_the_known_ones(capsys):
     with pytest.raises(SystemExit, match="2"):
         command.main(["sleep"])
-    assert "'train', 'sweep', 'serve', 'route', 'swap'" in capsys.readouterr().err
+    assert "'train', 'sweep', 'serve', 'route', 'tree', 'swap'" in capsys.readouterr().err
+
+
+def test_peak_memory_never_falls_and_covers_what_was_taken():
+    before = peak_memory()
+    block = np.ones(2**25)  # 256 MiB
+    assert peak_memory() >= max(before, block.nbytes)
+    assert peak_memory() >= 0.99 * psutil.Process().memory_info().rss  # the system sums the two up at other moments
+
+
+def test_sweep_time_to_a_loss_lies_on_the_line_between_two_validations():
+    found = _Found(None, [(10, 3.0, 4.0), (20, 2.0, 8.0), (30, 1.0, 12.0)])
+    assert (found.loss, found.seconds) == (1.0, 12.0)
+    assert (found.reached(2.5), found.reached(2.0), found.reached(3.5), found.reached(0.9)) == (6.0, 8.0, 4.0, None)
+
+
+def test_sweep_watch_counts_steps_and_leaves_validations_out():
+    now = iter([0.0, 3.0, 10.0, 12.0])
+    watch = _Watch(lambda: next(now))
+    watch.start()
+    watch.step(None)
+    watch.validation(Validation(step=1, val_loss=2.0, by_domain={}, train_loss=2.0, train_s=9.0, tokens=1))
+    watch.start()
+    watch.step(None)
+    watch.validation(Validation(step=2, val_loss=1.0, by_domain={}, train_loss=2.0, train_s=9.0, tokens=1))
+    assert watch.points == [(1, 2.0, 3.0), (2, 1.0, 5.0)]

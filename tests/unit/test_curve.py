@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from PIL import Image
 
 from training.__main__ import main
 from training.curve import chart
@@ -44,3 +45,17 @@ def test_curve_command_on_another_file_ends_with_2_and_the_repair(tmp_path, caps
     with pytest.raises(SystemExit, match="2"):
         main(["curve", str(file)])
     assert "can't be drawn" in capsys.readouterr().err
+
+
+def test_curve_command_with_picture_writes_a_png_that_shows_the_line(tmp_path, capsys):
+    file, drawn = tmp_path / "trained.json", tmp_path / "curve.png"
+    history = [{"step": step, "val_loss": 3.0 / step, "train_loss": 1.0, "train_s": 1.0, "tokens": 10} for step in range(1, 9)]
+    file.write_text(json.dumps({"history": history}), encoding="utf-8")
+    assert main(["curve", str(file), "--picture", str(drawn)]) == 0
+    pixels = Image.open(drawn).convert("RGB")
+    assert pixels.size == (800, 450)
+    blue = sum(count for count, colour in pixels.getcolors(800 * 450) if colour[2] > 150 > colour[0])
+    assert blue > 500
+    with pytest.raises(SystemExit, match="2"):
+        main(["curve", str(file), "--picture", str(tmp_path / "curve.doc")])
+    assert "can't be written" in capsys.readouterr().err
