@@ -85,6 +85,9 @@ def prepare(settings: Settings, tree: Tree, *, cycle: int, log: Log, tokenizer: 
     where it was. Raises DataError for a data folder that can't be used and for a domain without data, ExamOverlap (one of them)
     for an exam that training repeats beyond data.max_exam_overlap, unless allow_overlap.
     """
+    if settings.data.format == "text":
+        raise DataError("data.format = 'text' is a recipe for one model of plain text, not for a family; train it with "
+                        "python fast_train.py --recipe NAME --data FILE")
     folder = Path(settings.run.dir) / "data"
     work = _Work(settings, tree, folder, cycle, log, {domain: max(settings.data.curriculum_level, (levels or {}).get(domain, 0)) for domain in tree.domains})
     for sub in ("examples", "shards"):
