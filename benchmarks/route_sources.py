@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from random import Random
 
 import numpy as np
+from numpy.typing import NDArray
 
 from benchmarks.measuring import Figure
 from benchmarks.route_plain import PLAIN, Plain, line
@@ -25,11 +26,12 @@ from settings import RouterSettings
 log = logging.getLogger(__name__)
 _PERTURBED_SHARE = 0.1  # copies matter to stability, which isn't measured here
 _WORKERS = 2
+_COVERAGES = (0.7, 0.75, 0.8, 0.85, 0.9)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, eq=False)
 class Turn:
-    """What came of one source held out."""
+    """What came of one source held out; confidence and right: of the most probable expert, a row each."""
 
     source: str
     domain: str
@@ -37,6 +39,8 @@ class Turn:
     plain: float
     coverage: float
     selective: float
+    confidence: NDArray[np.float64]
+    right: NDArray[np.bool_]
 
 
 def sources_lines(rows: Sequence[Row], *, lessons: Sequence[Row], tree: Tree, settings: RouterSettings, seed: int, most: int,
@@ -52,7 +56,8 @@ def sources_lines(rows: Sequence[Row], *, lessons: Sequence[Row], tree: Tree, se
         test = [row for row in capped if row.source == source]
         others = [row for row in capped if row.source != source]
         found = _without(source, prepared, counts, test, tree=tree, settings=smaller, seed=seed, plain=Plain(others).accuracy(test))
-        log.info("%s", found)
+        log.info("%s (%s): accuracy %.3f, plain %.3f, coverage %.3f, selective %.3f", source, found.domain, found.ours, found.plain, found.coverage,
+                 found.selective)
         return found
 
     with ThreadPoolExecutor(_WORKERS) as pool:  # the solver runs without Python's lock
@@ -63,7 +68,9 @@ def _without(source: str, prepared: Prepared, counts: Counts, test: Sequence[Row
     left = np.array([number for number, name in enumerate(prepared.sources) if name != source], dtype=np.int64)
     router = fit_prepared(prepared.take(left), counts.take(left), tree=tree, settings=settings, seed=seed).router
     judged = evaluate(router, test, timed=1)
-    return Turn(source, test[0].label, judged.accuracy, plain, judged.coverage, judged.selective_accuracy or 0.0)
+    first = [route.ranked[0] for route in router.route_batch([row.prompt for row in test])]
+    return Turn(source, test[0].label, judged.accuracy, plain, judged.coverage, judged.selective_accuracy or 0.0,
+                np.array([best.probability for best in first]), np.array([best.node == row.label for best, row in zip(first, test, strict=True)]))
 
 
 def _lines(turns: Sequence[Turn], *, most: int) -> list[Figure]:
@@ -78,7 +85,17 @@ def _lines(turns: Sequence[Turn], *, most: int) -> list[Figure]:
             line(f"mean accuracy, {len(turns)} sources held out, at most {most} rows each", "share", float(ours.mean()), peer=float(plain.mean()),
                  peer_name=PLAIN, spread=float(ours.std())),
             line("coverage, sources held out", "share", float(covered.mean())),
-            line("selective accuracy, sources held out", "share", float(right.sum() / covered.sum()) if covered.sum() else 0.0)]
+            line("selective accuracy, sources held out", "share", float(right.sum() / covered.sum()) if covered.sum() else 0.0),
+            *(line(f"selective accuracy at coverage {share:.2f}, sources held out", "share", at_coverage(turns, share)) for share in _COVERAGES)]
+
+
+def at_coverage(turns: Sequence[Turn], share: float) -> float:
+    """Accuracy of the surest rows of all sources together that make up this share, each source counting the same."""
+    confidence, right = np.concatenate([turn.confidence for turn in turns]), np.concatenate([turn.right for turn in turns])
+    weight = np.concatenate([np.full(len(turn.right), 1 / len(turn.right)) for turn in turns]) / len(turns)
+    order = np.argsort(-confidence, kind="stable")
+    kept = order[np.cumsum(weight[order]) <= share + 1e-9]
+    return float((right[kept] * weight[kept]).sum() / weight[kept].sum()) if len(kept) else 0.0
 
 
 def capped_rows(rows: Sequence[Row], *, most: int, seed: int) -> list[Row]:
