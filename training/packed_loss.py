@@ -7,6 +7,7 @@ build batches, does not step and does not choose between the ways that are right
 from __future__ import annotations
 
 import logging
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
@@ -100,6 +101,9 @@ class PackedLoss:
         """A layer's forward that keeps its inputs alone; the backward pass computes it again (arXiv 1604.06174), with the attention of the first time."""
         def contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
             return nullcontext(), _attention_implementation(self._model, self._model.config._attn_implementation)
+
+        # torch 2.4's own checkpoint calls what it has deprecated, once a layer in every backward pass
+        warnings.filterwarnings("ignore", message=r"`torch\.cpu\.amp\.autocast", category=FutureWarning)
 
         return partial(checkpoint, forward, use_reentrant=False, context_fn=contexts)
 
