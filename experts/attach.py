@@ -87,11 +87,13 @@ def follow(settings: Settings, *, say: Callable[[str], None], sleep: Callable[[f
             for event in fresh:
                 say(line_of(event))
                 last = event.id
-            if not is_running(run_dir):
+            running = is_running(run_dir)  # asked before the journal is read, so that the last events of a loop are told
+            if running:
+                sleep(1.0)
+            fresh = journal.events(after=last)
+            if not running and not fresh:
                 say("The loop has ended.")
                 return
-            sleep(1.0)
-            fresh = journal.events(after=last)
 
 
 def line_of(event: Event) -> str:

@@ -19,8 +19,9 @@ def one_by_one(q, k, v, lengths, *, scale):
     """N x H x D by torch's own attention, a document at a time."""
     outputs = []
     for part in zip(*(torch.split(x, lengths) for x in (q, k, v)), strict=True):
-        query, key, value = (x.transpose(0, 1)[None] for x in part)
-        found = torch.nn.functional.scaled_dot_product_attention(query, key, value, is_causal=True, scale=scale, enable_gqa=True)
+        query, *pair = (x.transpose(0, 1)[None] for x in part)
+        key, value = (x.repeat_interleave(query.shape[1] // x.shape[1], dim=1) for x in pair)  # torch 2.4 has no enable_gqa
+        found = torch.nn.functional.scaled_dot_product_attention(query, key, value, is_causal=True, scale=scale)
         outputs.append(found[0].transpose(0, 1))
     return torch.cat(outputs)
 
