@@ -100,7 +100,8 @@ class TrainSettings(Section):
     @model_validator(mode="after")
     def _adapters_have_their_optimizer(self) -> TrainSettings:
         if self.lora_rank is not None and self.optimizer != "adamw":
-            raise ValueError(f"train.lora_rank with train.optimizer = {self.optimizer!r}: Muon isn't made for the thin matrices of adapters; set train.optimizer = adamw")
+            raise ValueError(f"train.lora_rank with train.optimizer = {self.optimizer!r}: Muon isn't made for the thin matrices of adapters; "
+                             "set train.optimizer = adamw")
         return self
 
 

@@ -1,4 +1,4 @@
-"""The optimizers of a run: AdamW for all, or Muon for hidden matrices with AdamW for the rest; their state by parameter name.
+"""The optimizers of a run: AdamW for all, or Muon for hidden matrices with AdamW or Sophia for the rest; their state by parameter name.
 
 Does not know schedules (the trainer sets the rates each step) and does not clip.
 """
@@ -16,6 +16,9 @@ from torch.optim import Optimizer
 from experts.device_rules import DeviceRules, make_adamw
 from experts.moe.block import expert_parameters, router_parameters
 from settings import TrainSettings
+from training.batches import Batch
+from training.packed_loss import PackedLoss
+from training.sophia import curvature, estimate_due, make_sophia
 
 # Quintic Newton-Schulz coefficients and steps of Muon (Keller Jordan, https://kellerjordan.github.io/posts/muon/), as in torch.optim.Muon.
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
@@ -81,7 +84,7 @@ class BatchedMuon(Optimizer):
 
 
 class Optimizers:
-    """AdamW, and Muon where asked for, over the trainable parameters of a model."""
+    """AdamW, and Muon and Sophia where asked for, over the trainable parameters of a model."""
 
     def __init__(self, model: nn.Module, *, settings: TrainSettings, rules: DeviceRules) -> None:
         self._names = {param: name for name, param in model.named_parameters() if param.requires_grad}
@@ -93,11 +96,14 @@ class Optimizers:
         matrices = [param for param in self._names if param in chosen]
         rest = [param for param in self._names if param not in chosen]
         self.muon = BatchedMuon(matrices, lr=settings.muon_lr, weight_decay=settings.weight_decay,
-                                dtype=torch.bfloat16 if rules.bf16 else torch.float32, pairs=gate_up) if settings.optimizer == "muon" and matrices else None
-        groups = [{"params": rest, "weight_decay": 0.0}]
+                                dtype=torch.bfloat16 if rules.bf16 else torch.float32, pairs=gate_up) if settings.optimizer != "adamw" and matrices else None
+        self.sophia = make_sophia(rest, lr=settings.lr) if settings.optimizer == "muon_sophia" and rest else None
+        self._curvature: list[Tensor] | None = None
+        groups = [{"params": rest if self.sophia is None else [], "weight_decay": 0.0}]
         if self.muon is None:
             groups.append({"params": matrices, "weight_decay": settings.weight_decay})
-        self.adamw = make_adamw([group for group in groups if group["params"]], lr=settings.lr, betas=(settings.beta1, settings.beta2), rules=rules)
+        groups = [group for group in groups if group["params"]]
+        self.adamw = make_adamw(groups, lr=settings.lr, betas=(settings.beta1, settings.beta2), rules=rules) if groups else None
 
     @property
     def parameters(self) -> list[nn.Parameter]:
@@ -106,17 +112,27 @@ class Optimizers:
 
     def set_rates(self, *, lr: float, muon_lr: float) -> None:
         """Learning rates of the next step."""
-        for group in self.adamw.param_groups:
-            group["lr"] = lr
+        for optimizer in (self.adamw, self.sophia):
+            for group in optimizer.param_groups if optimizer is not None else ():
+                group["lr"] = lr
         for group in self.muon.param_groups if self.muon is not None else ():
             group["lr"] = muon_lr
 
     def step(self) -> None:
         """Apply the gradients and drop them."""
-        self.adamw.step()
-        if self.muon is not None:
-            self.muon.step()
+        for optimizer in (self.adamw, self.muon):
+            if optimizer is not None:
+                optimizer.step()
+        if self.sophia is not None:
+            self.sophia.step(hessian=self._curvature)  # type: ignore[call-overload]
+            self._curvature = None
         self.zero_grad()
+
+    def look_ahead(self, step: int, *, model: nn.Module, loss: PackedLoss, batch: Batch) -> None:
+        """Before the gradients of a step (the first is 1): estimate the curvature where an optimizer wants it now."""
+        if self.sophia is not None and estimate_due(step):
+            params = self.sophia.param_groups[0]["params"]
+            self._curvature = curvature(params, model=model, loss=loss, batch=batch, draw=loss.draw_targets)
 
     def zero_grad(self) -> None:
         """Drop the gradients of every trained parameter."""
@@ -145,7 +161,7 @@ class Optimizers:
             optimizer.load_state_dict({"state": {index: states[param] for index, param in enumerate(ours) if param in states}, "param_groups": groups})
 
     def _all(self) -> list[Optimizer]:
-        return [self.adamw] if self.muon is None else [self.adamw, self.muon]
+        return [optimizer for optimizer in (self.adamw, self.muon, self.sophia) if optimizer is not None]
 
 
 def embedding_parameters(model: nn.Module) -> set[nn.Parameter]:

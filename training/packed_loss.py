@@ -70,6 +70,15 @@ class PackedLoss:
             return target_cost(outputs_ND, head.weight, targets, dtype=self._dtype)
         return summed_cost(head(outputs_ND).float(), targets, rules=self._device.rules)
 
+    @torch.no_grad()
+    def draw_targets(self, batch: Batch) -> Tensor:
+        """A token a target place, drawn from the model's own distribution; on the CPU, as targets are."""
+        with self._device.autocast(self._dtype):
+            outputs_ND = self.outputs(batch)[batch.places_N.to(self._device.torch)]
+            head = self._model.get_output_embeddings() if self._lean else torch.nn.Identity()
+            drawn = [head(part).float().softmax(-1).multinomial(1)[:, 0] for part in torch.split(outputs_ND, 1024)]
+        return torch.cat(drawn).cpu()
+
     def outputs(self, batch: Batch) -> Tensor:
         """What the model says at every place of the flat rows: hidden states where its head is plain, else logits."""
         to = self._device.torch

@@ -122,6 +122,7 @@ class _Run:
         self.optimizers.set_rates(lr=lr, muon_lr=muon_lr)
         batches = [self.batches.next() for _ in range(self.settings.accumulate)]
         targets = sum(batch.targets_N.numel() for batch in batches)
+        self.optimizers.look_ahead(self.step + 1, model=self.model, loss=self.loss, batch=batches[0])
         if self.routing is not None:
             self.routing.begin_step(self.step + 1)
         loss, norm = self._gradients(batches, targets=targets)
