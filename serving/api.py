@@ -157,10 +157,12 @@ def route() -> Response:
     decision = gateway.decide(messages, node=node_of(body.node))
     note_route(messages, decision.route)
     router = gateway.snapshot.router if gateway.snapshot else None
-    words: list[WordReply] = []
+    found = RouteOnlyReply(node=decision.resident.name, version=decision.resident.version, route=route_reply(decision.route), words=[])
     if router is not None and node_of(body.node) is None:
-        words = [WordReply(text=term.term, weight=term.weight) for term in explain(router, messages).terms]
-    response = reply(RouteOnlyReply(node=decision.resident.name, version=decision.resident.version, route=route_reply(decision.route), words=words))
+        why = explain(router, messages)
+        found = found.model_copy(update={"words": [WordReply(text=term.term, weight=term.weight) for term in why.terms],
+                                         "decided_for": why.decided_for, "against": why.against, "probabilities": why.probabilities})
+    response = reply(found)
     response.headers["X-Version"] = decision.resident.version
     return response
 
@@ -202,7 +204,7 @@ def rollback() -> Response:
     if body.node is not None and body.node not in (*gateway.tree.nodes, "router"):
         raise ApiError(404, f"no node named {body.node!r}; there are: {', '.join(gateway.tree.nodes)}, router", param="node", code="model_not_found")
     try:
-        gateway.registry.rollback(body.node, reason="asked for over HTTP")
+        gateway.registry.rollback(body.node, reason="asked for over HTTP", keep=gateway.tree.root)
     except RegistryError as error:
         raise ApiError(409, str(error), param="node", code="nothing_to_roll_back") from error
     return _admin_reply(gateway)

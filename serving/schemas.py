@@ -154,12 +154,16 @@ class WordReply(Reply):
 
 
 class RouteOnlyReply(Reply):
-    """Answer of POST /route. node, version: who would answer now; words: what tipped the decision, strongest first."""
+    """Answer of POST /route. node, version: who would answer now; words: what tipped the decision, strongest first, for decided_for
+    (weight > 0) or against, the runner-up; probabilities: of every node and "ood". Empty without a router and for a node asked for by name."""
 
     node: str
     version: str
     route: RouteReply
     words: list[WordReply]
+    decided_for: str | None = None
+    against: str | None = None
+    probabilities: dict[str, float] = {}
 
 
 class HealthReply(Reply):

@@ -104,6 +104,21 @@ def test_feedback_of_a_client_beyond_its_cap_changes_nothing_in_the_fit(live, tm
     assert router.route("what is 11 + 12").ranked[0].node == "math"
 
 
+def test_route_names_every_nodes_probability_the_runner_up_and_the_words_that_tipped_it(live):
+    body = requests.post(f"{live.url}/route", json={"prompt": "What is 3 + 4?"}, timeout=30).json()
+    shares = body["probabilities"]
+    assert set(shares) == {*TREE.nodes, "ood"}
+    assert shares["analytical"] == pytest.approx(shares["math"] + shares["reasoning"])
+    leaves = sorted((shares[name], name) for name in (*TREE.domains, "ood"))
+    assert [body["decided_for"], body["against"]] == [leaves[-1][1], leaves[-2][1]]
+    assert body["words"][0]["weight"] == max((word["weight"] for word in body["words"]), key=abs)
+
+
+def test_route_by_name_explains_nothing(live):
+    body = requests.post(f"{live.url}/route", json={"prompt": "What is 3 + 4?", "node": "math"}, timeout=30).json()
+    assert (body["words"], body["probabilities"], body["decided_for"]) == ([], {}, None)
+
+
 def test_feedback_twice_on_one_request_is_refused(live):
     asked = _ask(live)
     assert _judge(live, asked, right_node="math").status_code == 200
