@@ -41,3 +41,18 @@ def test_target_cost_without_gradients_is_the_same_number():
     with torch.no_grad():
         cost = target_cost(hidden, weight, targets, dtype=torch.float32)
     torch.testing.assert_close(cost, plain(hidden, weight, targets).detach())
+
+
+def test_target_cost_of_an_impossible_target_is_large_and_finite():
+    hidden = torch.tensor([[1000.0], [1.0]], requires_grad=True)
+    weight, targets = torch.tensor([[1.0], [-1.0]]), torch.tensor([1, 0])
+    cost = target_cost(hidden, weight, targets, dtype=torch.float32)
+    cost.backward()
+    assert 87 < float(cost.detach()) < 88
+    assert torch.isfinite(hidden.grad).all()
+    assert float(hidden.grad[0]) == 2.0  # away from the wrong certainty, as at any finite cost
+
+
+def test_target_cost_that_is_not_a_number_stays_so():
+    hidden = torch.tensor([[float("nan")]], requires_grad=True)
+    assert torch.isnan(target_cost(hidden, torch.ones(3, 1), torch.tensor([1]), dtype=torch.float32))
