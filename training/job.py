@@ -17,6 +17,7 @@ from data_prep.corpus import Corpus
 from experts.adapters import merged
 from experts.device import Device
 from experts.expert import Expert
+from experts.moe.recorder import HealthRecorder
 from training.agenda import Job
 from training.examiner import Examiner, Verdict
 from training.plan import Mix, Plan, StepFacts, Trained, TrainingDiverged
@@ -41,15 +42,19 @@ class JobRunner:
     def carry_out(self, job: Job, *, cycle: int, states: Path, corpus: Corpus) -> tuple[Job, Trained | None]:
         """The job with its status and outcome, and what training found; status stays pending when it was stopped."""
         self._run.journal.append("training_started", node=job.node, cycle=cycle, steps=job.steps, corpus=corpus.fingerprint)
-        with Scalars(self._run.folder / "tensorboard" / f"{job.node}-{states.name}" if self._run.settings.run.tensorboard else None) as scalars:
-            return self._carry_out(job, cycle=cycle, states=states, corpus=corpus, scalars=scalars)
+        curves = self._run.folder / "tensorboard" / f"{job.node}-{states.name}" if self._run.settings.run.tensorboard else None
+        health = HealthRecorder(self._run.journal, node=job.node, settings=self._run.settings, folder=self._run.folder)
+        with Scalars(curves) as scalars, health:
+            return self._carry_out(job, cycle=cycle, states=states, corpus=corpus, scalars=scalars, health=health)
 
-    def _carry_out(self, job: Job, *, cycle: int, states: Path, corpus: Corpus, scalars: Scalars) -> tuple[Job, Trained | None]:
+    def _carry_out(self, job: Job, *, cycle: int, states: Path, corpus: Corpus, scalars: Scalars, health: HealthRecorder) -> tuple[Job, Trained | None]:
         model = self.start_model(job.node, corpus)
 
         def on_step(facts: StepFacts) -> None:
             self._reporter.step(facts)
             scalars.step(facts)
+            if facts.routing is not None:
+                health.write(facts.routing)
             if self._first_answer_due(job, facts):
                 self._offer_first_answer(job, model, facts, cycle=cycle, corpus=corpus)
 

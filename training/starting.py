@@ -15,6 +15,7 @@ from experts import tokenizer as tokens
 from experts.adapters import add_adapters
 from experts.device import Device
 from experts.expert import Expert
+from experts.moe.control import attach
 from experts.tokenizer import Tokenizer
 from settings import Settings
 from training.memory import Need, need_of, require_room
@@ -36,6 +37,7 @@ def starting_model(settings: Settings, *, folder: Path | None, tokenizer: Tokeni
     else:
         model = architectures.build(settings.model, vocab_size=len(tokenizer), end_id=tokens.end_id(tokenizer), pad_id=tokens.pad_id(tokenizer),
                                     seed=settings.run.seed)
+    attach(model, settings.moe)
     return _adapted(model, settings=settings, tokenizer=tokenizer)
 
 

