@@ -126,8 +126,8 @@ class PackedLoss:
 
 def layers_of(model: PreTrainedModel) -> list[nn.Module]:
     """The decoder's layers when they are all of one class, else none."""
-    lists = [child for child in model.base_model.children() if isinstance(child, nn.ModuleList)]
-    found = list(max(lists, key=len, default=nn.ModuleList()))
+    lists = [list(child) for child in model.base_model.children() if isinstance(child, nn.ModuleList)]
+    found: list[nn.Module] = max(lists, key=len, default=[])
     return found if len({type(layer) for layer in found}) == 1 else []
 
 
