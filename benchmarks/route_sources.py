@@ -6,7 +6,7 @@ Rows are prepared and counted once; each turn takes what is left of them. The pe
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from random import Random
@@ -27,11 +27,13 @@ log = logging.getLogger(__name__)
 _PERTURBED_SHARE = 0.1  # copies matter to stability, which isn't measured here
 _WORKERS = 2
 _COVERAGES = (0.7, 0.75, 0.8, 0.85, 0.9)
+_REJECTIONS = (0.04, 0.06, 0.08, 0.1, 0.12)
 
 
 @dataclass(frozen=True, eq=False)
 class Turn:
-    """What came of one source held out; confidence and right: of the most probable expert, a row each."""
+    """What came of one source held out; confidence and right: of the most probable expert, a row each; curve: the router's own
+    risk-coverage curve, from which thresholds are read."""
 
     source: str
     domain: str
@@ -41,6 +43,7 @@ class Turn:
     selective: float
     confidence: NDArray[np.float64]
     right: NDArray[np.bool_]
+    curve: Sequence[Mapping[str, float]]
 
 
 def sources_lines(rows: Sequence[Row], *, lessons: Sequence[Row], tree: Tree, settings: RouterSettings, seed: int, most: int,
@@ -70,7 +73,8 @@ def _without(source: str, prepared: Prepared, counts: Counts, test: Sequence[Row
     judged = evaluate(router, test, timed=1)
     first = [route.ranked[0] for route in router.route_batch([row.prompt for row in test])]
     return Turn(source, test[0].label, judged.accuracy, plain, judged.coverage, judged.selective_accuracy or 0.0,
-                np.array([best.probability for best in first]), np.array([best.node == row.label for best, row in zip(first, test, strict=True)]))
+                np.array([best.probability for best in first]), np.array([best.node == row.label for best, row in zip(first, test, strict=True)]),
+                router.facts["risk_coverage"])
 
 
 def _lines(turns: Sequence[Turn], *, most: int) -> list[Figure]:
@@ -86,7 +90,19 @@ def _lines(turns: Sequence[Turn], *, most: int) -> list[Figure]:
                  peer_name=PLAIN, spread=float(ours.std())),
             line("coverage, sources held out", "share", float(covered.mean())),
             line("selective accuracy, sources held out", "share", float(right.sum() / covered.sum()) if covered.sum() else 0.0),
-            *(line(f"selective accuracy at coverage {share:.2f}, sources held out", "share", at_coverage(turns, share)) for share in _COVERAGES)]
+            *(line(f"selective accuracy at coverage {share:.2f}, sources held out", "share", at_coverage(turns, share)) for share in _COVERAGES),
+            *(figure for share in _REJECTIONS for figure in _if_rejected(turns, share))]
+
+
+def _if_rejected(turns: Sequence[Turn], share: float) -> list[Figure]:
+    """Coverage and selective accuracy had the thresholds turned away this share of each router's validation rows."""
+    covered, right = [], []
+    for turn in turns:
+        bar = min(turn.curve, key=lambda point: abs(point["coverage"] - (1 - share)))["threshold"]
+        covered.append(float((turn.confidence >= bar).mean()))
+        right.append(float((turn.right & (turn.confidence >= bar)).mean()))
+    name = f"sources held out, if {share:.0%} of validation rows were turned away"
+    return [line(f"coverage, {name}", "share", float(np.mean(covered))), line(f"selective accuracy, {name}", "share", float(np.sum(right) / np.sum(covered)))]
 
 
 def at_coverage(turns: Sequence[Turn], share: float) -> float:

@@ -15,7 +15,7 @@ TREE = Tree.from_settings(settings.TreeSettings())
 
 
 def _turn(confidence, right):
-    return Turn("s", "math", 0.0, 0.0, 0.0, 0.0, np.array(confidence), np.array(right))
+    return Turn("s", "math", 0.0, 0.0, 0.0, 0.0, np.array(confidence), np.array(right), [])
 
 
 def test_at_coverage_each_source_counts_the_same_whatever_its_rows():
