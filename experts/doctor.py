@@ -126,7 +126,8 @@ def _advice(found: tuple[Found, ...], chosen: dict[str, Any] | None) -> list[str
     if Path("/dev/kfd").exists() and "rocm" not in there:
         advice.append("This machine has an AMD compute device but torch is no ROCm build: install that one from https://pytorch.org/get-started/locally")
     if platform.system() == "Windows" and there == {"cpu"} and sys.version_info < (3, 13):
-        advice.append("An AMD or Intel card can be tried through DirectML: python -m pip install -e \".[directml]\" (torch 2.4.1), then this command again.")
+        advice.append("An AMD or Intel card can be tried through DirectML: python -m pip install -e \".[directml]\" (torch 2.4.1), an AMD card "
+                      "through ROCm, too (README.md, Devices); then this command again.")
     if psutil.virtual_memory().available < 3 * 2**30:
         advice.append("Less than 3 GB of memory is free: close other programs or lower train.batch_rows.")
     if there == {"cpu"}:

@@ -57,6 +57,15 @@ def test_choose_cuda_that_is_absent_names_the_build_and_the_repair() -> None:
         choose("cuda")
 
 
+@no_card
+@pytest.mark.parametrize(("kind", "words"), [
+    ("xpu", r"no XPU device: torch .* is no Intel build or sees no card; install the XPU torch from https://pytorch\.org"),
+    ("mps", r"no MPS device: it needs an Apple chip, macOS 12\.3 or newer .*; elsewhere set run\.device = \"auto\"")])
+def test_choose_intel_or_apple_card_that_is_absent_names_the_repair(kind: str, words: str) -> None:
+    with pytest.raises(DeviceError, match=words):
+        choose(kind)
+
+
 def test_choose_directml_that_is_absent_names_extra_python_and_torch() -> None:
     if "torch_directml" in sys.modules:
         pytest.skip("torch_directml is here")

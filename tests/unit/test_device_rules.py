@@ -1,12 +1,28 @@
-"""Forms that follow from a device's rules: optimizer, loss, activation, mask."""
+"""Forms that follow from a device's rules: optimizer, loss, activation, mask, norm, attention; and that nobody asks for DirectML itself."""
+
+import ast
+from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
 from experts.architectures import build
-from experts.device_rules import RULES, DeviceRules, PlainAdamW, ProductSiLU, adapt_model, attention_mask, clip_gradients, make_adamw, summed_cost
-from settings import ModelSettings
+from experts.device_rules import (
+    RULES,
+    DeviceRules,
+    PlainAdamW,
+    ProductSiLU,
+    adapt_model,
+    attend,
+    attention_mask,
+    clip_gradients,
+    make_adamw,
+    rms_norm,
+    silu,
+    summed_cost,
+)
+from settings import HOME, ModelSettings
 
 TINY = ModelSettings(layers=2, width=32, heads=4, kv_heads=2, intermediate=48, context_tokens=64)
 
@@ -85,3 +101,37 @@ def test_clip_gradients_scales_to_the_limit_and_gives_the_norm_before() -> None:
 def test_rules_of_directml_are_those_of_its_reports() -> None:
     rules = RULES["directml"]
     assert (rules.autocast_dtype, rules.bf16, rules.one_at_a_time, rules.cpu_sampling, rules.trial) == (None, False, True, True, True)
+
+
+def test_plain_norm_activation_and_attention_equal_those_of_torch() -> None:
+    random = torch.Generator().manual_seed(0)
+    x, weight = torch.randn(2, 3, 5, 8, generator=random), torch.randn(8, generator=random)
+    query, keys, values = (torch.randn(2, 3, length, 8, generator=random) for length in (4, 6, 6))
+    allowed = torch.ones(4, 6, dtype=torch.bool).tril(2)[None, None]
+    found = []
+    for kind in ("cpu", "directml"):
+        rules = RULES[kind]  # type: ignore[index]
+        found.append([rms_norm(x, weight, eps=1e-6, rules=rules), rms_norm(x, None, eps=1e-6, rules=rules), silu(x, rules=rules),
+                      attend(query, keys, values, mask=attention_mask(allowed, rules=rules), rules=rules), attend(query, keys, values, mask=None, rules=rules)])
+    torch.testing.assert_close(found[1], found[0])
+
+
+def asks_for_directml(text: str) -> list[int]:
+    """Lines with DirectML's name as a value, or with inference_mode, which it doesn't survive."""
+    return [node.lineno for node in ast.walk(ast.parse(text))
+            if (isinstance(node, ast.Constant) and node.value in ("directml", "privateuseone"))
+            or (isinstance(node, ast.Attribute) and node.attr == "inference_mode")]
+
+
+ROOMS = ("experts", "data_prep", "routing", "training", "serving", "benchmarks")
+OTHERS = [path for room in ROOMS for path in sorted((HOME / room).rglob("*.py"))
+          if path.name not in ("device.py", "device_rules.py", "doctor.py", "installation.py")] + sorted(HOME.glob("*.py"))
+
+
+@pytest.mark.parametrize("path", OTHERS, ids=lambda path: path.relative_to(HOME).as_posix())
+def test_code_asks_for_rules_and_never_for_directml(path: Path) -> None:
+    assert asks_for_directml(path.read_text("utf-8")) == []
+
+
+def test_a_question_for_directml_is_found() -> None:
+    assert asks_for_directml("if device.kind == 'directml':\n    pass\nwith torch.inference_mode():\n    pass\n") == [1, 3]

@@ -1,4 +1,4 @@
-"""The start scripts: static rules for both, the batch file under Wine's cmd.exe where Wine is installed, the shell script under sh.
+"""The start scripts: static rules for both, the batch file under cmd.exe (Windows, or Wine where it is installed), the shell script under sh.
 
 Pythons and installations are stand-ins: what is tested is what the scripts start, in which order, and what they say.
 """
@@ -16,7 +16,8 @@ import pytest
 from settings import HOME
 
 BATCH, SHELL = HOME / "START_TRAINING.bat", HOME / "start_training.sh"
-wine_is_here = pytest.mark.skipif(shutil.which("wine") is None, reason="wine isn't installed here")
+CMD = ["cmd"] if sys.platform == "win32" else ["wine", "cmd"]
+cmd_is_here = pytest.mark.skipif(shutil.which(CMD[0]) is None, reason="wine isn't installed here")
 sh_is_here = pytest.mark.skipif(sys.platform == "win32", reason="the shell script is for Linux and macOS")
 
 # What "py", "python" and the interpreter of .venv do, by arguments; each call is noted with its arguments.
@@ -39,7 +40,7 @@ copy "%STANDINS%\\venv_python.bat" .venv\\Scripts\\python.bat >nul
 exit /b 0
 :real
 del "%STANDINS%\\done.bat" 2>nul
-start "" /unix "%HOST%" "%DRIVER%"
+%LAUNCH% "%HOST%" "%DRIVER%"
 :wait
 if not exist "%STANDINS%\\done.bat" goto wait
 type "%STANDINS%\\said.txt"
@@ -52,14 +53,13 @@ DRIVER = """
 import os, shutil, sys
 from pathlib import Path
 sys.path.insert(0, {home!r})
-from experts.installation import install
+from experts import installation
 project, standins = Path({project!r}), Path({standins!r})
 said = []
+installation.venv_python = lambda folder: folder / "Scripts" / "python.bat"
 
 def make_venv(folder):
-    for name in ("Scripts", "bin"):
-        (folder / name).mkdir(parents=True)
-    (folder / "bin" / "python").touch()
+    (folder / "Scripts").mkdir(parents=True)
     shutil.copy(standins / "venv_python.bat", folder / "Scripts" / "python.bat")
 
 def run(command):
@@ -69,7 +69,7 @@ def run(command):
         print("pip", *command[5:], file=file)
     return int(any(word in " ".join(command) for word in os.environ["BROKEN"].split()))
 
-done = install(project, system="Windows", adapters=["AMD Radeon RX 6600"], make_venv=make_venv, run=run, say=said.append)
+done = installation.install(project, system="Windows", adapters=["AMD Radeon RX 6600"], make_venv=make_venv, run=run, say=said.append)
 (standins / "said.txt").write_text("".join(line + "\\r\\n" for line in said), encoding="utf-8")
 (standins / "done.part").write_text(f"set CODE={{0 if done else 1}}\\r\\n", encoding="ascii")
 (standins / "done.part").rename(standins / "done.bat")
@@ -118,6 +118,9 @@ def test_shell_script_has_no_syntax_error_and_may_be_run() -> None:
 @pytest.fixture(scope="session")
 def wine_prefix(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     prefix = tmp_path_factory.mktemp("wine")
+    if sys.platform == "win32":
+        yield prefix
+        return
     environment = {**os.environ, "WINEPREFIX": str(prefix), "WINEDEBUG": "-all", "WINEARCH": "win64"}
     subprocess.run(["wine", "cmd", "/c", "exit 0"], env=environment, check=True, stdin=subprocess.DEVNULL, capture_output=True, timeout=240)
     yield prefix
@@ -143,18 +146,19 @@ class Windows:
 
     @staticmethod
     def _dos(path: Path) -> str:
-        return "Z:" + str(path).replace("/", "\\")
+        return str(path) if sys.platform == "win32" else "Z:" + str(path).replace("/", "\\")
 
     def really_install(self, *arguments: str, broken: str = "", answer: str = "") -> tuple[int, str, list[str]]:
         """As start(), with the installation itself between; broken: pip fails where its arguments have one of these words."""
-        return self.start(*arguments, answer=answer, HOST=sys.executable, DRIVER=str(self.standins / "driver.py"), BROKEN=broken)
+        return self.start(*arguments, answer=answer, HOST=sys.executable, DRIVER=str(self.standins / "driver.py"), BROKEN=broken,
+                          LAUNCH='start "" /unix' if CMD[0] == "wine" else "")
 
     def start(self, *arguments: str, answer: str = "", python: bool = True, **changes: str) -> tuple[int, str, list[str]]:
         """Exit code, output, calls of the stand-ins. changes: exit codes of PY312, PY311, INSTALL, START."""
         self.calls_file.unlink(missing_ok=True)
-        windows = "C:\\windows\\system32;C:\\windows"
-        environment = {**self.environment, **changes, "WINEPATH": self._dos(self.standins) if python else windows}
-        done = subprocess.run(["wine", "cmd", "/c", "call", BATCH.name, *arguments], env=environment, capture_output=True,
+        path = ";".join([*([self._dos(self.standins)] if python else []), "C:\\windows\\system32"])  # py.exe lies in C:\\windows
+        environment = {**self.environment, **changes, **({"PATH": path} if sys.platform == "win32" else {"WINEPATH": path})}
+        done = subprocess.run([*CMD, "/c", "call", BATCH.name, *arguments], env=environment, capture_output=True,
                               cwd=self.folder, input=answer.encode(), timeout=120, check=False)
         calls = self.calls_file.read_text("utf-8", errors="replace").splitlines() if self.calls_file.exists() else []
         return done.returncode, done.stdout.decode("utf-8", errors="replace"), [call.strip() for call in calls if " -c " not in call]
@@ -165,7 +169,7 @@ def windows(tmp_path: Path, wine_prefix: Path) -> Windows:
     return Windows(tmp_path / "branchwise", wine_prefix, standins=tmp_path / "standins")
 
 
-@wine_is_here
+@cmd_is_here
 def test_batch_file_clean_install_and_second_run_start_the_loop_with_the_arguments(windows: Windows) -> None:
     code, output, calls = windows.start("--data", "C:\\my records", "--set", "train.lr=1e-3", "--cycles", "1")
     assert code == 0
@@ -178,7 +182,7 @@ def test_batch_file_clean_install_and_second_run_start_the_loop_with_the_argumen
 PIP = "pip -e ."
 
 
-@wine_is_here
+@cmd_is_here
 @pytest.mark.parametrize("name", ["branchwise", "with spaces & signs (x86)", "M\u00fcller \u0434\u043e\u043c"])
 def test_batch_file_with_the_real_installation_installs_once_and_the_second_run_only_starts(tmp_path: Path, wine_prefix: Path, name: str) -> None:
     windows = Windows(tmp_path / name, wine_prefix, standins=tmp_path / "standins")
@@ -192,7 +196,7 @@ def test_batch_file_with_the_real_installation_installs_once_and_the_second_run_
     assert "Already installed (directml)." in output
 
 
-@wine_is_here
+@cmd_is_here
 def test_batch_file_with_the_real_installation_and_no_network_keeps_the_window_with_the_reason(windows: Windows) -> None:
     code, output, calls = windows.really_install(broken="install", answer="x")
     assert (code, calls) == (1, ["py -3.12 experts\\installation.py", f"{PIP}[directml]", f"{PIP}[cpu]", PIP])
@@ -204,7 +208,7 @@ def test_batch_file_with_the_real_installation_and_no_network_keeps_the_window_w
     assert "Installed (directml)." in output
 
 
-@wine_is_here
+@cmd_is_here
 def test_batch_file_with_the_real_installation_falls_back_to_the_cpu_with_a_line_that_says_so(windows: Windows) -> None:
     code, output, calls = windows.really_install(broken="directml")
     assert (code, calls[1:]) == (0, [f"{PIP}[directml]", f"{PIP}[cpu]", "venv_python -m experts start"])
@@ -212,7 +216,7 @@ def test_batch_file_with_the_real_installation_falls_back_to_the_cpu_with_a_line
     assert "installing torch for the CPU" in output
 
 
-@wine_is_here
+@cmd_is_here
 @pytest.mark.slow
 def test_batch_file_takes_python_311_where_312_is_absent(windows: Windows) -> None:
     code, output, calls = windows.start(PY312="1")
@@ -220,7 +224,7 @@ def test_batch_file_takes_python_311_where_312_is_absent(windows: Windows) -> No
     assert "Using py -3.11" in output
 
 
-@wine_is_here
+@cmd_is_here
 def test_batch_file_without_python_says_how_to_get_one_and_stops(windows: Windows) -> None:
     code, output, calls = windows.start(python=False, answer="\n")
     assert (code, calls) == (1, [])
@@ -228,7 +232,7 @@ def test_batch_file_without_python_says_how_to_get_one_and_stops(windows: Window
     assert "It did not work: no Python 3.11 or 3.12; install one as the lines above say." in output
 
 
-@wine_is_here
+@cmd_is_here
 @pytest.mark.slow
 def test_batch_file_without_python_takes_the_path_that_is_typed(windows: Windows) -> None:
     path = windows.standins / "my python.bat"
@@ -239,7 +243,7 @@ def test_batch_file_without_python_takes_the_path_that_is_typed(windows: Windows
     assert calls[-1] == "venv_python -m experts start"
 
 
-@wine_is_here
+@cmd_is_here
 @pytest.mark.slow
 def test_batch_file_with_a_python_that_is_typed_and_wrong_says_so(windows: Windows) -> None:
     code, output, calls = windows.start(python=False, answer="C:\\nothing\\python.exe\n")
@@ -247,7 +251,7 @@ def test_batch_file_with_a_python_that_is_typed_and_wrong_says_so(windows: Windo
     assert "It did not work: what you typed is no Python 3.11 or 3.12." in output
 
 
-@wine_is_here
+@cmd_is_here
 def test_batch_file_when_the_installation_fails_stops_before_the_loop_and_keeps_the_window(windows: Windows) -> None:
     code, output, calls = windows.start(INSTALL="1", answer="x")
     assert (code, calls) == (1, ["py -3.12 experts\\installation.py"])
@@ -255,7 +259,7 @@ def test_batch_file_when_the_installation_fails_stops_before_the_loop_and_keeps_
     assert "Press any key" in output
 
 
-@wine_is_here
+@cmd_is_here
 def test_batch_file_when_the_loop_fails_says_that_nothing_is_lost(windows: Windows) -> None:
     code, output, _ = windows.start(START="2")
     assert code == 1
