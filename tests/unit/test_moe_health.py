@@ -5,7 +5,8 @@ import math
 import pytest
 
 from experts.moe.health import LayerTally, Reading, has_collapsed, log_fields, metrics_of
-from experts.moe.verdicts import busy_limits, judge, overall, top1_limits
+from experts.moe.verdicts import RULES, busy_limits, judge, overall, top1_limits
+from settings import HOME
 
 TOKENS = 800.0
 
@@ -157,3 +158,10 @@ def test_overall_is_the_worst_verdict_and_the_log_line_has_its_three_fields():
     assert overall(judge(readings(HEALTHY), sustained=3)) == "healthy"
     assert overall(judge(readings(COLLAPSED), sustained=3)) == "alarm"
     assert log_fields(metrics_of(COLLAPSED, top_k=1, balance_weight=0.1)) == "r_max 0.92 act_min 2 col 1"
+
+
+def test_documentation_names_every_metric_that_is_judged():
+    text = (HOME / "docs" / "moe.md").read_text(encoding="utf-8")
+    assert [name for name in RULES if f"`{name}`" not in text] == []
+    assert "`router/frac_dem_e*`" in text
+    assert "`router/frac_srv_e*`" in text
