@@ -45,7 +45,13 @@ class Regret:
 
     def to_json(self) -> dict[str, Any]:
         """As the command writes it; regrets: of the other ways too."""
-        return {**asdict(self), "regrets": {name: self.oracle - grade for name, grade in self.others.items()}}
+        return {**asdict(self), "routing_regret": self.routing_regret, "regrets": {name: self.oracle - grade for name, grade in self.others.items()}}
+
+    @property
+    def routing_regret(self) -> float | None:
+        """What a router that knew every domain would have added: the part of the regret that is the router's. The rest is luck of the
+        oracle, which on each prompt takes whichever of all nodes happened to be right."""
+        return self.others[KNOWING] - self.routed if KNOWING in self.others else None
 
 
 def regret(router: Router, graded: Sequence[Graded], *, near: Neighbours | None = None) -> Regret:

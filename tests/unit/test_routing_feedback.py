@@ -54,6 +54,8 @@ def test_regret_of_other_ways_by_hand():
     assert result.others["majority"] == pytest.approx((1.0 + 1.0 + 0.0) / 3)
     assert result.among_best == pytest.approx(2 / 3)
     assert result.to_json()["regrets"]["majority"] == pytest.approx(1 / 3)
+    assert result.to_json()["routing_regret"] == pytest.approx(1.0 - (1.0 + 0.5 + 1.0) / 3)
+    assert regret(_Fixed(SHARES), [Graded("sure", {"math": 1.0})]).routing_regret is None
 
 
 def test_regret_with_uneven_grades_is_refused():
