@@ -112,6 +112,7 @@ class JobRunner:
     def _offer(self, job: Job, model: PreTrainedModel, trained: Trained, *, cycle: int, corpus: Corpus, scalars: Scalars) -> Job:
         verdict = self._examiner.judge(job.node, expert := Expert(merged(model), corpus.tokenizer, device=self._device), corpus)
         scalars.exam(verdict.scorecard, step=trained.step)
+        self._reporter.samples(verdict.scorecard.samples)
         facts = {"cycle": cycle, "steps": job.steps, "corpus": corpus.fingerprint, **training_facts(trained)}
         reason = verdict.decision.reason
         if verdict.decision.promote:

@@ -6,6 +6,7 @@ Shows facts that others computed. Does not log and does not measure.
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 from types import TracebackType
 from typing import Protocol, Self
 
@@ -14,8 +15,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 
 from experts.moe.health import Reading, log_fields
 from training.agenda import Job
+from training.scorecard import Sample
 
 LINE_EVERY_S = 10.0
+_SAMPLE_CHARS = 70
 
 
 class StepLike(Protocol):
@@ -74,7 +77,8 @@ class Reporter:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         """Stop the live display."""
-        self._bar.stop()
+        if self._live:  # elsewhere it would print an empty line
+            self._bar.stop()
 
     def node_started(self, job: Job, *, share: str) -> None:
         """A node begins its steps. share: where the cycle stands, as in 3/8."""
@@ -98,6 +102,22 @@ class Reporter:
             self._console.print(f"{self._node:<14} step {facts.step:>6}/{self._steps:<6} loss {facts.loss:7.4f}  lr {facts.lr:9.2e}  "
                                 f"{facts.tokens_per_s:>8,.0f} tok/s  left {facts.eta_s:>6.0f} s", markup=False, highlight=False)
 
+    def samples(self, samples: Iterable[Sample]) -> None:
+        """One answer of each domain from an examination, shortened to a line, for people to read; none when quiet."""
+        if self._quiet:
+            return
+        first: dict[str, Sample] = {}
+        for sample in samples:
+            first.setdefault(sample.domain, sample)
+        for domain, sample in first.items():
+            self._console.print(f"  {domain:<12} {_line(sample.prompt)} -> {_line(sample.answer)}", markup=False, highlight=False)
+
     def note(self, text: str) -> None:
         """One line that is always shown: what was promoted and why, where the gateway listens."""
         self._console.print(text, markup=False, highlight=False)
+
+
+def _line(text: str) -> str:
+    """A text on one line, its end cut off where it is long."""
+    flat = " / ".join(part.strip() for part in text.splitlines() if part.strip())
+    return flat if len(flat) <= _SAMPLE_CHARS else flat[:_SAMPLE_CHARS - 3] + "..."

@@ -1,4 +1,4 @@
-"""Curves of a training for TensorBoard: loss, rates, gradient norm, share of clipped steps, speed, held-out losses, exam results.
+"""Curves of a training for TensorBoard: loss, rates, gradient norm, share of clipped steps, speed, held-out losses, exam results and answers.
 
 One folder a training under <run>/tensorboard (tensorboard --logdir <run>/tensorboard). Only for people to look at: nothing is ever
 read from it, and a disk that takes no more of it stops the curves, not the training. Without the extra curves there are none.
@@ -57,6 +57,8 @@ class Scalars:
                      **({"exam/accuracy": card.accuracy} if card.accuracy is not None else {}),
                      **{f"exam_accuracy/{domain}": value for domain, value in graded.items()},
                      **{f"exam_bits_per_byte/{domain}": value for domain, value in card.bits_per_byte.items()}}, step=step)
+        for number, sample in enumerate(card.samples):
+            self._do("add_text", f"{sample.domain}/{number}", f"{sample.prompt}\n\n---\n\n{sample.answer}", step)
 
     def _write(self, values: Mapping[str, float], *, step: int) -> None:
         if self._folder is None:

@@ -8,7 +8,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from training.plan import StepFacts, Validation
 from training.scalars import Scalars
-from training.scorecard import Outcome, Scorecard
+from training.scorecard import Outcome, Sample, Scorecard
 
 
 def facts(step, *, loss=2.0, clipped=False):
@@ -29,7 +29,8 @@ def test_scalars_write_every_figure_of_steps_validations_and_exams(tmp_path):
         for step, clipped in ((1, True), (2, False), (3, False), (4, True)):
             scalars.step(facts(step, loss=3.0 - step / 4, clipped=clipped))
         scalars.validation(Validation(step=4, val_loss=2.5, by_domain={"math": 2.0, "code": 3.0}, train_loss=2.0, train_s=1.0, tokens=400))
-        scalars.exam(Scorecard("e", outcomes, {"math": 0.25, "code": 0.75}, {"math": 1.0, "code": 1.0}, 0.1), step=4)
+        samples = (Sample("math", "What is 1 + 1?", "2", "It is 2.", 1.0),)
+        scalars.exam(Scorecard("e", outcomes, {"math": 0.25, "code": 0.75}, {"math": 1.0, "code": 1.0}, 0.1, samples), step=4)
     found = curves(tmp_path / "math-cycle00001")
     assert found["train/loss"] == [(1, 2.75), (2, 2.5), (3, 2.25), (4, 2.0)]
     assert [value for _, value in found["train/clipped_share"]] == [1.0, 0.5, 0.333333, 0.5]
@@ -39,6 +40,10 @@ def test_scalars_write_every_figure_of_steps_validations_and_exams(tmp_path):
     assert (found["exam/accuracy"], found["exam_accuracy/math"]) == ([(4, 0.75)], [(4, 0.75)])
     assert "exam_accuracy/code" not in found  # nobody grades it
     assert (found["exam/loop_rate"], found["exam/bits_per_byte"]) == ([(4, 0.333333)], [(4, 0.5)])
+    reader = EventAccumulator(str(tmp_path / "math-cycle00001"))
+    reader.Reload()
+    text, = reader.Tensors("math/0/text_summary")
+    assert (text.step, text.tensor_proto.string_val[0].decode()) == (4, "What is 1 + 1?\n\n---\n\nIt is 2.")
     assert (found["exam_bits_per_byte/math"], found["exam_bits_per_byte/code"]) == ([(4, 0.25)], [(4, 0.75)])
 
 
