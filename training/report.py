@@ -122,8 +122,9 @@ def to_tables(report: FamilyReport) -> list[Table | Text]:
         tables.append(Text(f"router {report.router['version']}: accuracy {report.router['accuracy']:.1%} on {report.router['n']} exam prompts"))
     oracle = report.router.get("oracle")
     if oracle:
-        tables.append(Text(f"answers through the router {oracle['routed']:.1%}, through the best node of each prompt {oracle['oracle']:.1%} (regret "
-                           f"{oracle['regret']:.3f}, of which {oracle['routing_regret']:.3f} by routing), through {oracle['best_single']} alone {oracle['best_single_grade']:.1%}; {oracle['n']} prompts"))
+        tables.append(Text(f"answers through the router {oracle['routed']:.1%}, through the best node of each prompt {oracle['oracle']:.1%}: regret "
+                           f"{oracle['regret']:.3f}, of which {oracle['routing_regret']:.3f} by routing; "
+                           f"through {oracle['best_single']} alone {oracle['best_single_grade']:.1%}; {oracle['n']} prompts"))
     tables += [Text(f"\n[{sample.domain}] {sample.prompt[-300:]}\n  expected: {sample.expected[:300]}\n  answered: {sample.answer[:300]}"
                     + ("" if sample.score is None else f"   ({sample.score:.0%})"))
                for name, node in report.nodes.items() if name in domains for sample in node.scorecard.samples]
