@@ -180,7 +180,7 @@ class ServeSettings(Section):
     poll_s: float = Field(1.0, description="seconds between looks at the registry's pointer", gt=0, le=3600)
     engine: Literal["auto", "torch", "llamacpp"] = Field("auto", description="auto: llama.cpp on a CPU when the extra cpu is installed, else torch")
     gguf: Literal["f32", "f16", "q8_0"] = Field("f32", description="numbers of the weights in llama.cpp; f32 gives the same greedy texts as torch")
-    coalesce_ms: float = Field(10.0, description="shortest time between two events of a stream after the first", ge=0, le=1000)
+    coalesce_ms: float = Field(20.0, description="shortest time between two events of a stream after the first", ge=0, le=1000)
     threads: int | None = Field(None, description="CPU threads of the gateway; unset: the engine's own choice", ge=1, le=1024)
     slots: int = Field(32, description="requests a node decodes at once", ge=1, le=1024)
     queue: int = Field(64, description="requests that may wait for a slot of a node; more are refused with 429", ge=0, le=4096)

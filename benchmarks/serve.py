@@ -7,6 +7,7 @@ as its peer is; the llama.cpp engine through HTTP, at a client in another proces
 from __future__ import annotations
 
 import argparse
+import functools
 import logging
 import statistics
 import tempfile
@@ -22,6 +23,7 @@ import settings as configuration
 from benchmarks import load_client
 from benchmarks.live_gateway import gateway_process, wait_ready
 from benchmarks.measuring import Figure, alternate, compared
+from benchmarks.overload import end_under_load, overload
 from benchmarks.random_run import make_run
 from experts import tokenizer as tokens
 from experts.device import choose
@@ -45,7 +47,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--tokens", type=int, default=96, help="tokens an answer (default 96)")
     parser.add_argument("--streams", type=int, default=32, help="streams at once (default 32)")
     parser.add_argument("--rounds", type=int, default=3, help="rounds, the ways taking turns (default 3)")
-    parser.add_argument("--only", choices=("torch", "llamacpp", "first"), help="a part alone")
+    parser.add_argument("--only", choices=("torch", "llamacpp", "first", "overload"), help="a part alone")
+    parser.add_argument("--engine", choices=("auto", "torch", "llamacpp"), default="auto", help="engine of the part overload (default auto)")
+    parser.add_argument("--seconds", type=float, default=10.0, help="length of each phase of the part overload (default 10)")
 
 
 def toy_settings(run_dir: str, *, streams: int = 32, **serve: Any) -> Settings:
@@ -60,6 +64,8 @@ def measure(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> l
     """Every figure, or those of one part."""
     if arguments.tokens < 2 or arguments.streams < len(EXPERTS) or arguments.rounds < 1:
         parser.error(f"at least 2 tokens, {len(EXPERTS)} streams and 1 round are needed")
+    if arguments.only == "overload":
+        return _overload(arguments)
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         settings = toy_settings(folder, streams=arguments.streams)
         registry = make_run(settings, nodes=("generalist", *EXPERTS))
@@ -70,7 +76,17 @@ def measure(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> l
             figures += _llamacpp(settings, registry, arguments)
         if arguments.only in (None, "first"):
             figures += _first_token(settings, registry, arguments)
-        return figures
+    return figures if arguments.only else figures + _overload(arguments)
+
+
+def _overload(arguments: argparse.Namespace) -> list[Figure]:
+    """8 slots and 8 places in the queue, answers as long as a request that says nothing gets."""
+    figures: list[Figure] = []
+    for part in (functools.partial(overload, seconds=arguments.seconds), end_under_load):
+        with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+            settings = toy_settings(folder, streams=8, queue=8, engine=arguments.engine)
+            figures += part(settings, new_tokens=min(settings.serve.default_new_tokens, settings.model.context_tokens // 2))
+    return figures
 
 
 def _run_streams(models: Sequence[Model], streams: int, new_tokens: int) -> float:
@@ -186,7 +202,8 @@ def _direct(models: Sequence[Any], streams: int, new_tokens: int) -> float:
 def _first_token(settings: Settings, registry: Registry, arguments: argparse.Namespace) -> list[Figure]:
     """What router, gateway and HTTP add to the first token: seen by a client, less what the engine alone needs."""
     count = 40 * arguments.rounds
-    engine = LlamaCppEngine(Path(settings.run.dir) / "gguf", limits=EngineLimits(slots=arguments.streams, loop_repeats=None))
+    engine = LlamaCppEngine(Path(settings.run.dir) / "gguf", limits=EngineLimits(slots=arguments.streams, loop_repeats=None),
+                            models=len(Tree.from_settings(settings.tree).trainable))
     folder = registry.served("math")
     assert folder is not None
     model = engine.load(folder, name="math")

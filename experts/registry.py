@@ -140,11 +140,11 @@ class Registry:
                 self.card(name, version)  # another process may have pruned it meanwhile
             return self._write_change({**versions}, kind="promote", reason=reason)
 
-    def rollback(self, name: str | None = None, *, reason: str) -> Pointer:
+    def rollback(self, name: str | None = None, *, reason: str, keep: str | None = None) -> Pointer:
         """Go back: name to the whole version served before, or (None) every name that the newest promotion changed.
 
-        Again goes further back. Undoing the promotion that first brought a name takes the name out of the pointer.
-        Raises RegistryError when there is nothing to go back to.
+        Again goes further back. Undoing the promotion that first brought a name takes the name out of the pointer, but never
+        the name keep. Raises RegistryError when there is nothing to go back to.
         """
         with self._writing():
             pointer = self.pointer()
@@ -152,6 +152,8 @@ class Registry:
             if not names:
                 raise RegistryError("nothing to roll back: no promotion is in force")
             targets = {each: self._target(pointer, each, may_leave=name is None) for each in names}
+            if keep in targets and targets[keep] is None:
+                raise RegistryError(f"nothing to roll back: the newest promotion first brought {keep}, and without {keep} nothing can be served")
             return self._write_change(targets, kind="rollback", reason=reason)
 
     def served(self, name: str) -> Path | None:

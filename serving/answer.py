@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from routing.router import Route
-from serving.engines.interface import End, Event, Failed, Piece, Stream
+from serving.engines.interface import End, Event, Failed, Piece, Stream, merged
 from serving.errors import ApiError
 from serving.pool import Resident
 
@@ -43,7 +43,7 @@ class Answer:
     """Text of one request as it comes. Read by one thread; cut() may come from another."""
 
     def __init__(self, route: Route, resident: Resident, stream: Stream, timing: Timing, *,
-                 coalesce_s: float, client_gone: Callable[[], bool], on_close: Callable[[Answer], None]) -> None:
+                 client_gone: Callable[[], bool], on_close: Callable[[Answer], None]) -> None:
         self.route = route
         self.node = resident.name
         self.version = resident.version
@@ -51,7 +51,6 @@ class Answer:
         self.end: End | None = None
         self._resident = resident
         self._stream = stream
-        self._coalesce_s = coalesce_s
         self._client_gone = client_gone
         self._on_close = on_close
         self._cut = threading.Event()
@@ -66,16 +65,9 @@ class Answer:
         return self._first
 
     def pieces(self) -> Iterator[Piece]:
-        """Text until the end; what is there already comes as one piece. Sets end. Raises ApiError when the answer breaks.
-
-        Between two pieces at least coalesce_s pass: a wake-up, an event and a send a token would cost more than the token.
-        """
-        sent = 0.0
+        """Text until the end; what is there already comes as one piece. Sets end. Raises ApiError when the answer breaks."""
         while self.end is None:
             event, self._first = self._first or self._next(), None
-            wait_s = sent + self._coalesce_s - time.monotonic()
-            if wait_s > 0 and isinstance(event, Piece):
-                self._cut.wait(wait_s)
             ready = [event] if not isinstance(event, Piece) else [event, *self._stream.ready()]
             pieces = [one for one in ready if isinstance(one, Piece)]
             last = ready[-1]
@@ -83,8 +75,7 @@ class Answer:
                 self.end = last
                 self.timing.ended = time.monotonic()
             if pieces:
-                sent = time.monotonic()
-                yield Piece("".join(one.text for one in pieces), sum(one.tokens for one in pieces), tuple(each for one in pieces for each in one.logprobs))
+                yield merged(pieces)
             if isinstance(last, Failed):
                 raise ApiError(500, "the node broke while it answered; ask again", code="node_failed")
 

@@ -21,6 +21,7 @@ from routing.router import Ranked, Route
 from serving.answer import Answer, ClientGone, Timing
 from serving.engines.interface import Engine, EngineClosed, EngineFull, Failed, LoadFailed, Model, Sampling, Work
 from serving.errors import ApiError
+from serving.memory import give_back
 from serving.pool import Pool, Resident, Retired
 from serving.snapshot import Snapshot, build, find
 from settings import Settings
@@ -122,6 +123,7 @@ class Gateway:
 
     def _drop_unused(self) -> None:
         self.pool.keep_only(self.snapshot.residents.values() if self.snapshot else ())
+        give_back()
 
     def _note(self, failure: str) -> None:
         if failure != self.last_failure:
@@ -214,10 +216,10 @@ class Gateway:
             return None
         answer: Answer | None = None
         try:
+            self._check_room(resident, model)
             work = self._work(ask, resident, model.context_tokens, tuple(model.encode(ask.messages)), arrived=arrived)
             stream = model.submit(work)
-            answer = Answer(route, resident, stream, Timing(arrived, candidate.seconds), coalesce_s=self.settings.serve.coalesce_ms / 1e3,
-                            client_gone=ask.client_gone, on_close=self._finished)
+            answer = Answer(route, resident, stream, Timing(arrived, candidate.seconds), client_gone=ask.client_gone, on_close=self._finished)
             with self._state:
                 self._running.add(answer)
             first = answer.wait_first()
@@ -240,6 +242,12 @@ class Gateway:
             log.error("%s %s broke before its first text: %s", resident.name, resident.version, first.reason)
             return None
         return answer
+
+    def _check_room(self, resident: Resident, model: Model) -> None:
+        """Refuse before the prompt is encoded: a refusal must cost little. submit() counts again, under its lock. Raises EngineFull."""
+        now = model.capacity()
+        if now.busy + now.waiting >= now.slots + self.settings.serve.queue:
+            raise EngineFull(f"{resident.name} has {now.busy} answers under way and {now.waiting} requests waiting", retry_after_s=1.0)
 
     def _work(self, ask: Ask, resident: Resident, context: int, prompt_ids: tuple[int, ...], *, arrived: float) -> Work:
         serve = self.settings.serve

@@ -45,7 +45,7 @@ def _device(settings: Settings) -> Device:
 def _elsewhere(settings: Settings) -> dict[str, Callable[[], Model]]:
     """How to reach the nodes of serve.upstream."""
     tree, serve = Tree.from_settings(settings.tree), settings.serve
-    limits = EngineLimits(slots=serve.slots, queue=serve.queue)
+    limits = EngineLimits(slots=serve.slots, queue=serve.queue, coalesce_s=serve.coalesce_ms / 1e3)
     for node, url in serve.upstream.items():
         if node not in tree.nodes or tree.model_of(node) != node:
             raise SettingsError(f"serve.upstream.{node}: no node of that name has a model of its own; there are: {', '.join(tree.trainable)}")
@@ -57,7 +57,8 @@ def _elsewhere(settings: Settings) -> dict[str, Callable[[], Model]]:
 def make_engine(settings: Settings, *, device: Device) -> Engine:
     """The engine of serve.engine; auto: llama.cpp on a CPU when it is installed, torch for what it can't take and elsewhere."""
     serve = settings.serve
-    limits = EngineLimits(serve.slots, serve.queue, serve.prefill_tokens, serve.queue_wait_s, serve.loop_repeats)
+    limits = EngineLimits(serve.slots, serve.queue, serve.prefill_tokens, serve.queue_wait_s, serve.loop_repeats,
+                          serve.coalesce_ms / 1e3)
     decode = TorchEngine(device, limits=limits)
     installed = all(importlib.util.find_spec(name) is not None for name in ("xllamacpp", "gguf"))
     if serve.engine == "llamacpp" and not (installed and device.kind == "cpu"):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import queue
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -36,13 +37,15 @@ class LoadFailed(Exception):
 @dataclass(frozen=True, slots=True)
 class EngineLimits:
     """Sizes of the engine. slots, queue: requests a model; prefill_tokens: prompt tokens a turn, so that a long prompt
-    doesn't stall the streams; queue_wait_s: longest wait for a slot; loop_repeats: None switches the loop guard off."""
+    doesn't stall the streams; queue_wait_s: longest wait for a slot; loop_repeats: None switches the loop guard off;
+    coalesce_s: shortest time between two pieces of a stream."""
 
     slots: int = 32
     queue: int = 64
     prefill_tokens: int = 256
     queue_wait_s: float = 30.0
     loop_repeats: int | None = 8
+    coalesce_s: float = 0.02
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,17 +116,42 @@ class Failed:
 Event = Piece | End | Failed
 
 
+def merged(pieces: Sequence[Piece]) -> Piece:
+    """Neighbouring pieces as one."""
+    if len(pieces) == 1:
+        return pieces[0]
+    return Piece("".join(one.text for one in pieces), sum(one.tokens for one in pieces), tuple(each for one in pieces for each in one.logprobs))
+
+
 class Stream:
     """Events of one request, written by the engine and read by one HTTP thread. Never blocks the engine: the number of
-    events is bounded by max_new_tokens, so a slow reader costs memory for its own text only."""
+    events is bounded by max_new_tokens, so a slow reader costs memory for its own text only.
 
-    def __init__(self) -> None:
+    coalesce_s: after the first piece, text is handed over at most this often, because waking a reader costs more than a token
+    of a small model. What is held back goes with the next piece or the end.
+    """
+
+    def __init__(self, *, coalesce_s: float = 0.0) -> None:
         self._events: queue.SimpleQueue[Event] = queue.SimpleQueue()
         self._cancelled = threading.Event()
+        self._coalesce_s = coalesce_s
+        self._writing = threading.Lock()  # the engine's thread, and whoever unloads a model
+        self._held: list[Piece] = []
+        self._handed = 0.0
 
     def put(self, event: Event) -> None:
         """Engine side: append an event."""
-        self._events.put(event)
+        with self._writing:
+            now = time.monotonic()
+            if isinstance(event, Piece):
+                self._held.append(event)
+                if now - self._handed < self._coalesce_s:
+                    return
+            if self._held:
+                self._events.put(merged(self._held))
+                self._held, self._handed = [], now
+            if not isinstance(event, Piece):
+                self._events.put(event)
 
     def next(self, *, timeout_s: float) -> Event | None:
         """The next event, or None when none came in time."""

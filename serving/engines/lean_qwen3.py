@@ -24,7 +24,8 @@ from serving.engines.slots import Slots
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """Weights of one layer, those that take the same input side by side."""
+    """Weights of one layer, those that take the same input side by side. Matrices are (in, out): a product with few rows then
+    reads them a quarter faster where they come from memory (float32, Zen 5)."""
 
     norm_E: Tensor
     qkv: Tensor
@@ -69,10 +70,13 @@ class LeanQwen3:
         def move(tensor: Tensor) -> Tensor:  # a copy, so that no file of the version stays mapped: Windows could not remove it
             return tensor.detach().clone().to(self._device.torch)
 
+        def matrix(*parts: Tensor) -> Tensor:
+            return move(torch.cat(parts).t().contiguous())
+
         norms = [attention.q_norm.weight.expand(self._heads, -1), attention.k_norm.weight.expand(self._kv_heads, -1)]
-        return Layer(move(layer.input_layernorm.weight), move(torch.cat([attention.q_proj.weight, attention.k_proj.weight, attention.v_proj.weight])),
-                     move(torch.cat(norms)), move(attention.o_proj.weight), move(layer.post_attention_layernorm.weight),
-                     move(torch.cat([mlp.gate_proj.weight, mlp.up_proj.weight])), move(mlp.down_proj.weight))
+        return Layer(move(layer.input_layernorm.weight), matrix(attention.q_proj.weight, attention.k_proj.weight, attention.v_proj.weight),
+                     move(torch.cat(norms)), matrix(attention.o_proj.weight), move(layer.post_attention_layernorm.weight),
+                     matrix(mlp.gate_proj.weight, mlp.up_proj.weight), matrix(mlp.down_proj.weight))
 
     def new_slots(self, slots: int) -> Slots:
         """Empty slots of this model's shape."""
@@ -120,7 +124,8 @@ class LeanQwen3:
         return F.embedding(ids_BT, self.embed)
 
     def _linear(self, x: Tensor, index: int, name: str) -> Tensor:
-        return F.linear(x, getattr(self.layers[index], name))
+        out: Tensor = x @ getattr(self.layers[index], name)
+        return out
 
     def _normed(self, x: Tensor, index: int, name: str) -> Tensor:
         return rms_norm(x, getattr(self.layers[index], name), eps=self._eps, rules=self._device.rules)
@@ -168,10 +173,7 @@ class JoinedQwen3(LeanQwen3):
         return torch.cat([F.embedding(ids_BT[start:end], model.embed) for model, start, end in self._models])
 
     def _linear(self, x: Tensor, index: int, name: str) -> Tensor:
-        return self._products(x, [getattr(model.layers[index], name) for model, _, _ in self._models])
-
-    def _products(self, x: Tensor, weights: Sequence[Tensor]) -> Tensor:
-        return torch.cat([F.linear(x[start:end], weight) for (_, start, end), weight in zip(self._models, weights, strict=True)])
+        return torch.cat([x[start:end] @ getattr(model.layers[index], name) for model, start, end in self._models])
 
     def _normed(self, x: Tensor, index: int, name: str) -> Tensor:
         return rms_norm(x, None, eps=self._eps, rules=self._device.rules) * self._gains[name][index]
@@ -189,4 +191,4 @@ class JoinedQwen3(LeanQwen3):
         width = hidden_BTE.shape[1]
         last_BE = hidden_BTE[:, 0] if width == 1 else hidden_BTE[placed.rows_B, placed.last_B.index_select(0, self._order_B)]
         normed_BE = rms_norm(last_BE, None, eps=self._eps, rules=self._device.rules) * self._last_gain_BE
-        return self._products(normed_BE, [model.head for model, _, _ in self._models]).index_select(0, self._back_B)
+        return torch.cat([F.linear(normed_BE[start:end], model.head) for model, start, end in self._models]).index_select(0, self._back_B)

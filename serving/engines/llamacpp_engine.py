@@ -126,7 +126,7 @@ class LlamaCppModel:
 
     def submit(self, work: Work) -> Stream:
         """Reserve a slot or a place in the queue and start; raises EngineFull or EngineClosed."""
-        stream = Stream()
+        stream = Stream(coalesce_s=self._limits.coalesce_s)
         request = _Request(work, stream, loop_repeats=self._limits.loop_repeats)
         with self._lock:
             if self._closed:

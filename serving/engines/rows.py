@@ -11,16 +11,18 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from serving.engines.interface import End, Failed, FinishReason, Piece, Stream, TokenLogprob, Work
+from serving.engines.interface import End, EngineLimits, Failed, FinishReason, Piece, Stream, TokenLogprob, Work
 from serving.engines.sampling import RowState
-from serving.engines.text_stream import LoopGuard, TextStream
+from serving.engines.text_stream import ByteSpeller, ContextSpeller, LoopGuard, TextStream
 
 
 @dataclass(frozen=True, slots=True)
 class Speech:
-    """What a row needs of its model to turn ids into text and to end. decode: ids -> text, special tokens left out."""
+    """What a row needs of its model to turn ids into text and to end. decode: ids -> text, special tokens left out; table: the
+    bytes of every id where they are all that decides."""
 
     decode: Callable[[Sequence[int]], str]
+    table: tuple[bytes, ...] | None
     end_id: int
     context_tokens: int
 
@@ -28,17 +30,17 @@ class Speech:
 class Row:
     """filled: columns in the cache; count: tokens answered so far."""
 
-    def __init__(self, work: Work, speech: Speech, *, loop_repeats: int | None) -> None:
+    def __init__(self, work: Work, speech: Speech, *, limits: EngineLimits) -> None:
         self.work = work
-        self.stream = Stream()
+        self.stream = Stream(coalesce_s=limits.coalesce_s)
         self.state = RowState(work.sampling, list(work.prompt_ids))
         self.submitted = time.monotonic()
         self.started = 0.0
         self.filled = 0
         self._count = 0
         self._speech = speech
-        self._text = TextStream(speech.decode, stop=work.stop)
-        self._guard = LoopGuard(repeats=loop_repeats) if loop_repeats and work.loop_guard else None
+        self._text = TextStream(ContextSpeller(speech.decode) if speech.table is None else ByteSpeller(speech.table), stop=work.stop)
+        self._guard = LoopGuard(repeats=limits.loop_repeats) if limits.loop_repeats and work.loop_guard else None
         self._unsent = 0
         self._logprobs: list[TokenLogprob] = []
 

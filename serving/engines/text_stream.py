@@ -5,41 +5,83 @@ Pure bookkeeping of one stream. Does not sample and does not know who reads.
 
 from __future__ import annotations
 
+import codecs
 from collections.abc import Callable, Sequence
+from typing import Protocol
 
 _REPLACEMENT = "\ufffd"
 _MAX_HELD_TOKENS = 8  # a UTF-8 character has at most 4 bytes; after this many tokens the bytes are simply not text
 
 
-class TextStream:
-    """Text of a growing list of ids. decode: ids -> text, special tokens left out."""
+class Speller(Protocol):
+    """Turns ids into text one after the other."""
 
-    def __init__(self, decode: Callable[[Sequence[int]], str], *, stop: tuple[str, ...] = ()) -> None:
+    def push(self, token: int) -> str:
+        """Text that became certain with this id, often empty."""
+
+    def rest(self) -> str:
+        """The rest of the text once no more ids come; a broken character at the end is shown as U+FFFD."""
+
+
+class ByteSpeller:
+    """For tokenizers whose every token is a fixed run of bytes. table: the bytes of every id."""
+
+    def __init__(self, table: Sequence[bytes]) -> None:
+        self._table = table
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+
+    def push(self, token: int) -> str:
+        """Whole characters; an id beyond the table has no text."""
+        return self._decoder.decode(self._table[token]) if token < len(self._table) else ""
+
+    def rest(self) -> str:
+        """What a cut character leaves."""
+        return self._decoder.decode(b"", final=True)
+
+
+class ContextSpeller:
+    """For any tokenizer. decode: ids -> text, special tokens left out; called with a little context to the left."""
+
+    def __init__(self, decode: Callable[[Sequence[int]], str]) -> None:
         self._decode = decode
-        self._stop = stop
         self._ids: list[int] = []
         self._context = 0   # ids from here are decoded together, so that a tokenizer that looks left decodes as in one go
         self._read = 0      # ids before this one have been turned into text
-        self._pending = ""  # text that is whole but may be the beginning of a stop string
-        self.stopped = False
 
     def push(self, token: int) -> str:
-        """Add an id; returns the text that became final, often empty. Sets stopped when a stop string was completed."""
+        """Text that no later id changes."""
         self._ids.append(token)
         before = self._decode(self._ids[self._context:self._read])
         now = self._decode(self._ids[self._context:])
         if now.endswith(_REPLACEMENT) and len(self._ids) - self._read < _MAX_HELD_TOKENS:
             return ""
-        fresh = now[len(before):]
         self._context, self._read = self._read, len(self._ids)
-        return self._release(fresh)
+        return now[len(before):]
+
+    def rest(self) -> str:
+        """What was held back."""
+        before = self._decode(self._ids[self._context:self._read])
+        return self._decode(self._ids[self._context:])[len(before):]
+
+
+class TextStream:
+    """Text of a growing list of ids, held back while it may become a stop string."""
+
+    def __init__(self, speller: Speller, *, stop: tuple[str, ...] = ()) -> None:
+        self._speller = speller
+        self._stop = stop
+        self._pending = ""  # text that is whole but may be the beginning of a stop string
+        self.stopped = False
+
+    def push(self, token: int) -> str:
+        """Add an id; returns the text that became final, often empty. Sets stopped when a stop string was completed."""
+        return self._release(self._speller.push(token))
 
     def finish(self) -> str:
-        """The rest of the text once no more ids come; a broken character at the end is shown as U+FFFD."""
+        """The rest of the text once no more ids come."""
         if self.stopped:
             return ""
-        before = self._decode(self._ids[self._context:self._read])
-        rest = self._release(self._decode(self._ids[self._context:])[len(before):])
+        rest = self._release(self._speller.rest())
         if self.stopped:
             return rest
         rest, self._pending = rest + self._pending, ""

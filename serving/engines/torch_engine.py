@@ -21,6 +21,7 @@ from serving.engines.forward import make_forward
 from serving.engines.interface import Capacity, EngineClosed, EngineFull, EngineLimits, LoadFailed, Stream, Work
 from serving.engines.passes import Forward, Rows
 from serving.engines.rows import Row, Speech
+from serving.engines.token_bytes import token_bytes
 
 log = logging.getLogger(__name__)
 _WARM_UP_TOKENS = 8
@@ -34,7 +35,7 @@ class TorchModel(Member):
         self.context_tokens = context_tokens
         self._engine = engine
         self._tokenizer = tokenizer
-        self._speech = Speech(lambda ids: tokens.decode(tokenizer, ids), tokens.end_id(tokenizer), context_tokens)
+        self._speech = Speech(lambda ids: tokens.decode(tokenizer, ids), token_bytes(tokenizer), tokens.end_id(tokenizer), context_tokens)
         self._limits = limits
         self._closed = False
         self._bytes = forward.weight_bytes + forward.new_slots(1).memory_bytes * limits.slots
@@ -46,7 +47,7 @@ class TorchModel(Member):
     def submit(self, work: Work) -> Stream:
         """Reserve a slot or a place in the queue and start; raises EngineFull or EngineClosed."""
         assert 0 < len(work.prompt_ids) < self.context_tokens, "the gateway checks lengths"
-        row = Row(work, self._speech, loop_repeats=self._limits.loop_repeats)
+        row = Row(work, self._speech, limits=self._limits)
         with self._engine.lock:
             if self._closed:
                 raise EngineClosed(f"{self.name} was unloaded")

@@ -81,7 +81,7 @@ class UpstreamModel:
 
     def submit(self, work: Work) -> Stream:
         """Reserve a place and ask; raises EngineFull or EngineClosed. With the breaker open the stream fails at once."""
-        stream = Stream()
+        stream = Stream(coalesce_s=self._limits.coalesce_s)
         with self._lock:
             if self._closed:
                 raise EngineClosed(f"{self.name} was unloaded")

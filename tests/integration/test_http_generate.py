@@ -234,13 +234,13 @@ def test_promotion_is_served_without_a_restart_and_rolled_back_on_request(tmp_pa
         assert_error(refused, 409, code="nothing_to_roll_back", words="no whole version served before v000001")
 
 
-def test_rollback_that_takes_the_root_out_of_the_pointer_leaves_what_is_served(tmp_path):
+def test_rollback_of_the_promotion_that_first_brought_the_root_is_refused(tmp_path):
     settings = _settings(tmp_path)
-    make_run(settings, nodes=("generalist",), with_router=False)
+    registry = make_run(settings, nodes=("generalist", "math"), with_router=False)
     with live_gateway(settings) as live:
-        reply = requests.post(f"{live.url}/admin/rollback", json={}, timeout=30).json()
-        assert (reply["changed"], reply["nodes"]) == (False, {"generalist": "v000001"})
-        assert reply["last_failure"] == "generation 2 has no version of generalist; what was served before stays"
+        refused = requests.post(f"{live.url}/admin/rollback", json={}, timeout=30)
+        assert_error(refused, 409, code="nothing_to_roll_back", words="the newest promotion first brought generalist")
+        assert registry.pointer().nodes == {"generalist": "v000001", "math": "v000001"}
         assert _ask(live).json()["version"] == "v000001"
 
 

@@ -3,7 +3,7 @@
 import pytest
 import requests
 import schemathesis
-from hypothesis import HealthCheck, given, strategies
+from hypothesis import HealthCheck, example, given, strategies
 from hypothesis import settings as hypothesis_settings
 from schemathesis.specs.openapi.checks import negative_data_rejection, positive_data_acceptance
 
@@ -80,13 +80,37 @@ def _run_fuzz(schema, live, operation, *, examples):
     assert 200 in statuses or path in {"/admin/rollback", "/feedback"}  # nothing to take back after a while; feedback is off
 
 
-@hypothesis_settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck), database=None)
-@given(prompt=strategies.text(strategies.characters(exclude_categories=()), max_size=200))
-def test_generate_any_unicode_prompt_is_answered_or_refused_never_a_fault(live, prompt):
-    response = requests.post(f"{live.url}/generate", json={"prompt": prompt, "max_new_tokens": 2}, timeout=30)
-    assert response.status_code in {200, 400}
+ANY_TEXT = strategies.text(strategies.characters(exclude_categories=()), max_size=200)
+LONG_TEXT = strategies.builds(lambda text, times: text * times, strategies.text(strategies.characters(exclude_categories=()), min_size=1, max_size=4),
+                              strategies.integers(1, 350_000))
+
+
+def _check_prompt(live, prompt):
+    response = requests.post(f"{live.url}/generate", json={"prompt": prompt, "max_new_tokens": 2}, timeout=60)
+    assert response.status_code in {200, 400, 413}
+    assert response.status_code != 413 or len(response.request.body) > 256 * 1024
     if response.status_code == 200:
         assert response.json()["usage"]["completion_tokens"] <= 2
+    else:
+        assert response.json()["error"]["code"] in {"context_length_exceeded", "request_entity_too_large", "json_invalid"}
+
+
+@hypothesis_settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck), database=None)
+@given(prompt=ANY_TEXT)
+@example(prompt="\x00")
+@example(prompt="\ud800 and \udfff\ud800")
+@example(prompt="\U0001f600" * 20_000)
+@example(prompt="x" * 2**20)
+def test_generate_any_unicode_prompt_is_answered_or_refused_never_a_fault(live, prompt):
+    _check_prompt(live, prompt)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+@hypothesis_settings(max_examples=1000, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck), database=None)
+@given(prompt=ANY_TEXT | LONG_TEXT)
+def test_generate_a_thousand_prompts_up_to_a_megabyte_never_a_fault(live, prompt):
+    _check_prompt(live, prompt)
 
 
 def test_metrics_count_what_was_answered(live):

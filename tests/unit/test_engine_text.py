@@ -5,7 +5,8 @@ import random
 import pytest
 
 from experts import tokenizer as tokens
-from serving.engines.text_stream import LoopGuard, TextStream, held_back
+from serving.engines.text_stream import ByteSpeller, ContextSpeller, LoopGuard, TextStream, held_back
+from serving.engines.token_bytes import token_bytes
 from settings import TokenizerSettings
 
 TEXT = "na\u00efve \u4f60\u597d \U0001f600 caf\u00e9 = 3 + 4; done"
@@ -16,12 +17,16 @@ def bytewise():
     return tokens.train(["plain text of few words"], settings=TokenizerSettings(kind="byte"))
 
 
-def _decode(tokenizer):
-    return lambda ids: tokens.decode(tokenizer, ids)
+@pytest.fixture(params=["by context", "by bytes"])
+def speller(request):
+    """A function tokenizer -> a speller of one kind."""
+    if request.param == "by context":
+        return lambda tokenizer: ContextSpeller(lambda ids: tokens.decode(tokenizer, ids))
+    return lambda tokenizer: ByteSpeller(token_bytes(tokenizer))
 
 
-def _run(tokenizer, text, stop=()):
-    stream, parts = TextStream(_decode(tokenizer), stop=stop), []
+def _run(tokenizer, text, speller, stop=()):
+    stream, parts = TextStream(speller(tokenizer), stop=stop), []
     for token in tokens.text_ids(tokenizer, text):
         parts.append(stream.push(token))
         if stream.stopped:
@@ -29,29 +34,35 @@ def _run(tokenizer, text, stop=()):
     return [*parts, stream.finish()], stream
 
 
-def test_text_stream_multibyte_characters_never_come_in_halves(bytewise):
-    parts, _ = _run(bytewise, TEXT)
+def test_text_stream_multibyte_characters_never_come_in_halves(bytewise, speller):
+    parts, _ = _run(bytewise, TEXT, speller)
     assert "".join(parts) == TEXT
     assert not any("\ufffd" in part for part in parts)
     assert parts[2:5] == ["", "\u00ef", "v"]  # the two bytes of one character arrive as one text
 
 
-def test_text_stream_random_ids_give_the_same_text_as_decoding_them_at_once(bytewise):
+@pytest.mark.parametrize("kind", ["byte", "bpe"])
+def test_text_stream_random_ids_give_the_same_text_as_decoding_them_at_once(kind, speller):
+    tokenizer = tokens.train(["plain text of few words, na\u00efve \u4f60\u597d"] * 9, settings=TokenizerSettings(kind=kind, vocab_size=310))
     numbers = random.Random(0)
-    for _ in range(200):
-        ids = [numbers.randrange(len(bytewise)) for _ in range(numbers.randrange(1, 30))]
-        stream = TextStream(_decode(bytewise))
-        assert "".join([*(stream.push(token) for token in ids), stream.finish()]) == tokens.decode(bytewise, ids)
+    for _ in range(400):
+        ids = [numbers.randrange(len(tokenizer)) for _ in range(numbers.randrange(1, 30))]
+        stream = TextStream(speller(tokenizer))
+        assert "".join([*(stream.push(token) for token in ids), stream.finish()]) == tokens.decode(tokenizer, ids)
 
 
-def test_text_stream_stop_string_over_token_borders_ends_before_it(bytewise):
-    parts, stream = _run(bytewise, "one two STOP three", stop=("nothing", " STOP"))
+def test_token_bytes_of_a_tokenizer_whose_tokens_are_no_bytes_are_unknown():
+    assert token_bytes(tokens.train(["abc"], settings=TokenizerSettings(kind="char"))) is None
+
+
+def test_text_stream_stop_string_over_token_borders_ends_before_it(bytewise, speller):
+    parts, stream = _run(bytewise, "one two STOP three", speller, stop=("nothing", " STOP"))
     assert "".join(parts) == "one two"
     assert stream.stopped
 
 
-def test_text_stream_beginning_of_a_stop_string_is_given_back_when_it_goes_on_otherwise(bytewise):
-    parts, stream = _run(bytewise, "a STx b ST", stop=("STOP",))
+def test_text_stream_beginning_of_a_stop_string_is_given_back_when_it_goes_on_otherwise(bytewise, speller):
+    parts, stream = _run(bytewise, "a STx b ST", speller, stop=("STOP",))
     assert "".join(parts) == "a STx b ST"
     assert parts[:5] == ["a", " ", "", "", "STx"]
     assert not stream.stopped
