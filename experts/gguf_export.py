@@ -60,7 +60,14 @@ def _bpe_facts(tokenizer: Tokenizer, folder: Path) -> dict[str, Any]:
     facts: dict[str, Any] = json.loads(tokenizer.backend_tokenizer.to_str())
     if facts["model"]["type"] != "BPE" or facts["model"].get("byte_fallback") or (facts["decoder"] or {}).get("type") != "ByteLevel":
         raise ExportError(f"{folder} has a tokenizer that isn't byte-level BPE; only tokenizer.kind = \"bpe\" or \"byte\" is exported")
+    if facts["normalizer"] is not None or _cuts(facts["pre_tokenizer"]) != ["Digits", "ByteLevel"]:
+        raise ExportError(f"{folder} has the tokenizer of a pretrained model, which cuts texts another way than llama.cpp would; "
+                          "only the family's own is exported")
     return facts
+
+
+def _cuts(part: dict[str, Any]) -> list[str]:
+    return [name for inner in part["pretokenizers"] for name in _cuts(inner)] if part["type"] == "Sequence" else [part["type"]]
 
 
 def _write(file: Path, folder: Path, config: dict[str, Any], facts: dict[str, Any], tokenizer: Tokenizer, *, name: str, kind: str) -> None:

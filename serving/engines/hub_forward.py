@@ -64,7 +64,8 @@ class HubForward:
         """Empty slots of this model's shape."""
         config = self._config
         width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-        return Slots(layers=config.num_hidden_layers, slots=slots, heads=config.num_key_value_heads, columns=config.max_position_embeddings,
+        heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads  # GPT-2 has no shared ones
+        return Slots(layers=config.num_hidden_layers, slots=slots, heads=heads, columns=config.max_position_embeddings,
                      head_width=width, dtype=torch.float32, device=self._device)
 
     def logits(self, rows: Rows, slots: Any) -> Tensor:
