@@ -36,6 +36,7 @@ def test_self_test_of_the_cpu_equals_itself_and_measures_speeds() -> None:
     assert test.train_tokens_per_s > 100
 
 
+@transformers_fits
 def test_self_test_of_a_right_card_under_directml_rules_passes() -> None:
     test = on_card()
     assert test.failures == ()
