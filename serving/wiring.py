@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import importlib.util
 import logging
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -29,9 +30,18 @@ log = logging.getLogger(__name__)
 def make_gateway(settings: Settings) -> Gateway:
     """A gateway on the device of serve.device, not started. Raises DeviceError or SettingsError."""
     device = _device(settings)
-    if settings.serve.threads is not None:
-        torch.set_num_threads(settings.serve.threads)
-    return Gateway(settings, engine=make_engine(settings, device=device), device=device, elsewhere=_elsewhere(settings))
+    threads = threads_of_gateway(settings.serve.threads, gateway=device.kind, loop=loop_device(Path(settings.run.dir)), cores=os.cpu_count() or 1)
+    if threads is not None:
+        torch.set_num_threads(threads)
+    return Gateway(settings, engine=make_engine(settings, device=device, threads=threads), device=device, elsewhere=_elsewhere(settings))
+
+
+def threads_of_gateway(wanted: int | None, *, gateway: str, loop: str | None, cores: int) -> int | None:
+    """CPU threads of the engines, None for their own choice. Beside a loop that trains on the same CPU it is a quarter of the
+    cores: two teams of threads that each want every core wait for each other at every step. loop: from loop_device. Pure."""
+    if wanted is not None or gateway != "cpu" or loop is None or not loop.startswith("cpu"):
+        return wanted
+    return max(1, cores // 4)
 
 
 def _device(settings: Settings) -> Device:
@@ -54,7 +64,7 @@ def _elsewhere(settings: Settings) -> dict[str, Callable[[], Model]]:
     return {node: functools.partial(UpstreamModel, url, name=node, limits=limits) for node, url in serve.upstream.items()}
 
 
-def make_engine(settings: Settings, *, device: Device) -> Engine:
+def make_engine(settings: Settings, *, device: Device, threads: int | None = None) -> Engine:
     """The engine of serve.engine; auto: llama.cpp on a CPU when it is installed, torch for what it can't take and elsewhere."""
     serve = settings.serve
     limits = EngineLimits(serve.slots, serve.queue, serve.prefill_tokens, serve.queue_wait_s, serve.loop_repeats,
@@ -65,7 +75,7 @@ def make_engine(settings: Settings, *, device: Device) -> Engine:
         raise SettingsError("serve.engine = \"llamacpp\" needs serve.device = \"cpu\" and the extra cpu: pip install \"branchwise[cpu]\"")
     if serve.engine == "torch" or not installed or device.kind != "cpu":
         return decode
-    llamacpp = LlamaCppEngine(Path(settings.run.dir) / "gguf", limits=limits, threads=serve.threads, kind=serve.gguf,
+    llamacpp = LlamaCppEngine(Path(settings.run.dir) / "gguf", limits=limits, threads=threads, kind=serve.gguf,
                               models=len(Tree.from_settings(settings.tree).trainable))
     return llamacpp if serve.engine == "llamacpp" else FirstThatCan([llamacpp, decode])
 

@@ -9,6 +9,7 @@ from serving import sse
 from serving.errors import ApiError, body_of, error_body
 from serving.limits import bearer, check_admin, check_key, is_loopback, read_keys
 from serving.snapshot import stands_of
+from serving.wiring import threads_of_gateway
 from settings import ServeSettings, SettingsError, TreeSettings
 
 TREE = Tree.from_settings(TreeSettings())
@@ -105,3 +106,10 @@ def test_sse_event_is_one_line_of_ascii():
     sent = sse.event("token", {"text": "a\nb \u00e9\u2028"})
     assert sent == b'event: token\ndata: {"text":"a\\nb \\u00e9\\u2028"}\n\n'
     assert json.loads(sent.split(b"data: ")[1]) == {"text": "a\nb \u00e9\u2028"}
+
+
+@pytest.mark.parametrize(("wanted", "gateway", "loop", "cores", "threads"), [
+    (None, "cpu", "cpu (x86_64): named in the settings", 2, 1), (None, "cpu", "cpu (x86_64): auto", 16, 4), (6, "cpu", "cpu (x86_64): auto", 16, 6),
+    (None, "cpu", "cuda:0 (card): auto", 16, None), (None, "cpu", None, 16, None), (None, "cuda", "cpu (x86_64): auto", 16, None)])
+def test_threads_of_a_gateway_are_few_beside_a_loop_on_the_same_cpu(wanted, gateway, loop, cores, threads):
+    assert threads_of_gateway(wanted, gateway=gateway, loop=loop, cores=cores) == threads
