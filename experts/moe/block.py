@@ -6,6 +6,7 @@ what the tallies mean are control.py's and health.py's. Legend as in routing.py,
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -21,7 +22,7 @@ SUMS = ("tokens", "top1_probability", "entropy", "balance", "batches")
 
 
 class MoeBlock(nn.Module):
-    """A router (gate.weight, E x D) and its experts (experts.gate_up_proj, experts.down_proj), taken over from a stock block."""
+    """A router (gate.weight, E x D) and its experts, taken over from a stock block."""
 
     choice_bias: Tensor | None
     demand_E: Tensor
@@ -32,7 +33,7 @@ class MoeBlock(nn.Module):
     def __init__(self, block: Any, *, top_k: int, normalize: bool, choice_bias: bool = False) -> None:
         super().__init__()
         self.gate: Any = block.gate
-        self.experts: Any = block.experts if hasattr(block.experts, "gate_up_proj") else StackedExperts(block.experts)
+        self.experts: Any = block.experts
         self.top_k, self.normalize = top_k, normalize
         self.dials: Dials | None = None  # None: never trained by us
         self.used_N: Tensor | None = None
@@ -68,8 +69,8 @@ class MoeBlock(nn.Module):
             if dials is not None:
                 self._note(logits_NE, found)
         order = sort_by_expert(found.chosen_NK, experts=self.expert_count, served_NK=found.served_NK)
-        y_ND = swiglu_experts(x_ND, order, found.weight_NK, gate_up_EID=self.experts.gate_up_proj, down_EDI=self.experts.down_proj,
-                              act=self.experts.act_fn)
+        gate_up_EID, down_EDI, act = _weights(self.experts)
+        y_ND = swiglu_experts(x_ND, order, found.weight_NK, gate_up_EID=gate_up_EID, down_EDI=down_EDI, act=act)
         return y_ND.to(hidden_states.dtype).view_as(hidden_states)
 
     def _note(self, logits_NE: Tensor, found: Routing) -> None:
@@ -93,31 +94,12 @@ class MoeBlock(nn.Module):
             self.sums += torch.stack([one_N.sum(), (top1_N * one_N).sum(), (entropy_N * one_N).sum(), self.balance.detach(), torch.ones_like(one_N[0])])
 
 
-class StackedExperts(nn.Module):
-    """Experts of transformers before 5, where each is a module of its own, as two stacked tensors; on disk they stay apart."""
-
-    def __init__(self, experts: Any) -> None:
-        super().__init__()
-        self.gate_up_proj = nn.Parameter(torch.stack([torch.cat([one.gate_proj.weight, one.up_proj.weight]) for one in experts]).detach())
-        self.down_proj = nn.Parameter(torch.stack([one.down_proj.weight for one in experts]).detach())
-        self.act_fn = experts[0].act_fn
-        self._register_state_dict_hook(_taken_apart)  # type: ignore[no-untyped-call]
-
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        if f"{prefix}0.down_proj.weight" in state_dict:
-            every = range(len(self.down_proj))
-            parts = {kind: torch.stack([state_dict.pop(f"{prefix}{expert}.{kind}_proj.weight") for expert in every]) for kind in ("gate", "up", "down")}
-            state_dict[f"{prefix}gate_up_proj"] = torch.cat([parts["gate"], parts["up"]], dim=1)
-            state_dict[f"{prefix}down_proj"] = parts["down"]
-        super()._load_from_state_dict(state_dict, prefix, *args)
-
-
-def _taken_apart(module: nn.Module, state_dict: dict[str, Tensor], prefix: str, metadata: object) -> None:  # noqa: ARG001 - torch's signature
-    gate_up_EID, down_EDI = state_dict.pop(f"{prefix}gate_up_proj"), state_dict.pop(f"{prefix}down_proj")
-    for expert, (gate_up, down) in enumerate(zip(gate_up_EID, down_EDI, strict=True)):
-        gate, up = gate_up.chunk(2)
-        for kind, weight in (("gate", gate), ("up", up), ("down", down)):
-            state_dict[f"{prefix}{expert}.{kind}_proj.weight"] = weight.clone()
+def _weights(experts: Any) -> tuple[Tensor, Tensor, Callable[[Tensor], Tensor]]:
+    """Stacked weights and activation. Before transformers 5 each expert is a module of its own; they stay that, for the names on disk."""
+    if hasattr(experts, "gate_up_proj"):
+        return experts.gate_up_proj, experts.down_proj, experts.act_fn
+    gate_up_EID = torch.stack([torch.cat([one.gate_proj.weight, one.up_proj.weight]) for one in experts])
+    return gate_up_EID, torch.stack([one.down_proj.weight for one in experts]), experts[0].act_fn
 
 
 def is_routed(module: object) -> bool:

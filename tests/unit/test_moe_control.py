@@ -169,6 +169,7 @@ def test_muon_takes_experts_slice_by_slice_with_gate_and_up_apart():
     in_muon = {param for group in optimizers.muon.param_groups for param in group["params"]}
     gate_up, down = expert_parameters(made)
     assert gate_up | down <= in_muon
+    assert all(param in in_muon for name, param in made.named_parameters() if ".experts." in name)
     assert not router_parameters(made) & in_muon
     stack, apart = nn.Parameter(torch.zeros(2, 8, 6)), [nn.Parameter(torch.zeros(4, 6)) for _ in range(4)]
     stack.grad = torch.randn(2, 8, 6, generator=torch.Generator().manual_seed(0))
