@@ -79,7 +79,11 @@ def outline(settings: ModelSettings, *, vocab_size: int) -> PreTrainedModel:
 
 
 def load_base(settings: ModelSettings, *, tokenizer: Tokenizer, seed: int) -> PreTrainedModel:
-    """The model of settings.base in fp32 on the CPU, its vocabulary as large as the tokenizer's at least. Raises BaseModelError."""
+    """The model of settings.base in fp32 on the CPU, its vocabulary as large as the tokenizer's at least. Raises BaseModelError.
+
+    Rotary positions end at settings.context_tokens: who serves it makes room for as long a text as the model says it takes, and
+    bases say 40,960 where a family needs 2,048.
+    """
     assert settings.base is not None
     transformers.utils.logging.disable_progress_bar()
     try:
@@ -87,9 +91,21 @@ def load_base(settings: ModelSettings, *, tokenizer: Tokenizer, seed: int) -> Pr
     except _FAULTS as error:
         raise _unusable(settings.base, error) from None
     extend_vocabulary(model, len(tokenizer), seed=seed)
+    if _positions_can_end_earlier(model):
+        model.config.max_position_embeddings = settings.context_tokens
     model.generation_config = GenerationConfig(eos_token_id=tokens.end_id(tokenizer), pad_token_id=tokens.pad_id(tokenizer), do_sample=False,
                                                max_new_tokens=settings.context_tokens // 2)
     return model.eval()
+
+
+def _positions_can_end_earlier(model: PreTrainedModel) -> bool:
+    """Whether a shorter max_position_embeddings changes no number: rotary positions of a kind that doesn't look at it."""
+    config = model.config
+    rope = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {}
+    if not rope and getattr(config, "rope_theta", None) is None:
+        return False
+    parts = list(rope.values()) if all(isinstance(value, dict) for value in rope.values()) else [rope]  # some models have one a kind of layer
+    return {part.get("rope_type", part.get("type", "default")) for part in parts} <= {"default", "linear", "llama3"}
 
 
 @torch.no_grad()

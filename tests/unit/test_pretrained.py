@@ -1,5 +1,6 @@
 """Pretrained bases from small folders: tokenizer, vocabulary, adapters, memory, and what is refused."""
 
+import json
 import re
 
 import pytest
@@ -49,6 +50,28 @@ def test_load_base_gives_the_folders_logits_for_the_tokens_it_knew(base):
     assert model.get_input_embeddings().weight.size(0) == max(known, len(tokenizer))
     assert model.generation_config.eos_token_id == tokens.end_id(tokenizer)
     assert model.get_output_embeddings().weight is model.get_input_embeddings().weight
+
+
+@pytest.mark.parametrize(("kind", "wanted"), [("gpt2", 128), ("llama", 64), ("qwen3", 64)])
+def test_load_base_ends_rotary_positions_at_the_context_and_changes_no_number(tmp_path, kind, wanted):
+    tokenizer = base_tokenizer(str(small_base(tmp_path, kind)))
+    model = load_base(ModelSettings(base=str(tmp_path), context_tokens=64), tokenizer=tokenizer, seed=0)
+    model.save_pretrained(tmp_path / "version")
+    saved, stock = (transformers.AutoModelForCausalLM.from_pretrained(place) for place in (tmp_path / "version", tmp_path))
+    assert saved.config.max_position_embeddings == wanted
+    ids = torch.arange(60)[None]
+    with torch.no_grad():
+        torch.testing.assert_close(saved(ids).logits[..., :200], stock(ids).logits[..., :200], rtol=1e-5, atol=1e-5)
+
+
+def test_load_base_leaves_positions_alone_that_are_stretched_by_the_length(tmp_path):
+    small_base(tmp_path, "llama")
+    file = tmp_path / "config.json"
+    config = json.loads(file.read_text(encoding="utf-8"))
+    config["rope_parameters" if "rope_parameters" in config else "rope_scaling"] = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 10000.0}
+    file.write_text(json.dumps(config), encoding="utf-8")
+    model = load_base(ModelSettings(base=str(tmp_path), context_tokens=64), tokenizer=base_tokenizer(str(tmp_path)), seed=0)
+    assert model.config.max_position_embeddings == 128
 
 
 def test_extend_vocabulary_puts_new_rows_near_the_mean_of_the_old_ones_and_shrinks_nothing(base):
