@@ -23,17 +23,16 @@ NAME = "branchwise_documents"
 @dataclass(frozen=True, slots=True)
 class Groups:
     """Where the documents lie. take: the token of each place of the padded groups; back: the place of each token;
-    padding: places past the end of their document; shapes: (n, L) of each group. in_place: one group, and every token lies where it is."""
+    padding: places past the end of their document; shapes: (n, L) of each group."""
 
     take: Tensor
     back: Tensor
     padding: Tensor
     shapes: tuple[tuple[int, int], ...]
-    in_place: bool = False
 
     def to(self, device: torch.device) -> Groups:
         """The same groups on a device."""
-        return Groups(self.take.to(device), self.back.to(device), self.padding.to(device), self.shapes, self.in_place)
+        return Groups(self.take.to(device), self.back.to(device), self.padding.to(device), self.shapes)
 
 
 def padded_length(length: int) -> int:
@@ -56,8 +55,7 @@ def group_documents(starts: NDArray[np.int64], lengths: NDArray[np.int64]) -> Gr
     tokens, is_real = np.concatenate(take), np.concatenate(real)
     back = np.empty(int(lengths.sum()), dtype=np.int64)
     back[tokens[is_real]] = np.flatnonzero(is_real)
-    in_place = len(shapes) == 1 and bool((tokens == np.arange(len(tokens))).all())
-    return Groups(torch.from_numpy(tokens), torch.from_numpy(back), torch.from_numpy(np.flatnonzero(~is_real)), tuple(shapes), in_place)
+    return Groups(torch.from_numpy(tokens), torch.from_numpy(back), torch.from_numpy(np.flatnonzero(~is_real)), tuple(shapes))
 
 
 def register(*, compiled: bool) -> str:
@@ -75,9 +73,7 @@ def _attention(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, att
     if dropout:
         raise ValueError(f"attention by documents has no dropout, the model asks for {dropout}; set its attention dropout to 0")
     # Norms may have left query and key in fp32 where autocast made the values bfloat16; autocast would also make softmax fp32.
-    q, k, v = (x[0].transpose(0, 1).to(value.dtype) for x in (query, key, value))
-    if not groups.in_place:  # else the one copy that splits the groups is enough
-        q, k, v = q.contiguous(), k.contiguous(), v.contiguous()
+    q, k, v = (x[0].transpose(0, 1).to(value.dtype).contiguous() for x in (query, key, value))
     with torch.autocast(query.device.type, enabled=False):
         found: Tensor = DocumentAttention.apply(q, k, v, groups, scaling)  # type: ignore[no-untyped-call]
     return found[None], None
@@ -90,7 +86,7 @@ class DocumentAttention(torch.autograd.Function):
     def forward(ctx: Any, q_NHD: Tensor, k_NKD: Tensor, v_NKD: Tensor, groups: Groups, scale: float) -> Tensor:
         """N x H x D from N x H x D and twice N x K x D."""
         kv_heads, repeats = k_NKD.size(1), q_NHD.size(1) // k_NKD.size(1)
-        grouped = (_split(_padded(x, groups), groups.shapes, kv_heads) for x in (q_NHD, k_NKD, v_NKD))
+        grouped = (_split(x.index_select(0, groups.take), groups.shapes, kv_heads) for x in (q_NHD, k_NKD, v_NKD))
         saved, outputs = [], []
         for q, k, v, (_, length) in zip(*grouped, groups.shapes, strict=True):
             p = torch.baddbmm(_causal_bias(length, repeats, q.dtype, q.device), q, k.mT, alpha=scale).softmax(-1)
@@ -104,7 +100,7 @@ class DocumentAttention(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
         """Gradients of query, key and value."""
         groups, kv_heads, saved = ctx.groups, ctx.kv_heads, ctx.saved_tensors
-        grad = grads[0] if groups.in_place else _padded(grads[0], groups).index_fill_(0, groups.padding, 0.0)
+        grad = grads[0].index_select(0, groups.take).index_fill_(0, groups.padding, 0.0)
         dqs, dks, dvs = [], [], []
         for number, do in enumerate(_split(grad, groups.shapes, kv_heads)):
             q, k, v, p = saved[4 * number:4 * number + 4]
@@ -113,11 +109,6 @@ class DocumentAttention(torch.autograd.Function):
             dks.append(ds.mT @ q)
             dvs.append(p.mT @ do)
         return _joined(dqs, groups, kv_heads), _joined(dks, groups, kv_heads), _joined(dvs, groups, kv_heads), None, None
-
-
-def _padded(x_NHD: Tensor, groups: Groups) -> Tensor:
-    """Tokens to padded places: P x H x D."""
-    return x_NHD if groups.in_place else x_NHD.index_select(0, groups.take)
 
 
 def _split(x_PHD: Tensor, shapes: tuple[tuple[int, int], ...], kv_heads: int) -> list[Tensor]:
@@ -133,7 +124,7 @@ def _joined(parts: list[Tensor], groups: Groups, kv_heads: int) -> Tensor:
     width = parts[0].size(-1)
     laid = [part.view(count, kv_heads, -1, length, width).permute(0, 3, 1, 2, 4).reshape(count * length, -1, width)
             for part, (count, length) in zip(parts, groups.shapes, strict=True)]
-    return laid[0] if groups.in_place else torch.cat(laid).index_select(0, groups.back)
+    return torch.cat(laid).index_select(0, groups.back)
 
 
 @lru_cache(maxsize=256)
