@@ -164,7 +164,7 @@ class RouterSettings(Section):
     none_rows: int = Field(5000, description="prompts of no domain that are added: other languages, gibberish, other tasks", ge=0, le=100_000)
     perturbed_share: float = Field(0.4, description="share of the rows that are fitted a second time with a typo or the like", ge=0, le=1)
     calibration_share: float = Field(0.12, description="share of the rows kept for temperatures and thresholds", gt=0, lt=0.5)
-    false_rejection: float = Field(0.05, description="share of in-domain prompts that may be turned away by the thresholds", gt=0, lt=0.5)
+    false_rejection: float = Field(0.08, description="share of in-domain prompts that may be turned away by the thresholds", gt=0, lt=0.5)
     max_prompt_chars: int = Field(2000, description="characters read of a prompt: its first and its last half", ge=100, le=100_000)
     history_turns: int = Field(3, description="earlier user turns that have a say in an unsure follow-up", ge=0, le=20)
     history_decay: float = Field(0.5, description="weight of each earlier turn against the one after it", ge=0, le=1)

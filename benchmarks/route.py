@@ -20,12 +20,12 @@ import numpy as np
 
 import settings
 from benchmarks.measuring import Figure
-from benchmarks.route_peers import aurelio_lines
+from benchmarks.route_peers import aurelio_lines, simple_lines
 from benchmarks.route_plain import PLAIN, Plain, line
 from benchmarks.route_rows import BLIND, MANY, curriculum_rows, everyday_test_rows, nowhere_rows, record_rows
 from benchmarks.route_sources import sources_lines
 from experts.tree import Tree
-from routing.baselines import KEYWORDS_NAME, NEIGHBOURS_NAME, keyword_accuracy, majority_accuracy, neighbours
+from routing.baselines import KEYWORDS_NAME, keyword_accuracy, majority_accuracy
 from routing.evaluate import evaluate
 from routing.fit import fit
 from routing.perturb import PERTURBATIONS
@@ -71,11 +71,9 @@ def held_out_lines(rows: Sequence[Row], *, tree: Tree, chosen: settings.Settings
     plain, nowhere = Plain(kept), nowhere_rows()
     judged = evaluate(router, [*test, *nowhere])
     lines_by_domain = [line(f"accuracy, random held-out records of {domain}", "share", share) for domain, share in judged.per_domain.items()]
-    near = neighbours(router, kept, seed=chosen.run.seed)
     lines = [
         line("accuracy, random held-out records", "share", judged.accuracy, peer=plain.accuracy(test), peer_name=PLAIN),
         line("accuracy, the same, against the flat classifier", "share", judged.accuracy, peer=judged.flat_accuracy, peer_name="flat"),
-        line("accuracy, the same, against nearest neighbours", "share", judged.accuracy, peer=near.accuracy(test[:2000]), peer_name=NEIGHBOURS_NAME),
         line("accuracy, the same, against keywords", "share", judged.accuracy, peer=keyword_accuracy(test), peer_name=KEYWORDS_NAME),
         line("accuracy, the same, against the majority", "share", judged.accuracy, peer=majority_accuracy(kept, test), peer_name="majority"),
         line("branch accuracy, random held-out records", "share", judged.branch_accuracy),
@@ -88,7 +86,8 @@ def held_out_lines(rows: Sequence[Row], *, tree: Tree, chosen: settings.Settings
         lines.append(line(f"accuracy, {name}", "share", evaluate(router, short, timed=1).accuracy, peer=plain.accuracy(short), peer_name=PLAIN))
     lessons = evaluate(router, curriculum_rows(tree, seed=chosen.run.seed + 2, count=300), timed=1)
     lines.append(line("accuracy, new curriculum prompts", "share", lessons.accuracy))
-    beside = aurelio_lines(router, kept, test[::5], nowhere, encoder=encoder, seed=chosen.run.seed)
+    beside = [*simple_lines(router, kept, test[::5], nowhere, seed=chosen.run.seed),
+              *aurelio_lines(router, kept, test[::5], nowhere, encoder=encoder, seed=chosen.run.seed)]
     return [*lines, *lines_by_domain, *beside, *_stability(router, test[:1500], seed=chosen.run.seed),
             *_speed(router, test, seconds=fitted.report["fit_s"], fitted_rows=fitted.report["rows"])]
 

@@ -52,7 +52,7 @@ def keyword_choices(rows: Sequence[Row]) -> list[str]:
 
 def flat_choices(router: Router, rows: Sequence[Row]) -> list[str]:
     """What the flat classifier, fitted beside the tree, holds most probable for the last user turns; it knows no "ood"."""
-    shares = router.flat.probabilities(router.features.many([_cut(router, row) for row in rows]))
+    shares = router.flat.probabilities(router.features.many([newest_turn(router, row) for row in rows]))
     return [router.flat.labels[place] for place in shares.argmax(axis=1).tolist()]
 
 
@@ -79,13 +79,13 @@ def neighbours(router: Router, rows: Sequence[Row], *, seed: int, most: int = 20
     places = np.random.default_rng(seed).permutation(len(rows))[:most]
     chosen = [rows[place] for place in places.tolist()]
     model = KNeighborsClassifier(n_neighbors=5, weights="distance", algorithm="brute")
-    model.fit(router.features.many([_cut(router, row) for row in chosen]), np.array([row.label for row in chosen]))
+    model.fit(router.features.many([newest_turn(router, row) for row in chosen]), np.array([row.label for row in chosen]))
     return Neighbours(router, model)
 
 
 def neighbour_choices(near: Neighbours, rows: Sequence[Row]) -> list[str]:
     """The label of most of the neighbours of each row."""
-    guesses: list[str] = near.model.predict(near.router.features.many([_cut(near.router, row) for row in rows])).tolist()
+    guesses: list[str] = near.model.predict(near.router.features.many([newest_turn(near.router, row) for row in rows])).tolist()
     return guesses
 
 
@@ -94,5 +94,6 @@ def _said(row: Row) -> str:
     return turns[0] if turns else ""
 
 
-def _cut(router: Router, row: Row) -> str:
+def newest_turn(router: Router, row: Row) -> str:
+    """What the user said last, as much of it as the router reads."""
     return shorten(_said(row), limit=router.rules.max_prompt_chars)
