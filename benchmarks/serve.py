@@ -13,11 +13,12 @@ import statistics
 import tempfile
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from transformers import GenerationConfig
 
 import settings as configuration
 from benchmarks import load_client
@@ -117,6 +118,23 @@ def _generate(experts: Sequence[Expert], rows: int, new_tokens: int) -> float:
     return rows * new_tokens / (time.perf_counter() - began)
 
 
+def _continuous(folders: Sequence[Path], rows: int, new_tokens: int) -> Callable[[], float]:
+    """Tokens a second of transformers' continuous batching (the engine of `transformers serve`), one expert after the other."""
+    experts = [Expert.load(folder, device=choose("cpu")) for folder in folders]  # its own, because it changes a model's attention
+
+    def run() -> float:
+        began = time.perf_counter()
+        for number, expert in enumerate(experts):
+            ids = tokens.prompt_ids(expert.tokenizer, TALK)
+            wanted = GenerationConfig(max_new_tokens=new_tokens, do_sample=False, eos_token_id=-1, pad_token_id=tokens.pad_id(expert.tokenizer))
+            model: Any = expert.model
+            made = model.generate_batch(inputs=[ids] * len(range(number, rows, len(experts))), generation_config=wanted, progress_bar=False)
+            assert {len(one.generated_tokens) for one in made.values()} == {new_tokens}
+        return rows * new_tokens / (time.perf_counter() - began)
+
+    return run
+
+
 def _folders(registry: Registry) -> list[Path]:
     found = [registry.served(name) for name in EXPERTS]
     return [folder for folder in found if folder is not None]
@@ -141,6 +159,10 @@ def _torch(registry: Registry, arguments: argparse.Namespace) -> list[Figure]:
         found = alternate({"ours": ours, "peer": peer}, rounds=arguments.rounds)
         figures.append(compared(f"torch engine, {name}", unit="tok/s", ours=found["ours"], peer=found["peer"], peer_name="transformers generate, static batch"))
         log.info("%s", figures[-1])
+        if spread > 1 and device.kind == "cpu":
+            once = alternate({"ours": ours, "peer": _continuous(_folders(registry), streams, arguments.tokens)}, rounds=1)
+            figures.append(compared(f"torch engine, {name}", unit="tok/s", ours=once["ours"], peer=once["peer"], peer_name="transformers continuous batching"))
+            log.info("%s", figures[-1])
     engine.close()
     return figures
 
