@@ -44,6 +44,7 @@ def main(arguments: list[str] | None = None) -> int:
     import torch
 
     from training.command import repairable
+    from training.plan import TrainingDiverged
 
     if chosen.run.threads is not None:
         torch.set_num_threads(chosen.run.threads)
@@ -51,7 +52,7 @@ def main(arguments: list[str] | None = None) -> int:
         facts = _train_text(chosen, quiet=parsed.quiet) if plain_text else _train(chosen, node=parsed.expert, epochs=parsed.epochs, quiet=parsed.quiet)
         if parsed.json is not None:
             parsed.json.write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
-    except repairable() as error:
+    except repairable(TrainingDiverged) as error:
         parser.exit(2, f"{parser.prog}: {error}\n")
     return 0
 

@@ -21,7 +21,8 @@ HYBRID_KEYS = ("attention_layers", "ssm_expand", "ssm_heads", "ssm_groups", "ssm
 
 
 class ModelSettings(Section):
-    base: str | None = Field(None, description="folder or Hub id of a pretrained causal language model to start from; unset: a new one of this shape", min_length=1)
+    base: str | None = Field(None,
+                             description="folder or Hub id of a pretrained causal language model to start from; unset: a new one of this shape", min_length=1)
     architecture: Literal["qwen3", "qwen3_moe", "bamba"] = Field(
         "qwen3", description="transformers class of a model built from scratch; qwen3_moe: mixture of experts; bamba: attention/SSM hybrid")
     layers: int = Field(4, description="transformer layers", ge=1, le=200)

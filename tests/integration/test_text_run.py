@@ -11,6 +11,7 @@ import time
 import pytest
 from rich.console import Console
 
+import fast_train
 import settings
 from data_prep.sources import DataError
 from experts.device import choose
@@ -18,7 +19,7 @@ from experts.expert import Expert
 from experts.journal import Journal
 from experts.registry import Registry
 from training import text_run
-from training.plan import StateMismatch
+from training.plan import StateMismatch, TrainingDiverged
 from training.progress import Reporter
 from training.run_folder import open_run
 from training.text_run import train_text
@@ -198,6 +199,17 @@ def test_fast_train_absent_text_is_named_without_a_traceback(tmp_path):
     done = command("--recipe", "nexus", "--data", tmp_path / "missing.txt", "--run", tmp_path / "run")
     assert (done.returncode, "Traceback" in done.stderr) == (2, False)
     assert f"no text at {tmp_path / 'missing.txt'}; put a UTF-8 text file there" in done.stderr
+
+
+def test_fast_train_training_that_diverges_ends_with_the_reason(tmp_path, text_file, monkeypatch, capsys):
+    def diverge(*arguments, **more):
+        raise TrainingDiverged("step 3: loss isn't finite; lower train.lr")
+
+    monkeypatch.setattr(text_run, "train", diverge)
+    with pytest.raises(SystemExit) as ended:
+        fast_train.main(["--data", str(text_file), "--run", str(tmp_path / "run"), *(f"--set={each}" for each in TOY)])
+    assert ended.value.code == 2
+    assert "fast_train.py: step 3: loss isn't finite; lower train.lr" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("arguments", "words"), [
