@@ -237,6 +237,7 @@ class LlamaCppEngine:
         self._side_by_side = models
         self._kind = kind
         self._models: list[LlamaCppModel] = []
+        self._closing = False
 
     def load(self, folder: Path, *, name: str) -> LlamaCppModel:
         """Export if need be, load, warm up; raises LoadFailed."""
@@ -259,6 +260,8 @@ class LlamaCppEngine:
     def _tidy(self) -> None:
         """After a model closed: forget it, and remove files that no loaded one was made from."""
         self._models = [model for model in self._models if model.server is not None]
+        if self._closing:  # the next start wants the same files
+            return
         remove_unused(self._cache, in_use=[model.file for model in self._models], older_than_s=_KEEP_UNUSED_S)
 
     def _exported(self, folder: Path, *, name: str) -> Path:
@@ -273,6 +276,7 @@ class LlamaCppEngine:
 
     def close(self) -> None:
         """Free every model."""
+        self._closing = True
         for model in list(self._models):
             model.close()
 

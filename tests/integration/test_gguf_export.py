@@ -130,7 +130,8 @@ def test_llamacpp_files_of_versions_that_left_are_removed_once_they_are_old(tmp_
     assert sorted((tmp_path / "gguf").iterdir()) == sorted([second.file, first.file, third.file])
     first.close()
     assert sorted((tmp_path / "gguf").iterdir()) == sorted([second.file, third.file])
-    engine.close()
+    engine.close()  # the next start wants the same files
+    assert sorted((tmp_path / "gguf").iterdir()) == sorted([second.file, third.file])
 
 
 @pytest.mark.parametrize(("weight_bytes", "cores", "models", "threads"), [
