@@ -24,7 +24,7 @@ def test_to_toml_read_back_gives_the_same_settings():
     ("trian.lr=1", r"unknown setting 'trian'.*did you mean 'train'\?"),
     ("train.lr=-1", r"train\.lr = -1: input should be greater than 0"),
     ("run.seed=abc", r"run\.seed = 'abc': input should be a valid integer"),
-    ("train.optimizer=adamv", r"train\.optimizer = 'adamv': input should be 'adamw' or 'muon'"),
+    ("train.optimizer=adamv", r"train\.optimizer = 'adamv': input should be 'adamw', 'muon' or 'muon_sophia'"),
     ("model.heads=5", r"model\.width = 192 isn't a multiple of model\.heads = 5; change one of them"),
     ("train.row_tokens=4096", r"train\.row_tokens = 4096 is more than model\.context_tokens = 512"),
     ("loop.root_share=0.95", r"loop\.root_share \+ loop\.branch_share = 1\.07; at most 1"),
