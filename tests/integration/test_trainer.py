@@ -208,6 +208,7 @@ def test_measure_step_s_is_positive_and_leaves_model_and_randomness_alone():
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # the compiler's own
 def test_train_with_compiled_layers_gives_the_losses_of_the_plain_ones(tmp_path, monkeypatch):
     monkeypatch.setattr(execution, "_COMPILE_PAYS_AFTER_S", 0.0)
     monkeypatch.setattr(execution, "_fastest", lambda model, ways, **_: (ways[-1], 1.0))  # whatever is faster here: the compiled one

@@ -80,6 +80,7 @@ def test_resume_of_a_model_with_dropout_equals_the_straight_run(tmp_path, precis
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # the compiler's own
 def test_resume_with_compiled_layers_equals_the_straight_run(tmp_path, monkeypatch):
     """The second half is compiled anew, as in another process."""
     if not execution.can_compile(toy_model(), device=choose("cpu"), attention="documents"):
