@@ -15,6 +15,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -95,8 +96,8 @@ def _memory_figures(name: str, *, arguments: argparse.Namespace) -> list[Figure]
     """Peak memory of ours and of the Trainer, each in a process of its own."""
     found = {}
     for way in ("ours", "Trainer"):
-        with multiprocessing.get_context("spawn").Pool(1) as pool:
-            found[way] = pool.apply(_peak_bytes, (name, way, arguments)) / 2**20
+        with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as apart:
+            found[way] = apart.submit(_peak_bytes, name, way, arguments).result() / 2**20
     _log.info("%s: %s", name, found)
     return [Figure(f"training, {name}: peak memory of the process", "MiB", found["ours"], found["Trainer"], "transformers Trainer",
                    found["ours"] / found["Trainer"])]
