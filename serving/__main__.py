@@ -45,6 +45,7 @@ def _serve(settings: Settings, parser: argparse.ArgumentParser, *, parent_pid: i
     except (SettingsError, PortTaken) as error:
         parser.exit(2, f"{parser.prog}: {error}\n")
     from serving.app import create_app
+    from serving.memory import settle
     from serving.wiring import DeviceError, make_gateway
 
     try:
@@ -53,6 +54,7 @@ def _serve(settings: Settings, parser: argparse.ArgumentParser, *, parent_pid: i
         parser.exit(2, f"{parser.prog}: {error}\n")
 
     server = Server(create_app(gateway, keys=keys), sock, serve=settings.serve)
+    settle()
     server.start()
     gateway.start()
     address = write_address(Path(settings.run.dir), server)
