@@ -134,6 +134,26 @@ def test_text_run_stopped_and_started_again_equals_the_straight_run(tmp_path, te
     assert not (tmp_path / "halved" / "work" / "text").exists()
 
 
+def test_text_run_killed_goes_on_from_its_last_saved_state_and_adds_no_version_twice(tmp_path, text_file, monkeypatch):
+    straight, _ = go(tmp_path / "straight", text_file)
+
+    def die(watching, facts):
+        if facts.step == 7:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Watching, "step", die)
+        with pytest.raises(KeyboardInterrupt):
+            go(tmp_path / "run", text_file)  # saved before its first step alone: steps 1 to 7 are made again
+    versions = Registry(tmp_path / "run").versions("text")
+    assert len(versions) == 2
+    resumed, _ = go(tmp_path / "run", text_file)
+    assert resumed.trained.losses == straight.trained.losses
+    assert resumed.best["val_loss"] == straight.best["val_loss"]
+    pointer = Registry(tmp_path / "run").pointer()
+    assert [change.changes["text"][1] for change in pointer.history] == [*versions, "v000003", "v000004"]  # at steps 3, 6, 9, 12
+
+
 def test_text_run_resumed_and_three_times_worse_keeps_the_best_of_before(tmp_path, text_file, monkeypatch):
     """Nexus forgot its best at a resume (2.6312 at step 1400) and overwrote it with 2.6472."""
     first, _ = go(tmp_path / "run", text_file, stop_at=4)
