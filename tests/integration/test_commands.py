@@ -32,11 +32,8 @@ def test_test_all_experts_writes_the_promised_figures(family, records_folder, to
     assert done.returncode == 0, done.stderr
     figures = json.loads((tmp_path / "out.json").read_text(encoding="utf-8"))
     pointer = Registry(family).pointer()
-    grades = [json.loads(line)["grades"] for line in (tmp_path / "grades.jsonl").read_text(encoding="utf-8").splitlines()]
-    oracle = figures["router"]["oracle"]
-    assert oracle["n"] == len(grades)
-    assert oracle["oracle"] == pytest.approx(sum(max(row.values()) for row in grades) / len(grades))
-    assert 0 <= oracle["regret"] == pytest.approx(oracle["oracle"] - oracle["routed"])
+    assert (tmp_path / "grades.jsonl").read_text(encoding="utf-8") == ""  # toy records are free text: nobody grades them, so there is no oracle
+    assert "oracle" not in figures["router"]
     assert {name: node["version"] for name, node in figures["nodes"].items()} == pointer.nodes
     assert set(figures["nodes"]["math"]) >= {"version", "accuracy", "loop_rate", "bits_per_byte", "parameters"}
     assert set(figures["matrix"]["math"]) == {"math", "reasoning", "conversation", "knowledge", "code"}
