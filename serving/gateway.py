@@ -288,6 +288,7 @@ class Gateway:
         self._stop.set()
         if self._poller is not None:
             self._poller.join(timeout=10)
+        self.pool.close()
         self.engine.close()
 
 

@@ -9,6 +9,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterable
+from concurrent.futures import CancelledError, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -84,6 +85,12 @@ class Pool:
         self._budget_bytes = budget_bytes
         self._lock = threading.Lock()
         self._residents: dict[tuple[str, str], Resident] = {}
+        # Every thread that computes keeps a team of OpenMP threads and buffers of its own: requests must not load in theirs.
+        self._loader = ThreadPoolExecutor(1, thread_name_prefix="load")
+
+    def close(self) -> None:
+        """Load nothing more."""
+        self._loader.shutdown(wait=False, cancel_futures=True)
 
     def resident(self, name: str, version: str, folder: Path, *, pinned: bool, load: Callable[[], Model] | None = None) -> Resident:
         """The resident of a version, new if it isn't known. pinned: never leaves for memory. load: in place of the engine's."""
@@ -151,11 +158,24 @@ class Pool:
                     return resident.model
             self._make_room(0 if resident.load else sum(file.stat().st_size for file in resident.folder.glob("*.safetensors")))
             began = time.monotonic()
-            model = resident.load() if resident.load else self._engine.load(resident.folder, name=f"{resident.name} {resident.version}")
+            model = self._reading(resident)
             log.info("loaded %s %s in %.2f s", resident.name, resident.version, time.monotonic() - began)
             with self._lock:
                 resident.model = model
             return model
+
+    def _reading(self, resident: Resident) -> Model:
+        try:
+            reading = self._loader.submit(self._read, resident)
+        except RuntimeError as error:  # the executor's word for "shut down"
+            raise LoadFailed(f"{resident.name} {resident.version}: the gateway is closing") from error
+        try:
+            return reading.result()
+        except CancelledError as error:
+            raise LoadFailed(f"{resident.name} {resident.version}: the gateway is closing") from error
+
+    def _read(self, resident: Resident) -> Model:
+        return resident.load() if resident.load else self._engine.load(resident.folder, name=f"{resident.name} {resident.version}")
 
     def _make_room(self, needed_bytes: int) -> None:
         if self._budget_bytes is None:
