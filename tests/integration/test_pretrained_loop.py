@@ -21,6 +21,7 @@ def turn(chosen, *, cycles=1):
         return run.registry, run.journal.events()
 
 
+@pytest.mark.filterwarnings("ignore:.torch.cpu.amp.autocast:FutureWarning")  # torch 2.4's own checkpoint
 @pytest.mark.parametrize(("kind", "more"), [("gpt2", ()), ("llama", ("train.gradient_checkpointing=true",)), ("qwen3", ()),
                                             ("gpt2", ("train.lora_rank=4",)), ("qwen3", ("train.lora_rank=8",))])
 def test_loop_from_a_base_promotes_stock_folders_with_equal_logits_and_its_template(toy_settings, tmp_path, kind, more):

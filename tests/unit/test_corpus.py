@@ -165,7 +165,7 @@ def test_damaged_manifest_is_no_obstacle(prepared: Prepared) -> None:
 def test_tokenizer_of_other_settings_is_refused_with_the_difference(prepared: Prepared) -> None:
     prepared()
     prepared.tables["tokenizer"] = {"vocab_size": 500}
-    with pytest.raises(DataError, match=r"trained with .*400.*, the settings say .*500.*--run DIR"):
+    with pytest.raises(DataError, match=r"made with .*400.*, the settings say .*500.*--run DIR"):
         prepared()
 
 

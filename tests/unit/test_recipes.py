@@ -67,6 +67,7 @@ def test_recipes_of_pretrained_bases_are_those_that_name_one():
     assert {name for name in NAMES if load(recipe=name).model.base is not None} == set(BASES)
 
 
+@pytest.mark.filterwarnings("ignore:.torch.cpu.amp.autocast:FutureWarning")  # torch 2.4's own checkpoint
 @pytest.mark.parametrize("name", BASES)
 def test_recipe_of_a_base_takes_two_steps_from_a_small_folder_of_its_kind(name, tmp_path):
     base = small_base(tmp_path / "base", BASES[name])
