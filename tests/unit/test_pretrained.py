@@ -167,7 +167,8 @@ def test_adapters_without_peft_are_refused_with_the_extra(monkeypatch):
         require_peft()
 
 
-@pytest.mark.parametrize("overrides", [["train.lora_rank=4"], ["train.lora_rank=4", "model.base=somewhere"], ["model.base=x", "data.format=text"]])
+@pytest.mark.parametrize("overrides", [["train.lora_rank=4"], ["train.lora_rank=4", "model.base=somewhere", "train.optimizer=muon_sophia"],
+                                       ["train.lora_rank=4", "model.base=somewhere"], ["model.base=x", "data.format=text"]])
 def test_settings_that_contradict_each_other_about_bases_are_refused(overrides):
     with pytest.raises(settings.SettingsError, match=r"train\.lora_rank|data\.format"):
         settings.load(overrides=overrides)
