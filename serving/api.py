@@ -124,18 +124,21 @@ def note_answer(answer: Answer, messages: Sequence[Message]) -> None:
 
 def _events(answer: Answer, *, request_id: str) -> Iterator[bytes]:
     parts: list[str] = []
+    head = b""
     try:
-        yield sse.event("route", {"node": answer.node, "version": answer.version, "route": route_reply(answer.route).model_dump()})
+        # With the first text in one write: it is there already, and every write wakes the thread that sends.
+        head = sse.event("route", {"node": answer.node, "version": answer.version, "route": route_reply(answer.route).model_dump()})
         for piece in answer.pieces():
             parts.append(piece.text)
-            yield sse.event("token", {"text": piece.text})
-        yield sse.event("done", _generate_reply(answer, "".join(parts)).model_dump())
+            yield head + sse.event("token", {"text": piece.text})
+            head = b""
+        yield head + sse.event("done", _generate_reply(answer, "".join(parts)).model_dump())
     except ClientGone:
         return
     except ApiError as error:
-        yield sse.event("error", body_of(error))
+        yield head + sse.event("error", body_of(error))
     except Exception as error:  # the status is sent already: a client must still learn that the text is not whole
-        yield sse.event("error", body_of(from_unforeseen(error, request_id=request_id)))
+        yield head + sse.event("error", body_of(from_unforeseen(error, request_id=request_id)))
         raise
     finally:
         answer.close()
