@@ -16,6 +16,7 @@ def _settings(folder, engine, **serve):
     return configuration.check({**TOY, "run": {"dir": str(folder)}, "serve": serve})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", ["torch", "llamacpp"])
 def test_overload_is_refused_and_every_slot_comes_free(tmp_path, engine):
     figures = {figure.name: figure.ours for figure in overload(_settings(tmp_path, engine), seconds=1.0, new_tokens=100)}
@@ -26,6 +27,7 @@ def test_overload_is_refused_and_every_slot_comes_free(tmp_path, engine):
         assert figures[f"every slot free after {what}"] < 30  # shared machines: the figure is the benchmark's
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("drain_s", "whole"), [(60.0, 5), (0.0, 0)])
 def test_end_under_load_finishes_or_cuts_every_accepted_request_and_exits_0(tmp_path, drain_s, whole):
     figures = {figure.name: figure.ours for figure in end_under_load(_settings(tmp_path, "torch", drain_s=drain_s), new_tokens=400)}
