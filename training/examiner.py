@@ -65,7 +65,7 @@ class Examiner:
         scorecard = examine(candidate, exam, settings=settings.exam)
         incumbent = self._incumbent(node)
         served = self._examine_served(incumbent[0], incumbent[1], exam) if incumbent else None
-        decision = decide(scorecard, served, settings=settings.promote, seed=settings.run.seed,
+        decision = decide(scorecard, served, settings=settings.promote, seed=settings.run.seed, interim=self._is_early(node, incumbent),
                           chance_bits_per_byte=None if served else chance_bits_per_byte(candidate.tokenizer, exam))
         return Verdict(decision, scorecard, against="/".join(incumbent) if incumbent else None)
 
@@ -80,6 +80,10 @@ class Examiner:
         if not decision.promote:
             self.first_refused_step = 2 * step
         return Verdict(decision, scorecard, against=None)
+
+    def _is_early(self, node: str, incumbent: tuple[str, str] | None) -> bool:
+        """Whether the incumbent is this node's own early version, put up in the middle of its first training (judge_first)."""
+        return incumbent is not None and incumbent[0] == node and "step" in (self._run.registry.card(*incumbent).get("training") or {})
 
     def _incumbent(self, node: str) -> tuple[str, str] | None:
         """The node and version whose model answers for this node's domains now."""

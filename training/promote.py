@@ -35,12 +35,15 @@ class Paired:
     below: float
 
 
-def decide(candidate: Scorecard, served: Scorecard | None, *, settings: PromoteSettings, seed: int, chance_bits_per_byte: float | None = None) -> Decision:
+def decide(candidate: Scorecard, served: Scorecard | None, *, settings: PromoteSettings, seed: int, chance_bits_per_byte: float | None = None,
+           interim: bool = False) -> Decision:
     """Promote the candidate over the served version?
 
     served: results, on the same exam, of what answers until now (for a node's first version: its parent); None when
     nothing answers yet, and then the candidate must only beat chance_bits_per_byte, the cost of guessing every token
-    of the vocabulary alike. Raises ValueError when the two scorecards are not of one exam.
+    of the vocabulary alike. interim: the served version is an early state of the candidate's own training, put up so that
+    something answers; its accuracy is mostly guesses (a letter of three is right a third of the time), so bits alone decide.
+    Raises ValueError when the two scorecards are not of one exam.
     """
     if any(not math.isfinite(value) for value in candidate.bits_per_byte.values()):
         return Decision(False, f"refused: bits per byte {dict(candidate.bits_per_byte)} is not finite")
@@ -48,20 +51,19 @@ def decide(candidate: Scorecard, served: Scorecard | None, *, settings: PromoteS
         return _first(candidate, chance=chance_bits_per_byte)
     if candidate.exam != served.exam:
         raise ValueError(f"scorecards of different exams, {candidate.exam} and {served.exam}; examine both on the same rows")
+    words = f"accuracy {_percent(served.accuracy)} -> {_percent(candidate.accuracy)}, {_bits(candidate, served)}"
+    if interim:
+        return _by_bits(candidate, served, settings=settings, words=words, why="more of the same training")
     gate = _loop_gate(candidate, served, settings=settings, seed=seed) or _bits_gate(candidate, served, settings=settings)
     if gate is not None:
         return gate
     guessing = max(candidate.accuracy or 0.0, served.accuracy or 0.0) < settings.guessing_accuracy
     paired = None if guessing else paired_bootstrap(_scores(candidate, served), samples=settings.bootstrap_samples, seed=seed)
-    words = f"accuracy {_percent(served.accuracy)} -> {_percent(candidate.accuracy)}, {_bits(candidate, served)}"
     if paired is not None and paired.above >= settings.confidence:
         return Decision(True, f"promoted: {words}; better with {paired.above:.1%} of the resamples")
     if paired is not None and paired.below >= settings.confidence:
         return Decision(False, f"refused: {words}; worse with {paired.below:.1%} of the resamples")
-    ratio = candidate.mean_bits_per_byte / served.mean_bits_per_byte
-    if ratio < 1 - settings.bits_tolerance:
-        return Decision(True, f"promoted: {words}; accuracy ties, bits per byte {1 - ratio:.1%} lower")
-    return Decision(False, f"refused: {words}; accuracy ties and bits per byte are not lower")
+    return _by_bits(candidate, served, settings=settings, words=words, why="accuracy ties")
 
 
 def paired_bootstrap(pairs: np.ndarray | None, *, samples: int, seed: int) -> Paired | None:
@@ -77,6 +79,13 @@ def paired_bootstrap(pairs: np.ndarray | None, *, samples: int, seed: int) -> Pa
     means_S = differences_N[picks_SN].mean(axis=1)
     ties = float((means_S == 0).mean()) / 2
     return Paired(float(differences_N.mean()), float((means_S > 0).mean()) + ties, float((means_S < 0).mean()) + ties)
+
+
+def _by_bits(candidate: Scorecard, served: Scorecard, *, settings: PromoteSettings, words: str, why: str) -> Decision:
+    ratio = candidate.mean_bits_per_byte / served.mean_bits_per_byte
+    if ratio < 1 - settings.bits_tolerance:
+        return Decision(True, f"promoted: {words}; {why}, bits per byte {1 - ratio:.1%} lower")
+    return Decision(False, f"refused: {words}; {why} and bits per byte are not lower")
 
 
 def _first(candidate: Scorecard, *, chance: float | None) -> Decision:

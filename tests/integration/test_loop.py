@@ -130,6 +130,7 @@ def test_loop_first_version_comes_early_and_is_replaced(toy_settings):
     roots = [event for event in events if event.node == "generalist" and event.kind in {"promoted", "refused"}]
     assert "early, after" in roots[0].facts["reason"]
     assert len(roots) >= 2
+    assert "more of the same training" in roots[-1].facts["reason"]
 
 
 class FullFor(durable.Disk):
