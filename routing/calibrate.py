@@ -12,7 +12,8 @@ from scipy.optimize import minimize_scalar
 from experts.tree import OUT_OF_DOMAIN
 from routing.classifier import Classifier
 from routing.features import Floats
-from routing.router import Router, Rules
+from routing.parts import Rules
+from routing.router import Router
 from settings import RouterSettings
 
 

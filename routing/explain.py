@@ -14,7 +14,8 @@ import numpy as np
 from data_prep.records import Message
 from experts.tree import OUT_OF_DOMAIN
 from routing.features import Sparse
-from routing.router import INSIDE, Route, RouteContext, Router
+from routing.parts import INSIDE
+from routing.router import Route, RouteContext, Router
 from routing.text import shorten, user_turns
 
 

@@ -26,8 +26,9 @@ from routing.classifier import Classifier
 from routing.everyday import everyday_rows
 from routing.features import Counts, Features, Floats, Ints, fit_features
 from routing.nowhere import none_rows
+from routing.parts import INSIDE, Rules
 from routing.perturb import perturbed
-from routing.router import INSIDE, Router, Rules
+from routing.router import Router
 from routing.rows import FEEDBACK, near_duplicate_groups, split_groups
 from routing.rows import Row as Row
 from routing.text import shorten, user_turns

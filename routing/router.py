@@ -5,8 +5,8 @@ Walks down the tree as far as it is sure: the expert, else its branch, else the 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +14,11 @@ import numpy as np
 
 from data_prep.records import Message
 from experts.tree import Tree
-from routing.classifier import Classifier
-from routing.features import Features, Floats, Sparse
+from routing.features import Floats, Sparse
+from routing.parts import Parts, Rules
+from routing.store import load_parts, save_parts
 from routing.text import is_follow_up, shorten, user_turns
 
-INSIDE = "inside"
 _TINY = 1e-9
 
 
@@ -51,37 +51,10 @@ class RouteContext:
     node: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Rules:
-    """How decisions are made of probabilities; found on validation rows when the router was fitted, and kept with it.
-
-    expert, branch: lowest probability at which an expert or a branch is chosen. history_decay: weight of each earlier turn
-    against the one after it. follow_up_words: a shorter turn never counts as a change
-    of subject, nor one up to three times as long that points back.
-    """
-
-    expert: float = 0.5
-    branch: float = 0.6
-    history_decay: float = 0.5
-    history_turns: int = 3
-    sticky: float = 1.0
-    follow_up_words: int = 4
-    max_prompt_chars: int = 2000
-
-
 @dataclass(frozen=True, eq=False)
-class Router:
-    """A fitted router. gate: whether a prompt is of any domain ("inside" or "ood"); root: which branch; children: which expert, one
-    a branch with two or more; flat: all experts at once, for comparison only. facts: what was fitted, on what, with which risk-coverage curve."""
+class Router(Parts):
+    """A fitted router: its parts, and how they decide."""
 
-    tree: Tree
-    features: Features
-    gate: Classifier
-    root: Classifier
-    children: Mapping[str, Classifier]
-    flat: Classifier
-    rules: Rules
-    facts: Mapping[str, Any] = field(default_factory=dict)
     _stack: Floats = field(init=False, repr=False)
     _bias: Floats = field(init=False, repr=False)
 
@@ -93,13 +66,12 @@ class Router:
     @classmethod
     def load(cls, folder: Path, tree: Tree) -> Router:
         """A router from the folder that save() wrote. Raises DamagedRouter with the reason."""
-        from routing.store import load_router
-        return load_router(folder, tree=tree)
+        parts = load_parts(folder, tree=tree)
+        return cls(**{each.name: getattr(parts, each.name) for each in fields(parts)})
 
     def save(self, folder: Path) -> None:
         """Write router.json and router.safetensors into an existing folder."""
-        from routing.store import save_router
-        save_router(self, folder)
+        save_parts(self, folder)
 
     def route(self, prompt: str | Sequence[Message], *, context: RouteContext | None = None) -> Route:
         """The route of a text or of a conversation, whose last user turn decides unless it is an unsure follow-up."""

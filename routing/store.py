@@ -20,7 +20,7 @@ from safetensors.numpy import save as format_tensors
 from experts.tree import OUT_OF_DOMAIN, Tree
 from routing.classifier import Classifier
 from routing.features import DENSE, Features
-from routing.router import INSIDE, Router, Rules
+from routing.parts import INSIDE, Parts, Rules
 from settings import TreeSettings
 
 FORMAT = "branchwise-router"
@@ -33,7 +33,7 @@ class DamagedRouter(ValueError):
     """A router folder that can't be used. The message says which file, what is wrong, and what to do."""
 
 
-def save_router(router: Router, folder: Path) -> None:
+def save_parts(router: Parts, folder: Path) -> None:
     """Write both files into an existing folder."""
     tensors = {"idf": router.features.idf, "familiar": router.features.familiar.astype(np.uint8)}
     described: dict[str, Any] = {}
@@ -50,8 +50,8 @@ def save_router(router: Router, folder: Path) -> None:
     (folder / JSON_NAME).write_text(json.dumps(document, ensure_ascii=True, allow_nan=False) + "\n", encoding="utf-8")
 
 
-def load_router(folder: Path, *, tree: Tree) -> Router:
-    """The router that save_router wrote, checked throughout. Raises DamagedRouter."""
+def load_parts(folder: Path, *, tree: Tree) -> Parts:
+    """The parts that save_parts wrote, checked throughout. Raises DamagedRouter."""
     document = _document(folder / JSON_NAME)
     if document["tree"] != _tree_facts(tree):
         raise DamagedRouter(f"{folder / JSON_NAME} was fitted for the tree {document['tree']}, but the settings say {_tree_facts(tree)}; "
@@ -80,7 +80,7 @@ def stored_tree(folder: Path) -> Tree:
         raise DamagedRouter(f"{folder / JSON_NAME} names no tree: {error}; fit the router again: python -m routing fit") from error
 
 
-def _assemble(document: Mapping[str, Any], tensors: Mapping[str, Any], *, tree: Tree) -> Router:
+def _assemble(document: Mapping[str, Any], tensors: Mapping[str, Any], *, tree: Tree) -> Parts:
     words = {word: place for place, word in enumerate(document["words"])}
     grams = {gram: place for place, gram in enumerate(document["letter_groups"])}
     if list(document["dense"]) != list(DENSE):
@@ -98,7 +98,7 @@ def _assemble(document: Mapping[str, Any], tensors: Mapping[str, Any], *, tree: 
     if found != expected:
         raise ValueError(f"classifiers {found}, the tree needs {expected}")
     children = {name.removeprefix("branch."): part for name, part in parts.items() if name.startswith("branch.")}
-    return Router(tree, features, parts["gate"], parts["root"], children, parts["flat"], Rules(**document["rules"]), document["facts"])
+    return Parts(tree, features, parts["gate"], parts["root"], children, parts["flat"], Rules(**document["rules"]), document["facts"])
 
 
 def _classifier(name: str, facts: Mapping[str, Any], tensors: Mapping[str, Any], *, width: int) -> Classifier:
@@ -144,7 +144,7 @@ def _tensors(path: Path, *, digest: str) -> dict[str, Any]:
         raise DamagedRouter(f"{path} is no safetensors file: {error}; fit the router again: python -m routing fit") from None
 
 
-def _classifiers(router: Router) -> dict[str, Classifier]:
+def _classifiers(router: Parts) -> dict[str, Classifier]:
     return {"gate": router.gate, "root": router.root, **{f"branch.{name}": part for name, part in router.children.items()}, "flat": router.flat}
 
 

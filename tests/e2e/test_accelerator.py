@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from read_stream import whole_answer
 from toy_corpus import counting_corpus, toy_model, toy_training
 
 from experts import tokenizer as tokens
@@ -14,7 +15,7 @@ from experts.device import Device, DeviceError, choose, cpu_device, trial_report
 from experts.expert import Expert
 from experts.journal import Journal
 from experts.registry import Registry
-from serving.engines.interface import End, EngineLimits, Piece, Work
+from serving.engines.interface import EngineLimits, Work
 from serving.engines.torch_engine import TorchEngine
 from settings import HOME, ModelSettings, TokenizerSettings
 from training.plan import Mix, Plan, Trained
@@ -79,14 +80,7 @@ def test_engine_on_the_card_writes_side_by_side_what_it_writes_on_the_cpu(card: 
         try:
             model = engine.load(tmp_path / "version", name="math")
             streams = [model.submit(Work(model.encode(talk)[-60:], 12)) for talk in TALKS]
-            written = []
-            for stream in streams:
-                text = ""
-                while isinstance(event := stream.next(timeout_s=60), Piece):
-                    text += event.text
-                assert isinstance(event, End), event
-                written.append(text)
-            return written
+            return [whole_answer(stream)[0] for stream in streams]
         finally:
             engine.close()
 

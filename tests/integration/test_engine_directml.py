@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from read_stream import whole_answer
 from simulated_card import CARD, SimulatedCard, transformers_fits
 from toy_corpus import counting_corpus, toy_model, toy_training
 
@@ -17,7 +18,7 @@ from experts.architectures import build
 from experts.device import RULES, Device, cpu_device
 from experts.expert import Expert
 from serving.engines.hub_forward import HubForward
-from serving.engines.interface import End, EngineLimits, Piece, Sampling, Work
+from serving.engines.interface import EngineLimits, Sampling, Work
 from serving.engines.lean_qwen3 import LeanQwen3
 from serving.engines.passes import Forward, Rows
 from serving.engines.torch_engine import TorchEngine
@@ -85,14 +86,7 @@ def served(engine: TorchEngine, folder: Path) -> list[tuple[str, int, str]]:
     try:
         streams = [model.submit(Work(model.encode([{"role": "user", "content": "What is 2? " * (1 + 2 * number)}])[-60:], 12, sampling, logprobs=2))
                    for number, sampling in enumerate(SAMPLINGS)]
-        answers = []
-        for stream in streams:
-            text = ""
-            while isinstance(event := stream.next(timeout_s=60), Piece):
-                text += event.text
-            assert isinstance(event, End), event
-            answers.append((text, event.completion_tokens, event.finish_reason))
-        return answers
+        return [(text, end.completion_tokens, end.finish_reason) for text, end in map(whole_answer, streams)]
     finally:
         engine.close()
 

@@ -4,6 +4,7 @@ import time
 
 import pytest
 import torch
+from read_stream import last_event
 from transformers import BambaConfig, BambaForCausalLM, GenerationConfig
 
 from experts import architectures, tokenizer
@@ -45,19 +46,12 @@ def _work(model, number, *, length=1, tokens=20):
     return Work(model.encode([{"role": "user", "content": f"What is {number}? " * length}]), tokens, Sampling(temperature=1.0, seed=number), ignore_end=True)
 
 
-def _read(stream):
-    text = ""
-    while isinstance(event := stream.next(timeout_s=60), Piece):
-        text += event.text
-    return text, event
-
-
 def test_texts_alone_equal_texts_among_rows_of_every_model(engine, folders):
     models = [engine.load(folder, name=f"node{number}") for number, folder in enumerate(folders)]
     asks = [(model, _work(model, number + 10 * place, length=1 + (number + place) % 4)) for place, model in enumerate(models) for number in range(4)]
-    alone = [_read(model.submit(work)) for model, work in asks]  # more prompts than slots, some longer than a turn
+    alone = [last_event(model.submit(work)) for model, work in asks]  # more prompts than slots, some longer than a turn
     streams = [model.submit(work) for model, work in asks]
-    together = [_read(stream) for stream in streams]
+    together = [last_event(stream) for stream in streams]
     assert [text for text, _ in together] == [text for text, _ in alone]
     assert {end.completion_tokens for _, end in together} == {20}
     assert len({text for text, _ in alone}) > 15
@@ -71,22 +65,22 @@ def test_pass_is_shared_by_models_of_one_shape(engine, folders, monkeypatch):
     with engine.lock:  # all of them before the thread looks
         streams = [model.submit(_work(model, 1)) for model in models]
     for stream in streams:
-        assert isinstance(_read(stream)[1], End)
+        assert isinstance(last_event(stream)[1], End)
     assert max(seen) == 4
 
 
 def test_model_that_breaks_in_a_shared_pass_ends_its_requests_alone(engine, folders):
     models = [engine.load(folder, name=f"node{number}") for number, folder in enumerate(folders[:3])]
-    wanted = [_read(model.submit(_work(model, 5, tokens=60)))[0] for model in models]
+    wanted = [last_event(model.submit(_work(model, 5, tokens=60)))[0] for model in models]
     streams = [model.submit(_work(model, 5, tokens=60)) for model in models]
     assert all(isinstance(stream.next(timeout_s=60), Piece) for stream in streams)
     models[1].forward.embed = None
-    ends = [_read(stream) for stream in streams]
+    ends = [last_event(stream) for stream in streams]
     assert [type(end) for _, end in ends] == [End, Failed, End]
     assert wanted[0].endswith(ends[0][0])
     assert wanted[2].endswith(ends[2][0])
     assert [model.capacity().busy for model in models] == [0, 0, 0]
-    assert _read(models[0].submit(_work(models[0], 5, tokens=60)))[0] == wanted[0]
+    assert last_event(models[0].submit(_work(models[0], 5, tokens=60)))[0] == wanted[0]
 
 
 def test_model_unloaded_in_mid_answer_fails_its_streams_and_the_others_go_on(engine, folders):
@@ -94,8 +88,8 @@ def test_model_unloaded_in_mid_answer_fails_its_streams_and_the_others_go_on(eng
     streams = [model.submit(_work(model, 3, tokens=100)) for model in (first, second)]
     assert all(isinstance(stream.next(timeout_s=60), Piece) for stream in streams)
     first.close()
-    assert isinstance(_read(streams[0])[1], Failed)
-    assert _read(streams[1])[1].completion_tokens == 100
+    assert isinstance(last_event(streams[0])[1], Failed)
+    assert last_event(streams[1])[1].completion_tokens == 100
     with pytest.raises(EngineClosed, match="node0 was unloaded"):
         first.submit(_work(first, 3))
 
@@ -108,7 +102,7 @@ def test_slots_and_queue_of_one_model_are_its_own(engine, folders):
             first.submit(_work(first, 99))
         streams.append(second.submit(_work(second, 1)))
     for stream in streams:
-        assert isinstance(_read(stream)[1], End)
+        assert isinstance(last_event(stream)[1], End)
     assert (first.capacity().busy, first.capacity().waiting) == (0, 0)
 
 
@@ -117,7 +111,7 @@ def test_cancelled_rows_leave_within_a_step_and_free_their_slots(engine, folders
     streams = [model.submit(_work(model, number, tokens=100)) for model in models for number in range(5)]
     for stream in streams:
         stream.cancel()
-    assert {_read(stream)[1].finish_reason for stream in streams} == {"cancelled"}
+    assert {last_event(stream)[1].finish_reason for stream in streams} == {"cancelled"}
     until = time.monotonic() + 5
     while any(model.capacity().busy + model.capacity().waiting for model in models) and time.monotonic() < until:
         time.sleep(0.01)
@@ -142,4 +136,4 @@ def test_hybrid_answers_equal_generate_for_prompts_side_by_side(engine, tmp_path
         with torch.no_grad():
             whole = model.generate(torch.tensor([ids]), attention_mask=torch.ones((1, len(ids)), dtype=torch.int64), max_new_tokens=16, min_new_tokens=16,
                                    do_sample=False)
-        assert _read(stream)[0] == tokenizer.decode(tokens, whole[0, len(ids):].tolist())
+        assert last_event(stream)[0] == tokenizer.decode(tokens, whole[0, len(ids):].tolist())

@@ -5,6 +5,7 @@ import random
 import string
 
 import pytest
+from read_stream import last_event, whole_answer
 
 import settings as configuration
 from benchmarks.random_run import add_node, make_run, train_tokenizer
@@ -83,17 +84,10 @@ def test_gguf_greedy_texts_equal_the_experts(served):
     model = LlamaCppModel(file, expert.tokenizer, name="math", context_tokens=256, limits=EngineLimits(slots=4, loop_repeats=None), threads=1,
                           exact=True, on_close=bool)
     try:
-        texts = [_collect(model.submit(Work(model.encode(talk), 24)))[0] for talk in talks]
+        texts = [whole_answer(model.submit(Work(model.encode(talk), 24)))[0] for talk in talks]
     finally:
         model.close()
     assert texts == wanted
-
-
-def _collect(stream):
-    parts = []
-    while isinstance(event := stream.next(timeout_s=60), Piece):
-        parts.append(event.text)
-    return "".join(parts), event
 
 
 def test_llamacpp_cancelled_request_ends_and_frees_its_slot(served):
@@ -106,12 +100,12 @@ def test_llamacpp_cancelled_request_ends_and_frees_its_slot(served):
         stream = model.submit(work)
         assert isinstance(stream.next(timeout_s=60), Piece)
         stream.cancel()
-        _, end = _collect(stream)
+        _, end = last_event(stream)
         assert isinstance(end, End)
         assert (end.finish_reason, end.completion_tokens < 240) == ("cancelled", True)
         while model.capacity().busy:
             pass
-        assert _collect(model.submit(work))[1].completion_tokens == 240
+        assert last_event(model.submit(work))[1].completion_tokens == 240
     finally:
         model.close()
 

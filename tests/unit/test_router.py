@@ -14,7 +14,8 @@ from routing.everyday import everyday_rows
 from routing.explain import explain
 from routing.fit import fit
 from routing.nowhere import none_rows
-from routing.router import RouteContext, Router, Rules, decide
+from routing.parts import Rules
+from routing.router import RouteContext, Router, decide
 from routing.rows import Row
 from routing.store import DamagedRouter
 

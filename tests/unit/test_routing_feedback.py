@@ -9,7 +9,8 @@ import settings
 from experts.tree import Tree
 from routing.feedback import Correction, correction_rows, feedback_rows
 from routing.oracle import Graded, regret
-from routing.router import Rules, decide
+from routing.parts import Rules
+from routing.router import decide
 
 TREE = Tree.from_settings(settings.TreeSettings())
 
