@@ -1,4 +1,7 @@
-"""A real loop process killed with SIGKILL (TerminateProcess on Windows) at random moments goes on each time and loses nothing."""
+"""A real loop process killed with SIGKILL (TerminateProcess on Windows) at random moments goes on each time and loses nothing.
+
+Moments are counted in the processor time of the loop, so that a busy machine makes the test longer and not another one.
+"""
 
 import contextlib
 import json
@@ -6,15 +9,17 @@ import random
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
 import pytest
 
 import settings
 from experts.journal import Journal
-from experts.registry import Registry
+from experts.registry import Registry, RegistryError
 
-PATIENCE_S = 60.0
+PATIENCE_S = 1800.0  # only ends what hangs: a start takes 6 s of a free core, and minutes where it gets leftovers
 
 
 def _command(run, data, overrides, *extra):
@@ -37,27 +42,67 @@ def _wait_for_start(run, process, *, starts):
         time.sleep(0.05)
 
 
-def _kill_rounds(run, data, overrides, *, kills, seed):
-    chance = random.Random(seed)
-    generation, ended = 0, 0
+def _processor_s(pid):
+    """Seconds of processor time of a process and its children, so that it is killed while one of them works, too."""
+    process, found = psutil.Process(pid), 0.0
+    for one in (process, *process.children(recursive=True)):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            times = one.cpu_times()
+            found += times.user + times.system + times.children_user + times.children_system
+    return found
+
+
+def _let_work(process, *, seconds):
+    """Wait until the process has had so much processor time from now on."""
+    until, before = time.monotonic() + PATIENCE_S, _processor_s(process.pid)
+    while _processor_s(process.pid) < before + seconds:
+        assert process.poll() is None, f"the loop ended with {process.returncode} before it was killed"
+        assert time.monotonic() < until, "the loop stands still"
+        time.sleep(0.01)
+
+
+@dataclass(frozen=True)
+class Kills:
+    """generation: of the pointer at the end; cycles, events: in the journal; lost: what was gone or broken after some kill."""
+
+    generation: int
+    cycles: int
+    events: int
+    lost: list[str]
+
+
+def _kill_rounds(run, data, overrides, *, kills, seed, say=lambda line: None):
+    chance, lost = random.Random(seed), []
+    generation, cycles, events = 0, 0, []
     for number in range(1, kills + 1):
         process = subprocess.Popen(_command(run, data, overrides, "--no-serve"), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
         try:
             _wait_for_start(run, process, starts=number)
-            time.sleep(chance.uniform(0.0, 1.5))
+            _let_work(process, seconds=chance.uniform(0.0, 1.5))
         finally:
             process.kill()
             _, errors = process.communicate(timeout=PATIENCE_S)
         assert b"Traceback" not in errors, errors.decode()
-        registry = Registry(run)
-        pointer = registry.pointer()
-        for name, version in {**pointer.nodes, **({"router": pointer.router} if pointer.router else {})}.items():
-            registry.verify(name, version)
-        assert pointer.generation >= generation
-        done = sum(event.kind == "cycle_ended" for event in _events(run))
-        assert done >= ended
-        generation, ended = pointer.generation, done
-    return generation, ended
+        known, pointer, events = len(events), Registry(run).pointer(), _events(run)
+        ended = [event.facts["cycle"] for event in events if event.kind == "cycle_ended"]
+        lost += [f"kill {number}: {loss}" for loss in _broken(run, pointer)]
+        if pointer.generation < generation or len(ended) < cycles or len(events) < known:
+            lost.append(f"kill {number}: generation {generation} -> {pointer.generation}, cycles {cycles} -> {len(ended)}, events {known} -> {len(events)}")
+        if ended != list(range(len(ended))):
+            lost.append(f"kill {number}: cycles ended {ended}")
+        generation, cycles = pointer.generation, len(ended)
+        say(f"kill {number}: generation {generation}, {cycles} cycles, {len(events)} events, lost {len(lost)}")
+    return Kills(generation, cycles, len(events), lost)
+
+
+def _broken(run, pointer):
+    registry, found = Registry(run), []
+    for name in pointer.names:
+        try:
+            registry.verify(name, pointer.version(name))
+        except RegistryError as error:
+            found.append(str(error))
+    return found
 
 
 def _promoted_in_order(events):
@@ -69,11 +114,12 @@ def _promoted_in_order(events):
     return seen
 
 
-@pytest.mark.timeout(280)
+@pytest.mark.timeout(PATIENCE_S)
 def test_loop_killed_ten_times_goes_on_and_loses_nothing(tmp_path, records_folder, toy_overrides):
     run = tmp_path / "run"
-    _kill_rounds(run, records_folder, toy_overrides, kills=10, seed=4)
-    done = subprocess.run(_command(run, records_folder, toy_overrides, "--no-serve", "--cycles", "1"), capture_output=True, text=True, timeout=120, check=False)
+    assert _kill_rounds(run, records_folder, toy_overrides, kills=10, seed=4).lost == []
+    done = subprocess.run(_command(run, records_folder, toy_overrides, "--no-serve", "--cycles", "1"), capture_output=True, text=True, timeout=PATIENCE_S,
+                          check=False)
     assert done.returncode == 0, done.stderr
     events, registry = _events(run), Registry(run)
     assert sum(event.kind == "cycle_ended" for event in events) >= 1
@@ -85,11 +131,17 @@ def test_loop_killed_ten_times_goes_on_and_loses_nothing(tmp_path, records_folde
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(3600)
-def test_loop_killed_two_hundred_times_goes_on_and_loses_nothing(tmp_path, records_folder, toy_overrides):
-    generation, ended = _kill_rounds(tmp_path / "run", records_folder, toy_overrides, kills=200, seed=5)
-    assert generation > 8
-    assert ended > 0
+@pytest.mark.timeout(0)  # as long as the machine takes; each start has its own patience
+def test_loop_killed_two_hundred_times_goes_on_and_loses_nothing(tmp_path, records_folder, toy_overrides, capsys):
+    def say(line):
+        with capsys.disabled():
+            print(line, flush=True)
+
+    found = _kill_rounds(tmp_path / "run", records_folder, toy_overrides, kills=200, seed=5, say=say)
+    say(f"killed 200 times: {found.generation} changes of the pointer, {found.cycles} cycles, {found.events} events; lost: {len(found.lost)}")
+    assert found.lost == []
+    assert found.generation > 8  # every node and the router came into force on the way
+    assert found.cycles > 0
 
 
 def test_loop_second_on_the_same_run_is_refused_with_the_pid_of_the_first(tmp_path, records_folder, toy_overrides):
@@ -109,7 +161,7 @@ def test_loop_second_on_the_same_run_is_refused_with_the_pid_of_the_first(tmp_pa
 def test_loop_damaged_version_is_set_aside_and_the_one_before_is_served(tmp_path, records_folder, toy_overrides):
     run = tmp_path / "run"
     subprocess.run(_command(run, records_folder, toy_overrides, "--no-serve", "--cycles", "1", "--set=loop.first_answer_s=0.001", "--set=loop.steps=60"),
-                   check=True, timeout=120)
+                   check=True, timeout=PATIENCE_S)
     registry = Registry(run)
     served = registry.served("generalist")
     before = [name for name in registry.versions("generalist") if name != served.name]
