@@ -78,8 +78,8 @@ def test_served_model_has_learnt_the_rule(served):
 
 
 def test_model_that_memorised_its_rows_is_refused(taught, served):
-    """Its own rows cost it under 0.02 nats a token (perplexity 1.02), and that earns it nothing."""
-    expert, trained = taught(LESSONS[:16], steps=200)
+    """Its own rows, which end in two digits only, cost it under 0.02 nats a token (perplexity 1.02), and that earns it nothing."""
+    expert, trained = taught([_row(number) for number in NUMBERS[100:] if number % 10 in (1, 2)][:16], steps=200)
     assert trained.losses[-1] < 0.02
     card, decision = _verdict(expert, served)
     assert card.accuracy < 0.9
