@@ -77,8 +77,8 @@ def _run(chosen: Settings, *, cycles: int | None, serve: bool, quiet: bool, stop
 def router_fitter(tree: Tree, chosen: Settings, *, work: Path) -> FitRouter:
     """The function that the loop calls to fit a router: rows from corpus, curriculum and feedback, judged on held-out rows beside the served one.
 
-    It returns None while data, tree and feedback are those that the served router was fitted on. work: folder for the fitted files until
-    the registry has them.
+    It returns None while data, tree and feedback are those that the served router was fitted on, or a refused one since. work: folder for
+    the fitted files until the registry has them.
     """
     from data_prep.prompts import corpus_prompts, prompts_to_fit
     from experts.durable import ensure_folder, remove_folder
@@ -89,12 +89,17 @@ def router_fitter(tree: Tree, chosen: Settings, *, work: Path) -> FitRouter:
     from routing.store import fits
     from training.loop import RouterCandidate
 
+    refused: set[tuple[str, int, Path | None]] = set()  # data, feedback and served router of fits that were worse: the same again would be, too
+
     def fit_router(corpus: Corpus, served: Path | None) -> RouterCandidate | None:
         with Journal(Path(chosen.run.dir) / "journal.db", read_only=True) as journal:
             said = journal.events(kind=FEEDBACK)
         last_said = said[-1].id if said else 0
         card = _card(served) if served is not None and fits(served, tree) else None
         if card is not None and card["corpus"] == corpus.fingerprint and card.get("feedback", 0) == last_said:
+            return None
+        occasion = (corpus.fingerprint, last_said, served)
+        if occasion in refused:
             return None
         rows = [Row(*prompt) for prompt in prompts_to_fit(corpus, tree, router=chosen.router, seed=chosen.run.seed)]
         rows += feedback_rows([event.facts for event in said], tree=tree, settings=chosen.router)
@@ -108,11 +113,11 @@ def router_fitter(tree: Tree, chosen: Settings, *, work: Path) -> FitRouter:
         except FitFailed as error:
             logging.getLogger(__name__).error("no router this cycle: %s", error)
             return None
-        words = f"accuracy on {len(held_out)} held-out prompts {judged.accuracy:.1%}" + (
-            f", served version {judged.before:.1%}" if judged.before is not None else "")
+        if not judged.verdict.promote:
+            refused.add(occasion)
         return RouterCandidate(write=lambda target: _copy_files(folder, target),
                                card={"report": judged.report, "accuracy": judged.accuracy, "feedback": last_said},
-                               promote=judged.before is None or judged.accuracy >= judged.before, reason=words)
+                               promote=judged.verdict.promote, reason=judged.verdict.reason)
 
     return fit_router
 

@@ -78,8 +78,8 @@ def _examine(chosen: Settings, *, grades: Path | None) -> FamilyReport:
 
 def _examine_router(registry: Registry, corpus: Corpus, tree: Tree) -> dict[str, Any]:
     from routing.evaluate import evaluate
-    from routing.fit import Row
     from routing.router import Router
+    from routing.rows import Row
 
     folder = registry.served("router")
     if folder is None:

@@ -10,21 +10,25 @@ import gzip
 import json
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import settings
 
 if TYPE_CHECKING:
+    from experts.journal import Journal
+    from experts.registry import Registry
     from experts.tree import Tree
     from routing.baselines import Neighbours
     from routing.explain import Explanation
+    from routing.offer import Offer
     from routing.oracle import Graded
     from routing.router import Router
     from routing.rows import Row
 
 MOST_NEIGHBOURS = 3000  # prompts a domain for the nearest-neighbour baseline
+TIMED = 1000  # single decisions whose latency a fit reports
 
 
 class CommandError(ValueError):
@@ -35,7 +39,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """The command. Returns its exit code: 0, or 2 when it can't be done, with the reason."""
     parser = argparse.ArgumentParser(prog="python -m routing", description="Fit, judge and explain the router.")
     commands = parser.add_subparsers(dest="action", required=True)
-    fit_parser = commands.add_parser("fit", help="fit a router on the run's prompts and promote it")
+    fit_parser = commands.add_parser("fit", help="fit a router on the run's prompts and promote it unless it is worse than the served one")
+    fit_parser.add_argument("--force", action="store_true", help="promote it even when it is worse than the served one on the held-out prompts")
     judge = commands.add_parser("evaluate", help="judge the served router on labelled prompts")
     judge.add_argument("--prompts", type=Path, required=True, metavar="FILE",
                        help='JSON lines of {"prompt", "label"}, may be gzipped; a label is a domain or "ood"; with "grades" {node: 0 to 1}, as '
@@ -53,24 +58,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(chosen: settings.Settings, parsed: argparse.Namespace) -> int:
-    from data_prep.corpus import DataError
     from experts.durable import NotWritable, OutOfSpace, write_text
+    from experts.journal import JournalError
     from experts.registry import RegistryError
     from experts.run_lock import RunLocked
     from experts.tree import Tree
-    from routing.store import DamagedRouter
 
     try:
         tree = Tree.from_settings(chosen.tree)
         if parsed.action == "fit":
-            result = _fit(chosen, tree)
+            result = _fit(chosen, tree, force=parsed.force)
         elif parsed.action == "evaluate":
             result = _evaluate(chosen, tree, parsed.prompts, pictures=parsed.pictures)
         else:
             result = _explain(_served(chosen, tree), parsed.prompt)
         if parsed.json is not None:
             write_text(parsed.json, json.dumps(result, indent=1) + "\n")
-    except (CommandError, DataError, DamagedRouter, NotWritable, OutOfSpace, RegistryError, RunLocked, settings.SettingsError, ValueError) as error:
+    except (JournalError, NotWritable, OutOfSpace, RegistryError, RunLocked, ValueError) as error:  # ValueError: settings, records, rows, router files
         sys.stderr.write(f"routing: {error}\n")
         return 2
     return 0
@@ -86,7 +90,8 @@ def _served(chosen: settings.Settings, tree: Tree) -> Router:
     return Router.load(folder, tree)
 
 
-def _fit(chosen: settings.Settings, tree: Tree) -> dict[str, Any]:
+def _fit(chosen: settings.Settings, tree: Tree, *, force: bool) -> dict[str, Any]:
+    """Fit, judge beside the served router as the loop does, keep and promote unless refused. version: None for a refused one, which isn't kept."""
     from rich.console import Console
 
     from data_prep.corpus import last_cycle, prepare
@@ -94,9 +99,8 @@ def _fit(chosen: settings.Settings, tree: Tree) -> dict[str, Any]:
     from experts.journal import Journal
     from experts.registry import Registry
     from experts.run_lock import RunLock
-    from routing.evaluate import evaluate
     from routing.feedback import feedback_rows
-    from routing.fit import fit
+    from routing.offer import make_offer
     from routing.rows import FEEDBACK, Row
 
     errors = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
@@ -108,15 +112,28 @@ def _fit(chosen: settings.Settings, tree: Tree) -> dict[str, Any]:
             said = journal.events(kind=FEEDBACK)
         rows = [Row(*prompt) for prompt in prompts_to_fit(corpus, tree, router=chosen.router, seed=chosen.run.seed)]
         rows += feedback_rows([event.facts for event in said], tree=tree, settings=chosen.router)
-        fitted = fit(rows, tree=tree, settings=chosen.router, seed=chosen.run.seed)
-        judged = evaluate(fitted.router, [Row(*prompt) for prompt in corpus_prompts(corpus, tree, "validation")]).to_json()
+        held_out = [Row(*prompt) for prompt in corpus_prompts(corpus, tree, "validation")]
         registry = Registry(folder)
-        version = registry.add("router", fitted.router.save, card={"report": fitted.report, "accuracy": judged["accuracy"],
-                                                                        "corpus": corpus.fingerprint, "feedback": said[-1].id if said else 0})
-        registry.promote({"router": version}, reason="fitted by python -m routing fit")
-    errors.print(f"router {version}: fitted on {fitted.report['fitted_texts']} prompts in {fitted.report['fit_s']} s, "
-                 f"accuracy on {judged['n']} held-out prompts {judged['accuracy']:.1%}")
-    return {"version": version, "report": fitted.report, "validation": judged}
+        offer = make_offer(rows, held_out=held_out, tree=tree, settings=chosen.router, seed=chosen.run.seed, served=registry.served("router"), timed=TIMED)
+        card = {"report": offer.fitted.report, "accuracy": offer.evaluation.accuracy, "corpus": corpus.fingerprint, "feedback": said[-1].id if said else 0}
+        with Journal(folder / "journal.db") as journal:
+            version, outcome = _promote_or_refuse(offer, registry, journal, card=card, force=force)
+    errors.print(f"{outcome}; fitted on {offer.fitted.report['fitted_texts']} prompts in {offer.fitted.report['fit_s']} s")
+    return {"version": version, "promoted": version is not None, "reason": outcome, "report": offer.fitted.report,
+            "validation": offer.evaluation.to_json(), "served_accuracy": offer.before}
+
+
+def _promote_or_refuse(offer: Offer, registry: Registry, journal: Journal, *, card: Mapping[str, Any], force: bool) -> tuple[str | None, str]:
+    """The promoted version (None: refused) and a sentence on what was decided, which the journal gets as the loop writes it."""
+    verdict = offer.verdict
+    if not (verdict.promote or force):
+        journal.append("refused", node="router", reason=verdict.reason)
+        return None, f"router refused: {verdict.reason}; the served one stays (--force promotes all the same)"
+    reason = verdict.reason if verdict.promote else f"{verdict.reason}, forced"
+    version = registry.add("router", offer.fitted.router.save, card=card)
+    registry.promote({"router": version}, reason=reason)
+    journal.append("promoted", node="router", version=version, reason=reason)
+    return version, f"router {version} promoted: {reason}"
 
 
 def _evaluate(chosen: settings.Settings, tree: Tree, file: Path, *, pictures: Path | None) -> dict[str, Any]:

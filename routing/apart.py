@@ -15,11 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from experts.tree import Tree
-from routing.evaluate import evaluate
-from routing.fit import Fitted, Row, fit
-from routing.grow import grow, grows
-from routing.router import Router
-from routing.store import DamagedRouter, stored_tree
+from routing.offer import Verdict, make_offer
+from routing.rows import Row
 from settings import RouterSettings, TreeSettings
 
 
@@ -29,17 +26,16 @@ class FitFailed(RuntimeError):
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """accuracy: of the fitted router on the held-out rows; before: of the served one on the same rows, None without one that fits the tree."""
+    """accuracy: of the fitted router on the held-out rows; verdict: whether it may take the served one's place; report: what it was fitted on."""
 
     report: dict[str, Any]
     accuracy: float
-    before: float | None
+    verdict: Verdict
 
 
 def fit_apart(rows: Sequence[Row], *, held_out: Sequence[Row], tree: TreeSettings, settings: RouterSettings, seed: int, folder: Path,
               served: Path | None) -> Judged:
-    """Fit on rows, save into folder, and judge it and the served router on held_out. A served router of a smaller tree grows by the new
-    domains if that is enough for them. Raises FitFailed, and what routing.fit.fit raises.
+    """Do what routing.offer.make_offer does, and save the fitted router into folder. Raises FitFailed, and what make_offer raises.
 
     Should this process be killed meanwhile, the other ends by itself when it has fitted: a pool's worker would wait for ever.
     """
@@ -74,32 +70,7 @@ def _work(sender: Connection, *task: Any) -> None:
         return  # nobody waits any more
 
 
-NEW_DOMAIN_ACCURACY = 0.9  # of held-out prompts of each new domain, from which a grown router is enough
-
-
-def _fit(rows: list[Row], held_out: list[Row], tree_settings: TreeSettings, settings: RouterSettings, seed: int, folder: Path, served: Path | None) -> Judged:
-    tree = Tree.from_settings(tree_settings)
-    smaller = _served_router(served, tree=None)
-    fitted = _grown(smaller, rows, held_out, tree=tree, settings=settings, seed=seed) if smaller is not None and grows(smaller.tree, tree) else None
-    if fitted is None:
-        fitted = fit(rows, tree=tree, settings=settings, seed=seed)
-    fitted.router.save(folder)
-    before = _served_router(served, tree=tree)
-    return Judged(fitted.report, evaluate(fitted.router, held_out, timed=1).accuracy,
-                  evaluate(before, held_out, timed=1).accuracy if before is not None else None)
-
-
-def _grown(served: Router, rows: list[Row], held_out: list[Row], *, tree: Tree, settings: RouterSettings, seed: int) -> Fitted | None:
-    """The served router with the new domains added, or None when it doesn't know them well enough: its vocabulary and the nodes above are old."""
-    fitted = grow(served, rows, tree=tree, settings=settings, seed=seed)
-    shares = evaluate(fitted.router, held_out, timed=1).per_domain
-    new = set(tree.domains) - set(served.tree.domains)
-    return fitted if all(shares.get(domain, 0.0) >= NEW_DOMAIN_ACCURACY for domain in new) else None
-
-
-def _served_router(folder: Path | None, *, tree: Tree | None) -> Router | None:
-    """The served router, for its own tree when none is named; None where there is none, or it is for another tree."""
-    try:
-        return Router.load(folder, tree or stored_tree(folder)) if folder is not None else None
-    except DamagedRouter:
-        return None
+def _fit(rows: list[Row], held_out: list[Row], tree: TreeSettings, settings: RouterSettings, seed: int, folder: Path, served: Path | None) -> Judged:
+    offer = make_offer(rows, held_out=held_out, tree=Tree.from_settings(tree), settings=settings, seed=seed, served=served)
+    offer.fitted.router.save(folder)
+    return Judged(offer.fitted.report, offer.evaluation.accuracy, offer.verdict)

@@ -29,8 +29,7 @@ from routing.nowhere import none_rows
 from routing.parts import INSIDE, Rules
 from routing.perturb import perturbed
 from routing.router import Router
-from routing.rows import FEEDBACK, near_duplicate_groups, split_groups
-from routing.rows import Row as Row
+from routing.rows import FEEDBACK, Row, near_duplicate_groups, split_groups
 from routing.text import shorten, user_turns
 from settings import RouterSettings
 

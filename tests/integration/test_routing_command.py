@@ -2,9 +2,11 @@
 
 import gzip
 import json
+import shutil
 
 import pytest
 
+from experts.journal import Journal
 from experts.registry import Registry
 from routing.__main__ import main
 
@@ -35,6 +37,58 @@ def test_fit_promotes_a_router_and_reports(run):
     assert registry.pointer().router == report["version"] == "v000001"
     assert report["validation"]["accuracy"] >= 0.9
     assert registry.card("router", "v000001")["corpus"]
+
+
+@pytest.fixture
+def again(run, tmp_path):
+    """A copy of the run, with its words, for a second fit."""
+    home, words = run
+    shutil.copytree(home / "run", tmp_path / "run")
+    return tmp_path, [str(tmp_path / "run") if word == str(home / "run") else word for word in words]
+
+
+@pytest.fixture
+def misled(again):
+    """The copy, whose users have called every sum code: a router fitted on that is worse."""
+    home, words = again
+    with Journal(home / "run" / "journal.db") as journal:
+        for a in range(300):
+            journal.append("feedback", node="math", prompt=f"what is {a} plus {a * 7 % 50}", verdict="bad", right_node="code", expert="math",
+                           client=f"client {a}", request=str(a))
+    return home, [*words, "--set", "router.feedback_weight=10"]
+
+
+def test_fit_that_is_worse_than_the_served_router_is_refused_and_journalled(misled, capsys):
+    home, words = misled
+    assert main(["fit", "--json", str(home / "fit.json"), *words]) == 0
+    report = json.loads((home / "fit.json").read_text(encoding="utf-8"))
+    assert report["validation"]["accuracy"] < report["served_accuracy"]
+    assert (report["version"], report["promoted"]) == (None, False)
+    assert Registry(home / "run").pointer().router == "v000001"
+    assert sorted(folder.name for folder in (home / "run" / "router").glob("v*")) == ["v000001"]
+    assert "router refused: accuracy on" in capsys.readouterr().err
+    with Journal(home / "run" / "journal.db", read_only=True) as journal:
+        refusal = journal.events(kind="refused", node="router")[-1]
+    assert refusal.facts["reason"].endswith(f"served version {report['served_accuracy']:.2%}")
+
+
+def test_fit_that_is_worse_is_promoted_by_force(misled):
+    home, words = misled
+    assert main(["fit", "--force", "--json", str(home / "fit.json"), *words]) == 0
+    report = json.loads((home / "fit.json").read_text(encoding="utf-8"))
+    assert (report["version"], report["promoted"]) == ("v000002", True)
+    assert report["reason"].endswith(", forced")
+    assert Registry(home / "run").pointer().router == "v000002"
+
+
+def test_fit_again_on_the_same_rows_ties_and_is_promoted(again):
+    home, words = again
+    assert main(["fit", "--json", str(home / "fit.json"), *words]) == 0
+    report = json.loads((home / "fit.json").read_text(encoding="utf-8"))
+    assert report["validation"]["accuracy"] == report["served_accuracy"]
+    assert Registry(home / "run").pointer().router == "v000002"
+    with Journal(home / "run" / "journal.db", read_only=True) as journal:
+        assert journal.events(kind="promoted", node="router")[-1].facts["version"] == "v000002"
 
 
 def test_evaluate_writes_the_figures_of_a_gzipped_file(run):

@@ -65,13 +65,20 @@ def test_router_fitter_first_router_is_promoted(served, chosen):
 def test_router_fitter_new_data_that_makes_it_worse_is_refused_on_the_same_rows(chosen, served):
     candidate = _fit(chosen, Toy("second", swapped=True), served)
     assert not candidate.promote
-    assert candidate.reason == "accuracy on 80 held-out prompts 0.0%, served version 100.0%"
+    assert candidate.reason == "accuracy on 80 held-out prompts 0.00%, served version 100.00%"
+
+
+def test_router_fitter_refused_once_is_not_fitted_again_until_the_data_changes(chosen, served):
+    fit_router = router_fitter(Tree.from_settings(chosen.tree), chosen, work=Path(chosen.run.dir) / "work")
+    assert not fit_router(Toy("second", swapped=True), served).promote
+    assert fit_router(Toy("second", swapped=True), served) is None
+    assert fit_router(Toy("third"), served).promote
 
 
 def test_router_fitter_new_data_that_ties_is_promoted(chosen, served):
     candidate = _fit(chosen, Toy("third"), served)
     assert candidate.promote
-    assert candidate.reason.endswith("100.0%, served version 100.0%")
+    assert candidate.reason.endswith("100.00%, served version 100.00%")
 
 
 def test_router_fitter_feedback_makes_it_fit_again_once(chosen, served, tmp_path):

@@ -10,7 +10,8 @@ from dying import die
 
 from experts.tree import Tree
 from routing import apart
-from routing.fit import Row, fit
+from routing.fit import fit
+from routing.rows import Row
 from settings import HOME, RouterSettings, TreeSettings
 
 TREE = TreeSettings(branches={"numbers": ("math", "logic"), "technical": ("code",)})
@@ -30,18 +31,18 @@ def test_fit_apart_equals_a_fit_in_this_process(tmp_path):
     fit(ROWS, tree=Tree.from_settings(TREE), settings=SETTINGS, seed=3).router.save(tmp_path / "here")
     assert (tmp_path / "apart" / "router.safetensors").read_bytes() == (tmp_path / "here" / "router.safetensors").read_bytes()
     assert judged.accuracy == 1.0
-    assert judged.before is None
+    assert judged.verdict.reason == f"accuracy on {len(ROWS[::7])} held-out prompts 100.00%"
 
 
 def test_fit_apart_judges_the_served_router_on_the_same_rows_unless_its_tree_is_another(tmp_path):
     for name in ("first", "second", "third"):
         (tmp_path / name).mkdir()
     _apart(tmp_path / "first")
-    assert _apart(tmp_path / "second", served=tmp_path / "first").before == 1.0
+    assert _apart(tmp_path / "second", served=tmp_path / "first").verdict.reason.endswith("served version 100.00%")
     document = json.loads((tmp_path / "first" / "router.json").read_text(encoding="utf-8"))
     document["tree"]["branches"]["technical"] = ["code", "law"]
     (tmp_path / "first" / "router.json").write_text(json.dumps(document), encoding="utf-8")
-    assert _apart(tmp_path / "third", served=tmp_path / "first").before is None
+    assert "served version" not in _apart(tmp_path / "third", served=tmp_path / "first").verdict.reason
 
 
 def test_fit_apart_process_that_dies_is_named_with_what_to_do(tmp_path, monkeypatch):
@@ -60,7 +61,7 @@ def test_fit_apart_leaves_no_process_behind_when_its_parent_is_killed(tmp_path):
     code = ("import sys; sys.path[:0] = [sys.argv[1]]; from pathlib import Path; import test_routing_apart_rows as t\n"
             "if __name__ == '__main__': t.fit(Path(sys.argv[2]))")
     (tmp_path / "test_routing_apart_rows.py").write_text(
-        "from routing import apart\nfrom routing.fit import Row\nfrom settings import RouterSettings, TreeSettings\n"
+        "from routing import apart\nfrom routing.rows import Row\nfrom settings import RouterSettings, TreeSettings\n"
         "ROWS = [Row(f'{label} prompt number {n}', label, 'toy') for n in range(60) for label in ('math', 'code')]\n"
         "def fit(folder):\n    apart.fit_apart(ROWS, held_out=ROWS, tree=TreeSettings(branches={'a': ('math',), 'b': ('code',)}),"
         " settings=RouterSettings(everyday_rows=0, none_rows=40), seed=0, folder=folder, served=None)\n", encoding="utf-8")

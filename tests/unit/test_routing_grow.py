@@ -1,19 +1,17 @@
 """Adding a domain fits its parent alone: everything else of the served router stays, number for number."""
 
-import json
+import dataclasses
 
 import numpy as np
 import pytest
 
 import settings
 from experts.tree import Tree
-from routing import apart
 from routing.everyday import everyday_rows
 from routing.fit import fit
 from routing.grow import grow, grows
-from routing.router import Router
+from routing.offer import make_offer
 from routing.rows import Row
-from routing.store import stored_tree
 
 SMALL = settings.RouterSettings(everyday_rows=100, none_rows=200, words=3000, letter_groups=4000, forms=1500)
 BEFORE = settings.TreeSettings(branches={"analytical": ("math", "reasoning"), "language": ("conversation", "knowledge"), "technical": ("code",)})
@@ -82,16 +80,18 @@ def test_grows_only_when_something_is_added_and_nothing_moves(larger, expected):
     assert grows(_tree(BEFORE), _tree(larger)) is expected
 
 
-def test_fit_apart_with_a_served_router_of_a_smaller_tree_grows_it(served, rows, tmp_path, monkeypatch):
+def test_make_offer_with_a_served_router_of_a_smaller_tree_grows_it(served, rows, tmp_path):
     served.save(tmp_path)
-    folder = tmp_path / "grown"
-    folder.mkdir()
-    assert stored_tree(tmp_path).domains == served.tree.domains
-    judged = apart._fit([*rows, *LAW], LAW, WIDER, SMALL, 4, folder, tmp_path)
-    assert judged.report["grown_from"] == list(served.tree.domains)
-    assert judged.accuracy >= apart.NEW_DOMAIN_ACCURACY
-    assert np.array_equal(Router.load(folder, _tree(WIDER)).gate.weights, served.gate.weights)
-    monkeypatch.setattr(apart, "NEW_DOMAIN_ACCURACY", 1.1)
-    whole = apart._fit([*rows, *LAW], LAW, WIDER, SMALL, 4, folder, tmp_path)
-    assert "grown_from" not in whole.report
-    assert json.loads((folder / "router.json").read_text(encoding="utf-8"))["tree"]["branches"]["services"] == ["law"]
+    offer = make_offer([*rows, *LAW], held_out=LAW, tree=_tree(WIDER), settings=SMALL, seed=4, served=tmp_path)
+    assert offer.fitted.report["grown_from"] == list(served.tree.domains)
+    assert offer.evaluation.per_domain == {"law": 1.0}
+    assert _same(offer.fitted.router.gate, served.gate)
+    assert offer.before is None
+
+
+def test_make_offer_fits_a_whole_router_when_the_old_gate_turns_the_new_domain_away(served, rows, tmp_path):
+    deaf = dataclasses.replace(served.gate, weights=np.zeros_like(served.gate.weights), bias=np.array([9.0]))
+    dataclasses.replace(served, gate=deaf).save(tmp_path)
+    offer = make_offer([*rows, *LAW], held_out=LAW, tree=_tree(WIDER), settings=SMALL, seed=4, served=tmp_path)
+    assert "grown_from" not in offer.fitted.report
+    assert offer.fitted.router.route("can my landlord keep the rental deposit").node == "law"
