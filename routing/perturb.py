@@ -28,6 +28,8 @@ def typo(prompt: str, rng: Random) -> str:
     neighbours = _NEIGHBOURS[letter.lower()]
     changed = (prompt[place + 1] + letter, "", letter * 2, neighbours[int(rng.random() * len(neighbours))])
     kind = int(rng.random() * len(changed))
+    if kind == 0 and prompt[place + 1] == letter:  # two alike: swapping them would be no typo
+        kind = 1
     return prompt[:place] + changed[kind] + prompt[place + (2 if kind == 0 else 1):]
 
 

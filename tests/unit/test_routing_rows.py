@@ -50,6 +50,10 @@ def test_typo_changes_one_word_only():
     assert sum(one != other for one, other in zip(changed, ["where", "is", "the", "longest", "river"], strict=True)) == 1
 
 
+def test_typo_of_a_word_of_one_letter_is_still_a_typo():
+    assert all(typo("aaaa", Random(seed)) != "aaaa" for seed in range(40))
+
+
 @pytest.mark.parametrize(("text", "expected"), [
     ("and Boston?", True), ("why?", True), ("who directed it", True), ("what about the second one", True),
     ("write a python function to sort a list of numbers", False), ("who painted the mona lisa", False)])
