@@ -21,6 +21,7 @@ from routing.rows import Row
 from routing.text import shorten, user_turns
 
 KEYWORDS_NAME = "keyword rules"
+MAJORITY_NAME = "majority"
 NEIGHBOURS_NAME = "nearest neighbours"
 _KEYWORDS = MappingProxyType({
     "code": re.compile(r"\b(python|java|javascript|function|code|array|string|sql|html|css|bash|file|directory|program|class|algorithm|script)\b"),
@@ -33,11 +34,17 @@ _KEYWORDS = MappingProxyType({
 def baselines(router: Router, rows: Sequence[Row], *, near: Neighbours | None = None) -> dict[str, float]:
     """Accuracy on the in-domain rows of the most frequent fitted label, the keyword rules, the flat classifier and, where given, the neighbours."""
     known = [row for row in rows if row.label != OUT_OF_DOMAIN]
-    counts = Counter({label: count for label, count in router.facts.get("by_label", {}).items() if label in router.tree.domains})
-    found = {} if not counts else {"majority": float(np.mean([row.label == counts.most_common(1)[0][0] for row in known]))}
+    most = majority_label(router)
+    found = {} if most is None else {MAJORITY_NAME: float(np.mean([row.label == most for row in known]))}
     found |= {KEYWORDS_NAME: keyword_accuracy(known),
               "flat": float(np.mean([guess == row.label for guess, row in zip(flat_choices(router, known), known, strict=True)]))}
     return found if near is None else {**found, NEIGHBOURS_NAME: near.accuracy(known)}
+
+
+def majority_label(router: Router) -> str | None:
+    """The domain that most rows of the router's fit had; None for a router that doesn't say."""
+    counts = Counter({label: count for label, count in router.facts.get("by_label", {}).items() if label in router.tree.domains})
+    return counts.most_common(1)[0][0] if counts else None
 
 
 def keyword_accuracy(rows: Sequence[Row]) -> float:

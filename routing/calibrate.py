@@ -41,7 +41,12 @@ def risk_coverage(confidence: Floats, right: NDArray[np.bool_], *, points: int =
 
 
 def best_rules(router: Router, shares: Floats, labels: NDArray[np.str_], *, settings: RouterSettings) -> tuple[Rules, list[dict[str, float]]]:
-    """Thresholds that turn away at most the share false_rejection of in-domain rows, and the curve they were read from."""
+    """Thresholds for an expert and a branch, and the risk-coverage curve of the in-domain rows; the router's own rules without such rows.
+
+    expert: the quantile false_rejection of the rows' largest probability, so that this share of them isn't sent to an expert. branch:
+    half of the doubt that an expert may leave, since a branch has to be right about less but answers less well. shares: as
+    Router.shares_of gives them, one row a label.
+    """
     inside = labels != OUT_OF_DOMAIN
     if not inside.any():
         return router.rules, []
@@ -49,5 +54,4 @@ def best_rules(router: Router, shares: Floats, labels: NDArray[np.str_], *, sett
     confidence = known[:, 1:].max(axis=1)
     right = np.array(router.tree.domains)[known[:, 1:].argmax(axis=1)] == labels[inside]
     expert = float(np.quantile(confidence, settings.false_rejection))
-    branch = max(expert, 1 - (1 - expert) / 2)
-    return replace(router.rules, expert=expert, branch=branch), risk_coverage(confidence, right)
+    return replace(router.rules, expert=expert, branch=(1 + expert) / 2), risk_coverage(confidence, right)

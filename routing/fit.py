@@ -111,8 +111,7 @@ def prepare_rows(rows: Sequence[Row], *, tree: Tree, settings: RouterSettings, s
     _check(rows, tree=tree)
     own = [*(replace(row, weight=settings.everyday_weight) for row in everyday_rows(tree.domains, count=settings.everyday_rows, seed=seed)),
            *none_rows(settings.none_rows, seed=seed)]
-    everything = [row for row in (*rows, *own) if user_turns(row.prompt)]
-    given = len([row for row in rows if user_turns(row.prompt)])
+    everything, given = [*rows, *own], len(rows)
     texts = [shorten(user_turns(row.prompt)[0], limit=settings.max_prompt_chars) for row in everything]
     groups = near_duplicate_groups(texts)
     held = split_groups(groups, share=settings.calibration_share, seed=seed)

@@ -5,14 +5,13 @@ Grades come from the caller, who examined the nodes. The same is reckoned for si
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 
-from routing.baselines import KEYWORDS_NAME, NEIGHBOURS_NAME, Neighbours, flat_choices, keyword_choices, neighbour_choices
+from routing.baselines import KEYWORDS_NAME, MAJORITY_NAME, NEIGHBOURS_NAME, Neighbours, flat_choices, keyword_choices, majority_label, neighbour_choices
 from routing.router import Router
 from routing.rows import Row
 
@@ -83,13 +82,13 @@ def _others(router: Router, graded: Sequence[Graded], table: Any, nodes: Sequenc
     rows = [Row(row.prompt, row.label, "exam") for row in graded]
     labels = np.array([row.label for row in graded])
     best = {label: nodes[int(table[labels == label].mean(axis=0).argmax())] for label in set(labels.tolist())}
-    counts: Counter[str] = Counter({label: count for label, count in router.facts.get("by_label", {}).items() if label in router.tree.domains})
+    most = majority_label(router)
     found = {KNOWING: [best[row.label] for row in graded], "expert of the true domain": labels.tolist(), "flat": flat_choices(router, rows),
              KEYWORDS_NAME: keyword_choices(rows)}
     if set(found[KEYWORDS_NAME]) - set(router.tree.domains):
         del found[KEYWORDS_NAME]  # the rules know the built-in domains only
-    if counts:
-        found["majority"] = [counts.most_common(1)[0][0]] * len(rows)
+    if most is not None:
+        found[MAJORITY_NAME] = [most] * len(rows)
     if near is not None:
         found[NEIGHBOURS_NAME] = neighbour_choices(near, rows)
     return found

@@ -20,9 +20,10 @@ INSIDE = "inside"
 class Rules:
     """How decisions are made of probabilities; found on validation rows when the router was fitted, and kept with it.
 
-    expert, branch: lowest probability at which an expert or a branch is chosen. history_decay: weight of each earlier turn
-    against the one after it. follow_up_words: a shorter turn never counts as a change
-    of subject, nor one up to three times as long that points back.
+    expert, branch: lowest probability at which an expert or a branch is chosen. history_turns: so many earlier user turns have a
+    say in an unsure follow-up; history_decay: weight of each against the one after it. sticky: added to the log-probability of what
+    lies below the node that answered last. follow_up_words: a turn of fewer words never counts as a change of subject, nor one of up to
+    three times as many that points back. max_prompt_chars: what is read of a turn, its first and its last half.
     """
 
     expert: float = 0.5

@@ -59,7 +59,8 @@ class Router(Parts):
     _bias: Floats = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        parts = [self.gate, self.root, *self.children.values()]
+        # In the tree's order, in which _joint takes them apart: a file may have been written for the same branches in another one.
+        parts = [self.gate, self.root, *(self.children[branch] for branch in self.tree.branches if branch in self.children)]
         object.__setattr__(self, "_stack", np.ascontiguousarray(np.vstack([part.weights for part in parts]).T))
         object.__setattr__(self, "_bias", np.concatenate([part.bias for part in parts]))
 
@@ -80,10 +81,12 @@ class Router(Parts):
             return decide(self._unknown(), tree=self.tree, rules=self.rules, empty=True)
         newest = self._read(turns[0])
         shares = self._shares(newest)
-        history = [self._shares(part) for part in map(self._read, turns[1:1 + self.rules.history_turns]) if not part.empty]
         before = context.node if context is not None else None
+        if (len(turns) == 1 and before is None) or self._is_clear(shares, turns[0]):
+            return decide(shares, tree=self.tree, rules=self.rules, empty=newest.empty)
+        history = [self._shares(part) for part in map(self._read, turns[1:1 + self.rules.history_turns]) if not part.empty]
         if history or before is not None:
-            shares = self._with_history(shares, turns[0], history=history, before=before, empty=newest.empty)
+            shares = self._with_history(shares, history=history, before=before, empty=newest.empty)
         return decide(shares, tree=self.tree, rules=self.rules, empty=newest.empty and not history)
 
     def route_batch(self, prompts: Sequence[str | Sequence[Message]]) -> list[Route]:
@@ -138,11 +141,12 @@ class Router(Parts):
             place += len(children)
         return shares
 
-    def _with_history(self, shares: Floats, text: str, *, history: Sequence[Floats], before: str | None, empty: bool) -> Floats:
-        """Shares after earlier turns have had their say: none when the newest turn is clear by itself, else fading with age."""
-        clear = shares[1:].max() >= self.rules.expert and not is_follow_up(text, few_words=self.rules.follow_up_words)
-        if clear:
-            return shares
+    def _is_clear(self, shares: Floats, text: str) -> bool:
+        """Whether the newest turn decides by itself: sure of an expert, and no follow-up."""
+        return bool(shares[1:].max() >= self.rules.expert) and not is_follow_up(text, few_words=self.rules.follow_up_words)
+
+    def _with_history(self, shares: Floats, *, history: Sequence[Floats], before: str | None, empty: bool) -> Floats:
+        """Shares after earlier turns (newest first) have had their say, fading with age, and the node that answered last has pulled."""
         logs = np.zeros_like(shares) if empty else np.log(shares + _TINY)
         for age, earlier in enumerate(history, start=1):
             logs = logs + self.rules.history_decay ** (age - 1) * np.log(earlier + _TINY)

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +92,8 @@ def _assemble(document: Mapping[str, Any], tensors: Mapping[str, Any], *, tree: 
     listed = len(document["words"]) + len(document["letter_groups"]) + len(document["forms"])
     if listed != size or features.idf.shape != (size,) or features.familiar.shape != (len(words) + len(grams),):
         raise ValueError(f"vocabulary of {size} different terms out of {listed}, but idf of shape {features.idf.shape}")
+    if features.idf.dtype != np.float64 or not np.isfinite(features.idf).all():
+        raise ValueError(f"idf of {features.idf.dtype} with a number that isn't finite, or not of float64")
     parts = {name: _classifier(name, facts, tensors, width=features.width) for name, facts in document["classifiers"].items()}
     expected = {"gate": {INSIDE, OUT_OF_DOMAIN}, "root": {*tree.branches}, "flat": {*tree.domains},
                 **{f"branch.{name}": set(tree.nodes[name].children) for name in tree.branches if len(tree.nodes[name].children) > 1}}
@@ -98,7 +101,18 @@ def _assemble(document: Mapping[str, Any], tensors: Mapping[str, Any], *, tree: 
     if found != expected:
         raise ValueError(f"classifiers {found}, the tree needs {expected}")
     children = {name.removeprefix("branch."): part for name, part in parts.items() if name.startswith("branch.")}
-    return Parts(tree, features, parts["gate"], parts["root"], children, parts["flat"], Rules(**document["rules"]), document["facts"])
+    return Parts(tree, features, parts["gate"], parts["root"], children, parts["flat"], _rules(document["rules"]), document["facts"])
+
+
+def _rules(facts: Mapping[str, Any]) -> Rules:
+    """The rules, each of the type of its default and finite: json reads NaN and any text without a word."""
+    rules = Rules(**facts)
+    for each in fields(rules):
+        value = getattr(rules, each.name)
+        kind = int if isinstance(each.default, int) else int | float
+        if isinstance(value, bool) or not isinstance(value, kind) or not math.isfinite(value):
+            raise ValueError(f"rule {each.name} is {value!r}, expected a number such as {each.default}")
+    return rules
 
 
 def _classifier(name: str, facts: Mapping[str, Any], tensors: Mapping[str, Any], *, width: int) -> Classifier:
@@ -107,7 +121,7 @@ def _classifier(name: str, facts: Mapping[str, Any], tensors: Mapping[str, Any],
     rows = 1 if len(labels) <= 2 else len(labels)
     if weights.shape != (rows, width) or bias.shape != (rows,) or weights.dtype != np.float64 or bias.dtype != np.float64:
         raise ValueError(f"classifier {name}: weights {weights.shape} and bias {bias.shape}, expected {(rows, width)} and {(rows,)} of float64")
-    if not (np.isfinite(weights).all() and np.isfinite(bias).all() and float(facts["temperature"]) > 0):
+    if not (np.isfinite(weights).all() and np.isfinite(bias).all() and 0 < float(facts["temperature"]) < math.inf):
         raise ValueError(f"classifier {name} has a number that isn't finite, or no positive temperature")
     return Classifier(labels, weights, bias, float(facts["temperature"]))
 

@@ -151,13 +151,38 @@ def test_router_cut_short_is_refused(router, tmp_path):
 
 @pytest.mark.parametrize(("change", "reason"), [
     ({"format": "other"}, "isn't a router of this project"), ({"version": 99}, "format version 99"), ({"words": []}, "vocabulary of"),
-    ({"classifiers": {}}, "the tree needs"), ({"rules": {"hope": 1}}, "no whole router")])
+    ({"classifiers": {}}, "the tree needs"), ({"rules": {"hope": 1}}, "no whole router"), ({"rules": {"expert": "0.5"}}, "rule expert is '0.5'"),
+    ({"rules": {"branch": float("nan")}}, "rule branch is nan"), ({"rules": {"history_turns": 1.5}}, "rule history_turns is 1.5")])
 def test_router_foreign_document_is_refused_with_the_reason(router, tmp_path, change, reason):
     router.save(tmp_path)
     document = json.loads((tmp_path / "router.json").read_text(encoding="utf-8"))
     (tmp_path / "router.json").write_text(json.dumps({**document, **change}), encoding="utf-8")
     with pytest.raises(DamagedRouter, match=reason):
         Router.load(tmp_path, TREE)
+
+
+def test_router_with_an_infinite_weight_of_a_term_is_refused(router, tmp_path):
+    dataclasses.replace(router, features=dataclasses.replace(router.features, idf=router.features.idf * np.inf)).save(tmp_path)
+    with pytest.raises(DamagedRouter, match="idf of float64 with a number that isn't finite"):
+        Router.load(tmp_path, TREE)
+
+
+def test_router_with_an_infinite_temperature_is_refused(router, tmp_path):
+    router.save(tmp_path)
+    document = json.loads((tmp_path / "router.json").read_text(encoding="utf-8"))
+    document["classifiers"]["root"]["temperature"] = float("inf")
+    (tmp_path / "router.json").write_text(json.dumps(document), encoding="utf-8")
+    with pytest.raises(DamagedRouter, match="no positive temperature"):
+        Router.load(tmp_path, TREE)
+
+
+def test_router_of_the_same_tree_with_its_branches_in_another_order_decides_the_same(router, tmp_path):
+    router.save(tmp_path)
+    turned = dict(reversed([(branch, TREE.nodes[branch].children) for branch in TREE.branches]))
+    loaded = Router.load(tmp_path, Tree.from_settings(settings.TreeSettings(branches=turned)))
+    for row in everyday_rows(TREE.domains, count=5, seed=9):
+        here, there = ({ranked.node: ranked.probability for ranked in one.route(row.prompt).ranked} for one in (router, loaded))
+        assert there == pytest.approx(here)
 
 
 def test_router_of_another_tree_is_refused(router, tmp_path):

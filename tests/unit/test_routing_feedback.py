@@ -7,7 +7,7 @@ import pytest
 
 import settings
 from experts.tree import Tree
-from routing.feedback import Correction, correction_rows, feedback_rows
+from routing.feedback import Correction, feedback_rows, newest_corrections
 from routing.oracle import Graded, regret
 from routing.parts import Rules
 from routing.router import decide
@@ -70,15 +70,18 @@ def test_regret_without_rows_is_refused():
 
 
 def test_corrections_of_a_client_are_capped_and_the_newest_kept():
-    said = [Correction(f"prompt {number}", "math", 9.0, "eve") for number in range(5)] + [Correction("other", "code", 0.5, "bob")]
-    rows = correction_rows(said, labels=TREE.domains, most_a_client=2, most_weight=3.0)
-    assert [(row.prompt, row.label, row.weight) for row in rows] == [("prompt 3", "math", 3.0), ("prompt 4", "math", 3.0), ("other", "code", 0.5)]
+    said = [Correction(f"prompt {number}", "math", "eve") for number in range(5)] + [Correction("other", "code", "bob")]
+    assert [each.prompt for each in newest_corrections(said, most_a_client=2, most=9)] == ["prompt 3", "prompt 4", "other"]
 
 
-def test_corrections_later_word_replaces_the_earlier_and_nonsense_falls_away():
-    said = [Correction("a", "math", 1.0, "eve"), Correction("a", "code", 1.0, "eve"), Correction("b", "law", 1.0, "eve"), Correction(" ", "math", 1.0, "eve"),
-            Correction("c", "math", 0.0, "eve")]
-    assert [(row.prompt, row.label) for row in correction_rows(said, labels=TREE.domains, most_a_client=9, most_weight=1.0)] == [("a", "code")]
+def test_corrections_later_word_replaces_the_earlier_and_empty_prompts_fall_away():
+    said = [Correction("a", "math", "eve"), Correction("b", "math", "eve"), Correction("a", "code", "eve"), Correction(" ", "math", "eve")]
+    assert newest_corrections(said, most_a_client=9, most=9) == [Correction("b", "math", "eve"), Correction("a", "code", "eve")]
+
+
+def test_corrections_of_a_client_over_its_cap_take_no_place_of_the_others():
+    said = [Correction("old", "math", "bob"), *(Correction(f"prompt {number}", "math", "eve") for number in range(5))]
+    assert [each.prompt for each in newest_corrections(said, most_a_client=1, most=2)] == ["old", "prompt 4"]
 
 
 def test_feedback_rows_take_the_right_node_the_confirmed_expert_and_the_root_for_none_of_the_domains():
