@@ -241,7 +241,11 @@ def _family_tokenizer(work: _Work, examples: Mapping[str, Path]) -> Tokenizer:
     if base is not None:
         wanted = {"base": base}
     if folder.is_dir():
-        made = json.loads((folder / FACTS).read_text(encoding="utf-8"))["settings"]
+        try:
+            made = json.loads((folder / FACTS).read_text(encoding="utf-8"))["settings"]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise DataError(f"{folder / FACTS} can't be read ({type(error).__name__}: {error}), and every version of this run depends on that tokenizer; "
+                            "bring the file back, or choose another folder with --run DIR") from error
         if made != wanted:
             raise DataError(f"the tokenizer in {folder} was made with {made}, the settings say {wanted}; "
                             "set them back, or choose another folder with --run DIR")
@@ -294,8 +298,15 @@ def _shards(work: _Work, domain: str, examples: Path, *, tokenizer: Tokenizer) -
 
 
 def _verify_shards(folder: Path) -> None:
+    """Raises DamagedShard when a file of the folder isn't the one that was written, or its facts can't be read."""
     for split in SPLITS:
         verify_shard(folder, split)
+    try:
+        known = set(json.loads((folder / FACTS).read_text(encoding="utf-8"))["splits"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DamagedShard(f"{folder / FACTS} can't be read: {type(error).__name__}: {error}") from error
+    if known != set(SPLITS):
+        raise DamagedShard(f"{folder / FACTS} tells of the splits {sorted(known)}, not of {', '.join(SPLITS)}")
 
 
 def _assemble(work: _Work, examples: Mapping[str, Path], shards: Mapping[str, Path], notes: tuple[str, ...], *,

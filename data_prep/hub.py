@@ -47,7 +47,7 @@ class HubSet:
         unknown = [key for key, value in fields.items() if key not in _KEYS or not value]
         mapped = ("messages" in fields) != ("prompt" in fields and "response" in fields)
         rows = fields.get("rows", str(DEFAULT_ROWS))
-        if not name or "=" in name or unknown or not mapped or not rows.isdigit() or fields.get("exam", "no") not in ("yes", "no"):
+        if not name or "=" in name or unknown or not mapped or not re.fullmatch("0*[1-9][0-9]*", rows) or fields.get("exam", "no") not in ("yes", "no"):
             raise DataError(f"data.hub.{domain}: {line!r} isn't of the form {_FORM}" + (f"; unknown: {', '.join(unknown)}" if unknown else ""))
         return cls(name, fields.get("config"), fields.get("split", "train"), fields.get("prompt", ""), fields.get("response", ""), fields.get("messages", ""),
                    int(rows), fields.get("exam") == "yes")
@@ -106,8 +106,13 @@ def _fields(row: Mapping[str, Any], wanted: HubSet, *, number: int) -> dict[str,
 
 def _conversation(row: Mapping[str, Any], wanted: HubSet) -> tuple[str | None, str | None]:
     """What came before the assistant's last turn, and that turn. None where there is nothing: the reader then rejects the line."""
-    turns: list[Message] = [{"role": turn["role"], "content": turn["content"]} for turn in _value(row, wanted.messages, wanted=wanted) or ()
-                            if turn["role"] in ("user", "assistant")]
+    found = _value(row, wanted.messages, wanted=wanted) or ()
+    for turn in found:
+        if not (isinstance(turn, Mapping) and {"role", "content"} <= set(turn)):
+            keys = ", ".join(map(str, turn)) if isinstance(turn, Mapping) else repr(turn)[:80]
+            raise DataError(f"data set {wanted.name!r}: each turn of {wanted.messages!r} needs role and content; found {keys}; name prompt and response "
+                            "in data.hub in place of messages, or take its line out")
+    turns: list[Message] = [{"role": turn["role"], "content": turn["content"]} for turn in found if turn["role"] in ("user", "assistant")]
     while turns and turns[-1]["role"] != "assistant":
         turns.pop()
     return (join_turns(turns[:-1]), turns[-1]["content"]) if len(turns) > 1 else (None, None)

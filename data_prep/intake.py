@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -85,14 +85,16 @@ def take_in(folder: Path, *, files: Sequence[DataFile], lessons: Lessons | None,
     read = len(reading.records) + len(reading.rejections)
     own = sum(map(len, splits.values()))
     if lessons is not None:
+        places = dict(cleaned.places)
         for split in SPLITS:
             # Its phrasings differ in case and marks on purpose, and an exam keeps every task.
             made = clean(lessons.records(split), settings=settings.data, loosely=False)
             splits[split] += made.examples
+            places |= made.places
             rejections += made.rejections
             sources[f"curriculum/{lessons.domain}"] += len(made.examples) + len(made.rejections)
             read += len(made.examples) + len(made.rejections)
-        rejections += _part(splits)
+        rejections += _part(splits, places)
     intake = Intake(read=read, own=own, kept={split: len(splits[split]) for split in SPLITS}, sources=dict(sources), drops=count_drops(rejections),
                     text_bytes={split: sum(len(row.prompt.encode()) + len(row.response.encode()) for row in splits[split]) for split in SPLITS},
                     cycle=lessons.cycle if lessons is not None else None)
@@ -123,15 +125,16 @@ def _keep_apart(splits: dict[Split, list[Example]], cleaned: Cleaned, *, similar
     return gone
 
 
-def _part(splits: dict[Split, list[Example]]) -> list[Rejection]:
-    """Take out of training what is asked in validation or exam, and out of validation what the exam asks; returns what went."""
+def _part(splits: dict[Split, list[Example]], places: Mapping[str, str]) -> list[Rejection]:
+    """Take out of training what is asked in validation or exam, and out of validation what the exam asks; returns what went. places: by key."""
     asked = {normalised(example.prompt) for example in splits["exam"]}
     gone: list[Rejection] = []
     for split in ("validation", "train"):
-        kept = [row for row in splits[split] if normalised(row.prompt) not in asked]
-        gone += [Rejection(row.source, "same prompt as a held-out row", row.prompt[:80]) for row in splits[split] if normalised(row.prompt) in asked]
-        asked |= {normalised(row.prompt) for row in kept}
-        splits[split] = kept
+        prompts = [normalised(row.prompt) for row in splits[split]]
+        gone += [Rejection(places[row.key], "same prompt as a held-out row", row.prompt[:80])
+                 for row, prompt in zip(splits[split], prompts, strict=True) if prompt in asked]
+        splits[split] = [row for row, prompt in zip(splits[split], prompts, strict=True) if prompt not in asked]
+        asked.update(prompts)
     return gone
 
 

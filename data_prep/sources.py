@@ -13,6 +13,7 @@ import gzip
 import json
 import logging
 import zlib
+from codecs import BOM_UTF8
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -173,10 +174,12 @@ def _lines(file: DataFile) -> Iterator[tuple[int, str | Rejection]]:
                 if len(raw) > MAX_LINE_BYTES:
                     yield number, Rejection(where, "over length", f"a line of more than {MAX_LINE_BYTES:,} bytes; put each record on a line of its own")
                     continue
+                mark = len(BOM_UTF8) if number == 1 and raw.startswith(BOM_UTF8) else 0
                 try:
-                    yield number, raw.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
+                    yield number, raw[mark:].decode("utf-8").rstrip("\r\n")
                 except UnicodeDecodeError as error:
-                    yield number, Rejection(where, "not UTF-8", f"byte {error.start + 1} of the line is 0x{raw[error.start]:02x}; save the file as UTF-8")
+                    place = mark + error.start
+                    yield number, Rejection(where, "not UTF-8", f"byte {place + 1} of the line is 0x{raw[place]:02x}; save the file as UTF-8")
     except (EOFError, OSError, zlib.error) as error:
         yield number + 1, Rejection(f"{file.name}:{number + 1}", "damaged file", f"can't be read from here on: {error}; the {number} lines before are kept")
 
@@ -240,6 +243,8 @@ def _to_record(fields: Any, *, file: DataFile, where: str) -> Record | Rejection
         return Rejection(where, "wrong type", f"meta is a {type(meta).__name__}; write an object, or leave it out")
     if source is not None and not isinstance(source, str):
         return Rejection(where, "wrong type", f"source is a {type(source).__name__}; write text, or leave it out")
+    if source is not None and _lone_surrogate(source):
+        return Rejection(where, "not UTF-8", "source has half of a surrogate pair, which is no character")
     return Record(file.domain, fields["prompt"], fields["response"], source or file.source, meta or {}, where, file.exam_only)
 
 

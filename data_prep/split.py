@@ -41,7 +41,7 @@ def split_all(examples: Sequence[Example], *, settings: DataSettings) -> dict[Sp
         have = sum(kept == split for kept in chosen.values())
         spare = sorted(place for key, place in places.items() if chosen[key] == "train")
         if have < least and spare:
-            last = spare[least - have - 1]  # rows with one prompt share one place, and go together
+            last = spare[min(least - have, len(spare)) - 1]  # rows with one prompt share one place, and go together
             chosen |= dict.fromkeys((key for key, place in places.items() if chosen[key] == "train" and place <= last), split)
     rows: dict[Split, list[Example]] = {split: [] for split in SPLITS}
     for example in examples:

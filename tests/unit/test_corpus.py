@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from random import Random
@@ -154,6 +155,23 @@ def test_damaged_folder_is_set_aside_and_made_again(prepared: Prepared, damaged:
     assert all("law" in line for line in prepared.lines)
 
 
+@pytest.mark.parametrize("left", ["", "{}"])
+def test_damaged_facts_of_shards_are_made_again(prepared: Prepared, left: str) -> None:
+    first = prepared()
+    file = first.folders["law"].shards / "facts.json"
+    whole = file.read_bytes()
+    file.write_text(left, encoding="utf-8")
+    assert prepared().report == first.report
+    assert file.read_bytes() == whole
+
+
+@pytest.mark.parametrize("left", ["", "{}"])
+def test_damaged_facts_of_the_tokenizer_are_refused_with_the_repair(prepared: Prepared, left: str) -> None:
+    (prepared().folder / "tokenizer" / "facts.json").write_text(left, encoding="utf-8")
+    with pytest.raises(DataError, match=r"facts\.json .*can't be read.*every version of this run depends on that tokenizer.*--run DIR"):
+        prepared(cycle=2)
+
+
 def test_damaged_manifest_is_no_obstacle(prepared: Prepared) -> None:
     first = prepared()
     (first.folder / "corpus.json").write_text("{", encoding="utf-8")
@@ -259,7 +277,9 @@ def test_curriculum_makes_new_training_rows_each_cycle_and_keeps_the_held_out_on
 
 def test_curriculum_training_rows_ask_nothing_that_is_held_out(tmp_path: Path) -> None:
     corpus = Prepared(tmp_path, branches={"one": ["conversation"]}, data={"curriculum_records": 3000})()
-    assert corpus.report.domains[0].intake.drops["same prompt as a held-out row"].count > 0
+    drops = corpus.report.domains[0].intake.drops["same prompt as a held-out row"]
+    assert drops.count > 0
+    assert all(re.match(r"curriculum/conversation:\d+:\d+: ", place) for place in drops.first)
     prompts = {split: {row.prompt for row in corpus.examples("conversation", split)} for split in ("train", "validation", "exam")}  # type: ignore[arg-type]
     assert not prompts["train"] & (prompts["validation"] | prompts["exam"])
     assert not prompts["validation"] & prompts["exam"]

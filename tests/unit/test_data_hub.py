@@ -139,3 +139,16 @@ def test_corpus_takes_hub_records_beside_those_of_the_folder(tmp_path: Path) -> 
     chosen = settings.check(tables)
     with pytest.raises(DataError, match=r"data\.hub names cooking, which tree\.branches doesn't \(law\)"):
         prepare(chosen, Tree.from_settings(chosen.tree), cycle=1, log=lambda line: None)
+
+
+@pytest.mark.parametrize(("turns", "found"), [([{"from": "human", "value": "hi"}], "from, value"), (["hi", "hello"], "'hi'")])
+def test_turns_of_another_form_are_refused_with_what_was_found(tmp_path: Path, turns: list[Any], found: str) -> None:
+    folder = repository(tmp_path / "talk", train=[{"conversations": turns}])
+    with pytest.raises(DataError, match=rf"conversations.*role and content.*{found}"):
+        load(f"{folder} messages=conversations", tmp_path)
+
+
+@pytest.mark.parametrize("rows", ["0", "\u00b2", "many"])
+def test_rows_that_are_no_count_are_refused(rows: str) -> None:
+    with pytest.raises(DataError, match="isn't of the form"):
+        HubSet.parse(f"owner/name prompt=a response=b rows={rows}", domain="math")

@@ -55,6 +55,7 @@ def test_meta_of_different_shapes_stays_as_written(folder: Path) -> None:
     (b"[" * 100_000 + b"\n", "not JSON", ""),
     (b'{"prompt": "a", "response": "\xff"}\n', "not UTF-8", "byte 30 of the line is 0xff"),
     (b'{"prompt": "\\ud800", "response": "b"}\n', "not UTF-8", "half of a surrogate pair"),
+    (b'{"prompt": "a", "response": "b", "source": "\\ud83d"}\n', "not UTF-8", "source has half of a surrogate pair"),
     (b'{"response": "b"}\n', "no prompt", "its keys are response"),
     (b'{"prompt": "a", "response": null}\n', "no response", "null"),
     (b'{"prompt": 3, "response": "b"}\n', "wrong type", "prompt is a int"),
@@ -76,6 +77,13 @@ def test_blank_lines_and_byte_order_mark_are_no_faults(folder: Path) -> None:
     reading = read(folder)
     assert [(record.prompt, record.where) for record in reading.records] == [("first", "math/a.jsonl:1"), ("last", "math/a.jsonl:4")]
     assert reading.rejections == []
+
+
+def test_undecodable_first_line_after_a_byte_order_mark_names_the_byte(folder: Path) -> None:
+    (folder / "math" / "a.jsonl").write_bytes(b'\xef\xbb\xbf{"prompt": "a\xfe"}\n' + line("last").encode())
+    [rejection] = read(folder).rejections
+    assert (rejection.where, rejection.reason) == ("math/a.jsonl:1", "not UTF-8")
+    assert "byte 17 of the line is 0xfe" in rejection.detail
 
 
 def test_endless_line_is_rejected_without_being_held(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -56,6 +56,14 @@ def test_small_domain_holds_rows_out_by_hash(rows: int, least: int) -> None:
     assert len(split["train"]) == rows - 2 * least
 
 
+def test_small_domain_whose_exam_took_nearly_all_rows_holds_out_what_is_left() -> None:
+    # nineteen answers to one question go to the exam together; two rows are wanted for validation, one is left
+    asked = next(prompt for prompt in map("q {}".format, range(1000)) if 0.1 <= prompt_place(prompt) < 0.3)
+    other = next(prompt for prompt in map("q {}".format, range(1000)) if prompt_place(prompt) >= 0.3)
+    split = split_all([*(example(asked, str(number)) for number in range(19)), example(other)], settings=SETTINGS)
+    assert {name: len(rows) for name, rows in split.items()} == {"train": 0, "validation": 1, "exam": 19}
+
+
 def test_small_domain_with_an_exam_file_takes_no_more_rows_for_the_exam() -> None:
     tiny = DataSettings.model_validate({"validation_share": 1e-9, "exam_share": 1e-9})
     split = split_all([*(example(f"q {number}") for number in range(20)), example("asked", exam_only=True)], settings=tiny)
