@@ -78,15 +78,6 @@ class Reading:
 
     records: list[Record]
     rejections: list[Rejection]
-    notes: tuple[str, ...] = ()
-
-
-def read_folder(path: Path, *, domains: Sequence[str], cache_dir: Path) -> Reading:
-    """All records of all domains. cache_dir: where `datasets` may keep its own files. Raises DataError as list_folder does."""
-    listing = list_folder(path, domains=domains)
-    readings = [read_files(listing.files[domain], cache_dir=cache_dir) for domain in domains]
-    return Reading([record for reading in readings for record in reading.records],
-                   [rejection for reading in readings for rejection in reading.rejections], listing.notes)
 
 
 def list_folder(path: Path, *, domains: Sequence[str]) -> Listing:

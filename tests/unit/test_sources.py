@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from data_prep import sources
-from data_prep.sources import DataError, list_folder, read_folder
+from data_prep.sources import DataError, list_folder, read_files
 
 
 def line(prompt: object = "two and two?", response: object = "four", **more: object) -> str:
@@ -20,7 +20,8 @@ def line(prompt: object = "two and two?", response: object = "four", **more: obj
 
 
 def read(folder: Path, *domains: str) -> sources.Reading:
-    return read_folder(folder, domains=domains or ("math",), cache_dir=folder.parent / "cache")
+    files = list_folder(folder, domains=domains or ("math",)).files
+    return read_files([file for found in files.values() for file in found], cache_dir=folder.parent / "cache")
 
 
 @pytest.fixture
@@ -176,9 +177,10 @@ def test_folder_of_no_domain_and_loose_files_are_noted_and_left_alone(folder: Pa
     (folder / "math" / ".hidden").write_text("", encoding="utf-8")
     reading = read(folder)
     assert reading.records == []
-    assert [note.split(":")[0] for note in reading.notes] == ["law/", "stray.jsonl", "math/table.csv", "math/"]
-    assert "no domain of that name in tree.branches (math)" in reading.notes[0]
-    assert "an empty folder" in reading.notes[3]
+    notes = list_folder(folder, domains=("math",)).notes
+    assert [note.split(":")[0] for note in notes] == ["law/", "stray.jsonl", "math/table.csv", "math/"]
+    assert "no domain of that name in tree.branches (math)" in notes[0]
+    assert "an empty folder" in notes[3]
 
 
 def test_domain_without_folder_is_noted(folder: Path) -> None:
