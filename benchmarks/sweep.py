@@ -23,7 +23,8 @@ from experts import architectures, tokenizer
 from experts.device import choose
 from experts.tree import Tree
 from settings import Settings, TrainSettings
-from training.plan import Mix, Plan, StepFacts, Trained, Validation
+from training.agenda import mix_of
+from training.plan import Plan, StepFacts, Trained, Validation
 from training.trainer import train
 
 _log = logging.getLogger(__name__)
@@ -131,8 +132,9 @@ def _train(settings: Settings, corpus: Corpus, tree: Tree, *, train_settings: Tr
                                 pad_id=tokenizer.pad_id(corpus.tokenizer), seed=seed)
     watched = train_settings.model_copy(update={"validate_every_steps": max(1, steps // 20), "checkpoint_every_s": 1e9})
     device = choose(settings.run.device)
+    mix = mix_of(tree, tree.root, settings=settings.loop, with_prompts=corpus.of_records if settings.loop.root_learns_prompts else ())
     watch = _Watch(time.process_time if device.torch.type == "cpu" else time.perf_counter)
     with tempfile.TemporaryDirectory() as folder:
-        trained = train(model, corpus=corpus, mix=Mix(dict.fromkeys(tree.domains, 1.0)), plan=Plan.from_settings(watched, steps=steps, seed=seed),
+        trained = train(model, corpus=corpus, mix=mix, plan=Plan.from_settings(watched, steps=steps, seed=seed),
                         device=device, state_folder=Path(folder), settings=watched, on_step=watch.step, should_stop=watch.start, on_validation=watch.validation)
     return _Found(trained, watch.points)

@@ -59,6 +59,11 @@ class Corpus:
         seen = self._of(domain).seen
         return [row for row in rows if row.key not in seen] if split == "exam" and seen else rows
 
+    @property
+    def of_records(self) -> frozenset[str]:
+        """Domains that hold records alone, nothing of the curriculum."""
+        return frozenset(entry.domain for entry in self.report.domains if entry.intake.cycle is None)
+
     def _of(self, domain: str) -> _Folders:
         try:
             return self.folders[domain]

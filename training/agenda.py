@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from experts.tree import Tree
 from settings import LoopSettings
+from training.plan import Mix
 
 Status = Literal["pending", "promoted", "refused", "set_aside"]
 
@@ -77,6 +78,18 @@ class Standing:
     refusals: int
     cycles_since: int
     inner: bool = False
+
+
+def mix_of(tree: Tree, node: str, *, settings: LoopSettings, with_prompts: Collection[str] = ()) -> Mix:
+    """What a node's training reads: its own domains alike, loop.replay_share from the others (the root has no others).
+
+    with_prompts: domains whose prompts the root learns from, too.
+    """
+    own = tree.node(node).domains
+    others = [domain for domain in tree.domains if domain not in own]
+    replay = settings.replay_share if others else 0.0
+    shares = {domain: (1 - replay) / len(own) for domain in own} | {domain: replay / len(others) for domain in others}
+    return Mix(shares, frozenset(with_prompts if node == tree.root else ()))
 
 
 def founding(tree: Tree, *, settings: LoopSettings) -> tuple[Job, ...]:

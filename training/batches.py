@@ -80,9 +80,13 @@ class _Pieces:
         return self.last - self.first - 1
 
 
-def _cut(shard: ShardLike, *, row_tokens: int) -> _Pieces:
-    """Pieces of a shard. A document too long for a row is cut, neighbours share one token, so that each token is a target once."""
-    starts, answers = np.asarray(shard.starts, dtype=np.int64), np.asarray(shard.answer_starts, dtype=np.int64)
+def _cut(shard: ShardLike, *, row_tokens: int, prompts: bool = False) -> _Pieces:
+    """Pieces of a shard. A document too long for a row is cut, neighbours share one token, so that each token is a target once.
+
+    prompts: targets begin at a document's second token, not at its answer.
+    """
+    starts = np.asarray(shard.starts, dtype=np.int64)
+    answers = starts[:-1] + 1 if prompts else np.asarray(shard.answer_starts, dtype=np.int64)
     lengths = np.diff(starts)
     pieces = np.maximum(1, -(-(lengths - 1) // row_tokens))
     document = np.repeat(np.arange(len(lengths)), pieces)
@@ -127,7 +131,8 @@ class Batches:
         self._row_tokens, self._batch_rows = row_tokens, batch_rows
         total = sum(mix.shares.values())
         self._shares = {domain: share / total for domain, share in sorted(mix.shares.items())}
-        self._rows = {domain: _Rows(training_pieces(corpus, domain=domain, row_tokens=row_tokens), row_tokens=row_tokens, seed=_domain_seed(seed, domain))
+        self._rows = {domain: _Rows(training_pieces(corpus, domain=domain, row_tokens=row_tokens, prompts=domain in mix.prompts), row_tokens=row_tokens,
+                                    seed=_domain_seed(seed, domain))
                       for domain in self._shares}
         self._credits = dict.fromkeys(self._shares, 0.0)
 
@@ -153,9 +158,9 @@ class Batches:
             self._rows[domain].seek(epoch=epoch, place=place)
 
 
-def training_pieces(corpus: CorpusLike, *, domain: str, row_tokens: int, split: Split = "train") -> _Pieces:
-    """Pieces of a shard; raises ValueError when it holds nothing to learn from."""
-    pieces = _cut(corpus.shard(domain, split), row_tokens=row_tokens)
+def training_pieces(corpus: CorpusLike, *, domain: str, row_tokens: int, split: Split = "train", prompts: bool = False) -> _Pieces:
+    """Pieces of a shard (prompts: theirs are targets, too); raises ValueError when it holds nothing to learn from."""
+    pieces = _cut(corpus.shard(domain, split), row_tokens=row_tokens, prompts=prompts)
     if not len(pieces.first):
         raise ValueError(f"the {split} shard of {domain!r} has no document with an answer token; add records or take the domain out of the mix")
     return pieces

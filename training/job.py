@@ -18,7 +18,7 @@ from experts.adapters import merged
 from experts.device import Device
 from experts.expert import Expert
 from experts.moe.recorder import HealthRecorder
-from training.agenda import Job
+from training.agenda import Job, mix_of
 from training.examiner import Examiner, Verdict
 from training.plan import Mix, Plan, StepFacts, Trained, TrainingDiverged
 from training.progress import Reporter
@@ -59,7 +59,7 @@ class JobRunner:
                 self._offer_first_answer(job, model, facts, cycle=cycle, corpus=corpus)
 
         try:
-            trained = train(model, corpus=corpus, mix=self.mix(job.node), plan=self._plan(job, cycle=cycle), device=self._device,
+            trained = train(model, corpus=corpus, mix=self.mix(job.node, corpus), plan=self._plan(job, cycle=cycle), device=self._device,
                             state_folder=states, settings=self._run.settings.train, on_step=on_step, should_stop=self._should_stop,
                             on_validation=scalars.validation)
         except TrainingDiverged as error:
@@ -83,23 +83,23 @@ class JobRunner:
             self._noted.add(text)
             self._reporter.note(text)
 
-    def mix(self, node: str) -> Mix:
-        """Own domains share alike; loop.replay_share of the tokens come from the others (the root has no others)."""
-        own = self._run.tree.node(node).domains
-        others = [domain for domain in self._run.tree.domains if domain not in own]
-        replay = self._run.settings.loop.replay_share if others else 0.0
-        return Mix({domain: (1 - replay) / len(own) for domain in own} | {domain: replay / len(others) for domain in others})
+    def mix(self, node: str, corpus: Corpus) -> Mix:
+        """What a node's training reads (agenda.mix_of). A root that began from new weights has a language to learn, and people's prompts
+        hold as much of it as the answers; the curriculum's are phrasings of the project, and cost steps."""
+        settings = self._run.settings
+        learns = settings.loop.root_learns_prompts and settings.model.base is None
+        return mix_of(self._run.tree, node, settings=settings.loop, with_prompts=corpus.of_records if learns else ())
 
     def step_s(self, node: str, corpus: Corpus) -> float:
         """Seconds a step of this node's training takes here, measured on a few real steps."""
-        return measure_step_s(self.start_model(node, corpus), corpus=corpus, mix=self.mix(node), device=self._device, settings=self._run.settings.train)
+        return measure_step_s(self.start_model(node, corpus), corpus=corpus, mix=self.mix(node, corpus), device=self._device, settings=self._run.settings.train)
 
     def epoch_steps(self, node: str, corpus: Corpus, *, epochs: float) -> int:
         """Steps that read the training tokens of a node's own domains so many times (replayed tokens come on top)."""
         settings = self._run.settings.train
         own = self._run.tree.node(node).domains
         tokens = sum(len(corpus.shard(domain, "train").tokens) for domain in own)
-        own_share = sum(share for domain, share in self.mix(node).shares.items() if domain in own)
+        own_share = sum(share for domain, share in self.mix(node, corpus).shares.items() if domain in own)
         return max(1, round(epochs * tokens / own_share / (settings.row_tokens * settings.batch_rows * settings.accumulate)))
 
     def _plan(self, job: Job, *, cycle: int) -> Plan:

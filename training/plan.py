@@ -24,9 +24,13 @@ class StateMismatch(RuntimeError):
 
 @dataclass(frozen=True, slots=True)
 class Mix:
-    """Share of the rows that each domain gives. Shares are positive and needn't sum to one."""
+    """Share of the rows that each domain gives. Shares are positive and needn't sum to one.
+
+    prompts: domains whose prompts are targets, too, as in the pretraining of a language model; else only responses and end tokens.
+    """
 
     shares: Mapping[str, float]
+    prompts: frozenset[str] = frozenset()
 
     def __post_init__(self) -> None:
         bad = {name: share for name, share in self.shares.items() if not (math.isfinite(share) and share > 0)}

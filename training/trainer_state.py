@@ -39,6 +39,7 @@ def identity(model: nn.Module, *, plan: Plan, mix: Mix, settings: TrainSettings,
     return {
         "plan": plan.to_json(),
         "mix": dict(sorted(mix.shares.items())),
+        "prompts": sorted(mix.prompts),
         "data": fingerprint,
         "settings": {key: getattr(settings, key) for key in (*_NUMERIC_SETTINGS, *(_ADAPTER_SETTINGS if settings.lora_rank is not None else ()))},
         "parameters": {name: list(param.shape) for name, param in model.named_parameters()},

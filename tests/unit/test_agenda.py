@@ -6,7 +6,7 @@ import pytest
 
 from experts.tree import Tree
 from settings import LoopSettings, load
-from training.agenda import Agenda, Job, Standing, founding, gain, most_to_gain, newcomers
+from training.agenda import Agenda, Job, Standing, founding, gain, mix_of, most_to_gain, newcomers
 
 TREE = Tree.from_settings(load().tree)
 
@@ -61,3 +61,15 @@ def test_agenda_on_disk_and_back_with_a_finished_job():
     done = agenda.with_next(Job("math", 0.5, steps=5, status="promoted", outcome="why"))
     assert done.pending == Job("code", 0.5, seconds=5.0)
     assert Agenda.from_json(json.loads(json.dumps(done.to_json()))) == done
+
+
+def test_mix_of_an_expert_is_its_domain_and_a_tenth_of_the_others_from_responses():
+    found = mix_of(TREE, "math", settings=LoopSettings(replay_share=0.1), with_prompts=TREE.domains)
+    assert found.shares == pytest.approx({"math": 0.9, "reasoning": 0.025, "conversation": 0.025, "knowledge": 0.025, "code": 0.025})
+    assert found.prompts == frozenset()
+
+
+def test_mix_of_the_root_is_all_domains_with_the_prompts_of_some():
+    found = mix_of(TREE, "generalist", settings=LoopSettings(), with_prompts=("math", "code"))
+    assert found.shares == pytest.approx(dict.fromkeys(TREE.domains, 0.2))
+    assert found.prompts == {"math", "code"}

@@ -37,6 +37,14 @@ def test_batch_of_two_documents_lies_as_worked_by_hand():
     assert (batch.tokens, batch.starts.tolist(), batch.lengths.tolist()) == (6, [0, 4, 6], [4, 2, 2])
 
 
+def test_batch_that_learns_prompts_has_every_token_but_a_documents_first_as_target():
+    corpus = MemoryCorpus({("only", "train"): shard_of([([5, 6, 7, 8, 9], 2), ([11, 12, 13], 1)])})
+    batch = Batches(corpus, mix=Mix({"only": 1.0}, prompts=frozenset({"only"})), row_tokens=8, batch_rows=1, seed=0).next()
+    assert batch.tokens_BT.tolist() == [[5, 6, 7, 8, 11, 12, 0, 0]]
+    assert batch.places_N.tolist() == [0, 1, 2, 3, 4, 5]
+    assert batch.targets_N.tolist() == [6, 7, 8, 9, 12, 13]
+
+
 def test_documents_longer_than_a_row_give_each_answer_token_once():
     tokens = list(range(2, 39))
     corpus = MemoryCorpus({("only", "train"): shard_of([(tokens, 9)])})

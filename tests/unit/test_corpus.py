@@ -289,6 +289,7 @@ def test_auto_curriculum_covers_domains_without_records_alone(tmp_path: Path, da
     corpus = lessons(tmp_path, path=str(data))()
     assert {row.source for row in corpus.examples("math", "train")} == {"a"}
     assert {row.source for row in corpus.examples("code", "train")} == {"curriculum/code"}
+    assert corpus.of_records == {"math"}
     assert "code/: no such folder, so code has no records of its own" in corpus.report.notes
 
 
@@ -296,6 +297,7 @@ def test_curriculum_always_joins_the_records(tmp_path: Path, data: Path) -> None
     corpus = lessons(tmp_path, path=str(data), curriculum="always")()
     assert {row.source for row in corpus.examples("math", "train")} == {"a", "curriculum/math"}
     assert {row.source for row in corpus.examples("math", "exam")} == {"a", "curriculum/math"}
+    assert corpus.of_records == frozenset()
 
 
 def test_auto_curriculum_helps_a_domain_with_too_few_records(tmp_path: Path, data: Path) -> None:
