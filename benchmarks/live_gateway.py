@@ -37,7 +37,7 @@ def live_gateway(settings: Settings, *, keys: tuple[str, ...] = ()) -> Iterator[
     """Serve in this process until the block ends. The first look at the registry is made before it is yielded."""
     gateway = make_gateway(settings)
     sock = listen("127.0.0.1", 0)
-    server = Server(create_app(gateway, keys=keys), sock, serve=settings.serve)
+    server = Server(create_app(gateway, keys=keys), sock, serve=settings.serve, answers=gateway.most_answers)
     gateway.look()
     gateway.start()
     server.start()

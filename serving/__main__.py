@@ -53,7 +53,7 @@ def _serve(settings: Settings, parser: argparse.ArgumentParser, *, parent_pid: i
     except (DeviceError, SettingsError) as error:
         parser.exit(2, f"{parser.prog}: {error}\n")
 
-    server = Server(create_app(gateway, keys=keys), sock, serve=settings.serve)
+    server = Server(create_app(gateway, keys=keys), sock, serve=settings.serve, answers=gateway.most_answers)
     settle()
     server.start()
     gateway.start()

@@ -40,19 +40,24 @@ class Timing:
 
 
 class Answer:
-    """Text of one request as it comes. Read by one thread; cut() may come from another."""
+    """Text of one request as it comes. Read by one thread; cut() may come from another.
 
-    def __init__(self, route: Route, resident: Resident, stream: Stream, timing: Timing, *,
-                 client_gone: Callable[[], bool], on_close: Callable[[Answer], None]) -> None:
+    ending: how it ended, for the log and the figures: a finish reason, "broken" (the node), "cut" (by the end of the gateway), or
+    "cancelled" as long as nothing else is known, which is when its reader left.
+    """
+
+    def __init__(self, route: Route, resident: Resident, stream: Stream, timing: Timing, *, client_gone: Callable[[], bool]) -> None:
+        """client_gone: whether nobody waits any more. on_close, set by whoever has to know, is called once, by close()."""
         self.route = route
         self.node = resident.name
         self.version = resident.version
         self.timing = timing
         self.end: End | None = None
+        self.ending = "cancelled"
+        self.on_close: Callable[[], object] = bool
         self._resident = resident
         self._stream = stream
         self._client_gone = client_gone
-        self._on_close = on_close
         self._cut = threading.Event()
         self._first: Event | None = None
         self._closing = threading.Lock()
@@ -72,16 +77,18 @@ class Answer:
             pieces = [one for one in ready if isinstance(one, Piece)]
             last = ready[-1]
             if isinstance(last, End):
-                self.end = last
+                self.end, self.ending = last, last.finish_reason
                 self.timing.ended = time.monotonic()
             if pieces:
                 yield merged(pieces)
             if isinstance(last, Failed):
+                self.ending = "broken"
                 raise ApiError(500, "the node broke while it answered; ask again", code="node_failed")
 
     def _next(self) -> Event:
         while True:
             if self._cut.is_set():
+                self.ending = "cut"
                 raise ApiError(503, "the gateway shut down before the answer was ready", code="draining", retry_after_s=5)
             if self._client_gone():
                 raise ClientGone
@@ -102,4 +109,4 @@ class Answer:
         if self.end is None:
             self._stream.cancel()
         self._resident.release()
-        self._on_close(self)
+        self.on_close()

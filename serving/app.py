@@ -93,6 +93,7 @@ class _Line:
             self._metrics.answer(self._answer)
             who = f" node={self._answer.node} version={self._answer.version}"
             end = self._answer.end
-            who += f" prompt_tokens={end.prompt_tokens} completion_tokens={end.completion_tokens} end={end.finish_reason}" if end else " end=broken"
+            who += f" prompt_tokens={end.prompt_tokens} completion_tokens={end.completion_tokens}" if end else ""
+            who += f" end={self._answer.ending}"
         total_ms = (time.monotonic() - self._began) * 1e3 if self._began is not None else 0.0
         access.info("id=%s %s %r status=%d ms=%.1f%s", self._request_id, self._method, self._path[:200], self._status, total_ms, who)

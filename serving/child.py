@@ -32,6 +32,7 @@ class GatewayChild:
         self._command = [sys.executable, "-m", "serving", *arguments, "--parent-pid", str(os.getpid())]
         self._folder, self._stop_s, self._pause_s = folder, stop_s, first_pause_s
         self._stopping = threading.Event()
+        self._starting = threading.Lock()  # so that no child is started behind the back of stop()
         self._child: subprocess.Popen[bytes] | None = None
         self._keeper = threading.Thread(target=self._keep, name="gateway keeper", daemon=True)
 
@@ -53,8 +54,9 @@ class GatewayChild:
 
     def stop(self) -> None:
         """Let the gateway drain and end; kill it after stop_s."""
-        self._stopping.set()
-        child = self._child
+        with self._starting:
+            self._stopping.set()
+            child = self._child
         if child is None:
             return
         if child.poll() is None:
@@ -80,9 +82,11 @@ class GatewayChild:
             if self._stopping.is_set():
                 return
             log.error("the gateway ended with exit code %s; it is started again in %.0f s", code, pause)
-            if self._stopping.wait(pause):
-                return
-            self._child = self._launch()
+            self._stopping.wait(pause)
+            with self._starting:
+                if self._stopping.is_set():
+                    return
+                self._child = self._launch()
             pause = min(2 * pause, LONGEST_PAUSE_S)
 
 

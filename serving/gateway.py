@@ -5,6 +5,8 @@ Knows nothing of HTTP (api.py) nor of decoding (engines/). answer.py holds one r
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import logging
 import secrets
 import threading
@@ -18,9 +20,10 @@ from experts.registry import Registry, RegistryError
 from experts.tokenizer import Message
 from experts.tree import Tree
 from routing.router import Ranked, Route
-from serving.answer import Answer, ClientGone, Timing
-from serving.engines.interface import Engine, EngineClosed, EngineFull, Failed, LoadFailed, Model, Sampling, Work
+from serving.answer import Answer, Timing
+from serving.engines.interface import Engine, EngineClosed, EngineFull, Failed, LoadFailed, Model, Sampling, Stream, Work
 from serving.errors import ApiError
+from serving.limits import answers_at_once
 from serving.memory import give_back
 from serving.pool import Pool, Resident, Retired
 from serving.snapshot import Snapshot, build, find
@@ -54,8 +57,16 @@ class Decision:
     seconds: float
 
 
+@dataclass(slots=True, eq=False)
+class _Admitted:
+    """A request from the moment it was let in. cut: the drain is over, so whatever answers it ends with an error."""
+
+    answer: Answer | None = None
+    cut: bool = False
+
+
 class Gateway:
-    """Everything between HTTP and the engines. start() before use, close() after."""
+    """Everything between HTTP and the engines. start() before use, close() after. most_answers: requests under way at once, over all nodes."""
 
     def __init__(self, settings: Settings, *, engine: Engine, device: Device, elsewhere: Mapping[str, Callable[[], Model]] | None = None) -> None:
         self.settings = settings
@@ -64,6 +75,7 @@ class Gateway:
         self.engine = engine
         self._elsewhere = elsewhere or {}
         self.device = device
+        self.most_answers = answers_at_once(settings.serve, models=len(self.tree.trainable))
         budget = settings.serve.memory_mib
         self.pool = Pool(engine, budget_bytes=None if budget is None else budget * 2**20)
         self.snapshot: Snapshot | None = None  # replaced by one assignment, read once a request
@@ -73,7 +85,7 @@ class Gateway:
         self._failed: tuple[int, float] | None = None
         self._looking = threading.Lock()
         self._state = threading.Condition()
-        self._running: set[Answer] = set()
+        self._admitted: set[_Admitted] = set()  # this and draining under the lock of state
         self._draining = False
         self._stop = threading.Event()
         self._poller: threading.Thread | None = None
@@ -89,6 +101,9 @@ class Gateway:
                 self.look()
             except (RegistryError, OSError, ValueError) as error:
                 self._note(f"the registry can't be read: {error}")
+            except Exception as error:  # a gateway that no longer looks would serve old versions for ever
+                log.exception("looking for new versions broke; what is served stays")
+                self.last_failure = f"looking for new versions broke: {type(error).__name__}; the log has it"
             self._stop.wait(self.settings.serve.poll_s)
 
     def look(self, *, again: bool = False) -> bool:
@@ -149,7 +164,7 @@ class Gateway:
     def _ready_snapshot(self) -> Snapshot:
         snapshot = self.snapshot
         if self._draining:
-            raise ApiError(503, "the gateway is shutting down; ask another one or try again later", code="draining", retry_after_s=5)
+            raise _shutting_down()
         if snapshot is None:
             raise ApiError(503, "no model is served yet; GET /readyz says why", code="not_ready", retry_after_s=5)
         return snapshot
@@ -178,19 +193,46 @@ class Gateway:
         A node that breaks before its first text is passed over for the next-ranked one, unless it was asked for by name.
         """
         arrived = time.monotonic()
+        admitted = self._admit()
+        try:
+            answer = self._started(ask, admitted, arrived=arrived)
+        except BaseException:
+            self._leave(admitted)
+            raise
+        answer.on_close = functools.partial(self._leave, admitted)
+        return answer
+
+    def _admit(self) -> _Admitted:
+        """Count a request in, so that a drain waits for it from here on. Raises ApiError."""
+        with self._state:
+            if self._draining:
+                raise _shutting_down()
+            if len(self._admitted) >= self.most_answers:
+                raise ApiError(429, f"{len(self._admitted)} requests are under way, as many as the gateway takes; try again", code="gateway_full",
+                               retry_after_s=1.0)
+            admitted = _Admitted()
+            self._admitted.add(admitted)
+            return admitted
+
+    def _leave(self, admitted: _Admitted) -> None:
+        with self._state:
+            self._admitted.discard(admitted)
+            self._state.notify_all()
+
+    def _started(self, ask: Ask, admitted: _Admitted, *, arrived: float) -> Answer:
         while True:
             decision = self.decide(ask.messages, node=ask.node)
             try:
-                return self._first_that_works(ask, decision, arrived=arrived)
+                return self._first_that_works(ask, decision, admitted, arrived=arrived)
             except Retired:
                 continue  # a swap came between reading the snapshot and taking hold of the version
 
-    def _first_that_works(self, ask: Ask, decision: Decision, *, arrived: float) -> Answer:
+    def _first_that_works(self, ask: Ask, decision: Decision, admitted: _Admitted, *, arrived: float) -> Answer:
         failed: list[str] = []
         for candidate in self._candidates(ask, decision):
             if candidate.resident.name in failed:
                 continue
-            answer = self._try(ask, candidate, arrived=arrived, failed=failed)
+            answer = self._try(ask, candidate, admitted, arrived=arrived, failed=failed)
             if answer is not None:
                 return answer
             failed.append(candidate.resident.name)
@@ -204,7 +246,7 @@ class Gateway:
         stands = [snapshot.stands[name] for name in (*names, self.tree.root)]
         return [decision, *(Decision(decision.route, snapshot.residents[stand.model], decision.seconds) for stand in stands)]
 
-    def _try(self, ask: Ask, candidate: Decision, *, arrived: float, failed: list[str]) -> Answer | None:
+    def _try(self, ask: Ask, candidate: Decision, admitted: _Admitted, *, arrived: float, failed: list[str]) -> Answer | None:
         """A started answer, or None when this node broke before its first text."""
         resident, route = candidate.resident, candidate.route
         if failed:
@@ -214,34 +256,34 @@ class Gateway:
         except LoadFailed as error:
             self._note(f"{resident.name} {resident.version} can't be loaded: {error}")
             return None
-        answer: Answer | None = None
+        with contextlib.ExitStack() as hold:
+            hold.callback(resident.release)
+            stream = self._submitted(ask, resident, model, arrived=arrived)
+            answer = Answer(route, resident, stream, Timing(arrived, candidate.seconds), client_gone=ask.client_gone)
+            hold.pop_all()
+            hold.callback(answer.close)  # it gives the hold back, and the slot
+            with self._state:
+                admitted.answer = answer
+                if admitted.cut:
+                    answer.cut()
+            first = answer.wait_first()
+            if not isinstance(first, Failed):
+                hold.pop_all()
+                return answer
+        if first.kind == "queue":
+            raise ApiError(503, f"no slot of {resident.name} came free in time; try again", code="queue_timeout", retry_after_s=5)
+        log.error("%s %s broke before its first text: %s", resident.name, resident.version, first.reason)
+        return None
+
+    def _submitted(self, ask: Ask, resident: Resident, model: Model, *, arrived: float) -> Stream:
+        """The stream of a request that a model has taken. Raises ApiError, or Retired when the model was unloaded meanwhile."""
         try:
             self._check_room(resident, model)
-            work = self._work(ask, resident, model.context_tokens, tuple(model.encode(ask.messages)), arrived=arrived)
-            stream = model.submit(work)
-            answer = Answer(route, resident, stream, Timing(arrived, candidate.seconds), client_gone=ask.client_gone, on_close=self._finished)
-            with self._state:
-                self._running.add(answer)
-            first = answer.wait_first()
+            return model.submit(self._work(ask, resident, model.context_tokens, tuple(model.encode(ask.messages)), arrived=arrived))
         except EngineFull as error:
-            resident.release()
             raise ApiError(429, f"{resident.name} is busy and its queue is full; try again", code="queue_full", retry_after_s=error.retry_after_s) from error
         except EngineClosed as error:
-            resident.release()
             raise Retired(str(error)) from error
-        except (ApiError, ClientGone):
-            if answer is None:
-                resident.release()
-            else:
-                answer.close()
-            raise
-        if isinstance(first, Failed):
-            answer.close()
-            if first.kind == "queue":
-                raise ApiError(503, f"no slot of {resident.name} came free in time; try again", code="queue_timeout", retry_after_s=5)
-            log.error("%s %s broke before its first text: %s", resident.name, resident.version, first.reason)
-            return None
-        return answer
 
     def _check_room(self, resident: Resident, model: Model) -> None:
         """Refuse before the prompt is encoded: a refusal must cost little. submit() counts again, under its lock. Raises EngineFull."""
@@ -261,25 +303,22 @@ class Gateway:
         return Work(prompt_ids, min(wanted, context - len(prompt_ids)), ask.sampling or Sampling(seed=random_seed()), ask.stop,
                     arrived + serve.deadline_s, ask.logprobs, ask.loop_guard, ask.ignore_end, tuple(ask.messages))
 
-    def _finished(self, answer: Answer) -> None:
-        with self._state:
-            self._running.discard(answer)
-            self._state.notify_all()
-
     @property
     def running(self) -> int:
-        """Answers under way."""
-        return len(self._running)
+        """Requests let in whose answer hasn't ended."""
+        return len(self._admitted)
 
     def drain(self, timeout_s: float) -> int:
         """Take no more requests, let the running ones finish; after timeout_s the rest get an error. Returns how many did."""
         with self._state:
             self._draining = True
-            self._state.wait_for(lambda: not self._running, timeout=timeout_s)
-            survivors = list(self._running)
-            for answer in survivors:
-                answer.cut()
-            self._state.wait_for(lambda: not self._running, timeout=2.0)
+            self._state.wait_for(lambda: not self._admitted, timeout=timeout_s)
+            survivors = list(self._admitted)
+            for admitted in survivors:
+                admitted.cut = True
+                if admitted.answer is not None:
+                    admitted.answer.cut()
+            self._state.wait_for(lambda: not self._admitted, timeout=2.0)
         return len(survivors)
 
     def close(self) -> None:
@@ -290,6 +329,10 @@ class Gateway:
             self._poller.join(timeout=10)
         self.pool.close()
         self.engine.close()
+
+
+def _shutting_down() -> ApiError:
+    return ApiError(503, "the gateway is shutting down; ask another one or try again later", code="draining", retry_after_s=5)
 
 
 def random_seed() -> int:

@@ -1,6 +1,6 @@
-"""Who may ask: API keys, and the check that an admin request comes from this machine and not from a web page.
+"""Who may ask, and how many at once: API keys, and the check that an admin request comes from this machine and not from a web page.
 
-Pure decisions over header values. Does not count slots (engines do) and reads no request object.
+Pure decisions over settings and header values. Does not count slots (engines do) and reads no request object.
 """
 
 from __future__ import annotations
@@ -17,6 +17,13 @@ from settings import ServeSettings, SettingsError
 
 KEY_VARIABLE = "BRANCHWISE_API_KEY"
 _MIN_KEY_CHARS = 16
+_MOST_ANSWERS = 320 if os.name == "nt" else 800  # server.py takes 400 and 1,000 connections, and each answer has a thread of its own
+
+
+def answers_at_once(serve: ServeSettings, *, models: int) -> int:
+    """Requests under way at once over all nodes: every slot of every model, and a queue. One more is refused, because it would wait
+    for a thread of the server, where nobody sees that its client left and nothing bounds its wait. Pure."""
+    return min(models * serve.slots + serve.queue, _MOST_ANSWERS)
 
 
 def is_loopback(host: str) -> bool:

@@ -41,7 +41,7 @@ class Metrics:
     def answer(self, answer: Answer) -> None:
         """Count a finished answer."""
         end = answer.end
-        self._answers.labels(answer.node, end.finish_reason if end else "broken").inc()
+        self._answers.labels(answer.node, answer.ending).inc()
         self._route.observe(answer.timing.route_s)
         if answer.route.abstained:
             self._abstentions.inc()

@@ -56,7 +56,6 @@ class Resident:
         self.folder = folder
         self.pinned = pinned
         self.load = load
-        self.loading = threading.Lock()
         self.model: Model | None = None  # this and the rest under the pool's lock
         self.uses = 0
         self.last_used = 0.0
@@ -86,6 +85,7 @@ class Pool:
         self._lock = threading.Lock()
         self._residents: dict[tuple[str, str], Resident] = {}
         # Every thread that computes keeps a team of OpenMP threads and buffers of its own: requests must not load in theirs.
+        # And one alone, so that what it makes room for is still free when it has loaded.
         self._loader = ThreadPoolExecutor(1, thread_name_prefix="load")
 
     def close(self) -> None:
@@ -111,8 +111,8 @@ class Pool:
             if resident.model is not None:
                 return resident.model
         try:
-            return self._load(resident)
-        except LoadFailed:
+            return self._loaded(resident)
+        except BaseException:  # a hold that nobody gives back would keep the version in memory for ever
             self.release(resident)
             raise
 
@@ -151,31 +151,31 @@ class Pool:
         model, resident.model = resident.model, None
         return model
 
+    def _loaded(self, resident: Resident) -> Model:
+        """The model, once the loader's thread has it. Raises LoadFailed."""
+        try:
+            return self._loader.submit(self._load, resident).result()
+        except (CancelledError, RuntimeError) as error:  # the executor's words for "shut down"; _load itself raises LoadFailed alone
+            raise LoadFailed(f"{resident.name} {resident.version}: the gateway is closing") from error
+
     def _load(self, resident: Resident) -> Model:
-        with resident.loading:
-            with self._lock:
-                if resident.model is not None:
-                    return resident.model
+        """In the loader's thread, one version after the other. Raises LoadFailed."""
+        with self._lock:
+            if resident.model is not None:  # by an earlier request for it
+                return resident.model
+        began = time.monotonic()
+        try:
             self._make_room(0 if resident.load else sum(file.stat().st_size for file in resident.folder.glob("*.safetensors")))
-            began = time.monotonic()
-            model = self._reading(resident)
-            log.info("loaded %s %s in %.2f s", resident.name, resident.version, time.monotonic() - began)
-            with self._lock:
-                resident.model = model
-            return model
-
-    def _reading(self, resident: Resident) -> Model:
-        try:
-            reading = self._loader.submit(self._read, resident)
-        except RuntimeError as error:  # the executor's word for "shut down"
-            raise LoadFailed(f"{resident.name} {resident.version}: the gateway is closing") from error
-        try:
-            return reading.result()
-        except CancelledError as error:
-            raise LoadFailed(f"{resident.name} {resident.version}: the gateway is closing") from error
-
-    def _read(self, resident: Resident) -> Model:
-        return resident.load() if resident.load else self._engine.load(resident.folder, name=f"{resident.name} {resident.version}")
+            model = resident.load() if resident.load else self._engine.load(resident.folder, name=f"{resident.name} {resident.version}")
+        except LoadFailed:
+            raise
+        except Exception as error:  # whatever a damaged folder or a library raises: the version can't be served, and the others can
+            log.exception("loading %s %s broke", resident.name, resident.version)
+            raise LoadFailed(f"{resident.name} {resident.version} can't be loaded: {type(error).__name__}: {error}") from error
+        log.info("loaded %s %s in %.2f s", resident.name, resident.version, time.monotonic() - began)
+        with self._lock:
+            resident.model = model
+        return model
 
     def _make_room(self, needed_bytes: int) -> None:
         if self._budget_bytes is None:

@@ -27,7 +27,7 @@ from settings import ServeSettings
 
 log = logging.getLogger(__name__)
 ADDRESS_FILE = "gateway.json"
-_SPARE_THREADS = 16  # threads beyond the engine's slots and queue, so that a refusal never waits behind an answer
+_SPARE_THREADS = 16  # threads beyond the gateway's answers, so that a refusal never waits behind one
 _CONNECTIONS = 400 if os.name == "nt" else 1000  # Windows waits with select(), which takes 512 sockets at most
 
 
@@ -58,10 +58,10 @@ def listen(host: str, port: int) -> socket.socket:
 class Server:
     """One listening gateway. start() returns at once; stop() ends it after the answers were sent."""
 
-    def __init__(self, app: Any, sock: socket.socket, *, serve: ServeSettings) -> None:
-        threads = serve.slots + serve.queue + _SPARE_THREADS
+    def __init__(self, app: Any, sock: socket.socket, *, serve: ServeSettings, answers: int) -> None:
+        """answers: the most that the app has under way at once; each holds a thread."""
         self._server = waitress.server.create_server(
-            app, sockets=[sock], threads=threads, backlog=1024, connection_limit=_CONNECTIONS, asyncore_use_poll=True,
+            app, sockets=[sock], threads=answers + _SPARE_THREADS, backlog=1024, connection_limit=_CONNECTIONS, asyncore_use_poll=True,
             channel_request_lookahead=1,       # without it a disconnect is only seen when the next bytes are sent
             max_request_body_size=serve.body_kib * 1024, max_request_header_size=65_536,
             channel_timeout=60, cleanup_interval=10, asyncore_loop_timeout=1, ident=None, log_socket_errors=False, clear_untrusted_proxy_headers=True)

@@ -117,3 +117,58 @@ def test_pool_many_threads_load_one_version_once(tmp_path):
     for thread in threads:
         thread.join()
     assert (len(engine.loaded), resident.uses) == (1, 20)
+
+
+def test_pool_load_that_breaks_in_an_unforeseen_way_is_a_failed_load_and_gives_the_hold_back(tmp_path):
+    class Broken(Exception):
+        pass
+
+    def broken():
+        raise Broken("the header is cut")
+
+    resident = Pool(Engine(), budget_bytes=None).resident("math", "v1", tmp_path, pinned=False, load=broken)
+    with pytest.raises(LoadFailed, match=r"math v1 can't be loaded: Broken: the header is cut"):
+        resident.acquire()
+    assert resident.uses == 0
+
+
+def test_pool_version_that_another_process_removed_is_a_failed_load(tmp_path, monkeypatch):
+    resident = Pool(Engine(), budget_bytes=None).resident("math", "v1", _folder(tmp_path, "m"), pinned=False)
+    monkeypatch.setattr(type(tmp_path), "glob", lambda folder, pattern: iter([folder / "gone.safetensors"]))
+    with pytest.raises(LoadFailed, match="FileNotFoundError"):
+        resident.acquire()
+    assert resident.uses == 0
+
+
+def test_pool_two_loads_at_once_dont_share_the_same_free_memory(tmp_path):
+    """The second asks for room while the first, which will need it, still loads."""
+    loading, go_on = threading.Event(), threading.Event()
+
+    class Slow(Engine):
+        def load(self, folder, *, name):
+            loading.set()
+            assert go_on.wait(20)
+            return super().load(folder, name=name)
+
+    engine = Slow()
+    pool = Pool(engine, budget_bytes=150)
+    first, second = (pool.resident(name, "v1", _folder(tmp_path, name), pinned=False) for name in ("first", "second"))
+    failures = []
+
+    def take(resident):
+        try:
+            resident.acquire()
+        except LoadFailed as error:
+            failures.append(str(error))
+
+    threads = [threading.Thread(target=take, args=(resident,)) for resident in (first, second)]
+    threads[0].start()
+    assert loading.wait(20)
+    threads[1].start()
+    while second.uses == 0:  # until it waits for its turn
+        pass
+    go_on.set()
+    for thread in threads:
+        thread.join()
+    assert len(engine.loaded) == 1
+    assert ["don't fit serve.memory_mib" in failure for failure in failures] == [True]
