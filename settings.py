@@ -179,6 +179,7 @@ class ServeSettings(Section):
     device: str = Field("cpu", description="device of the gateway; the loop holds the card", pattern=r"^(auto|cpu|mps|xpu|cuda(:\d+)?|directml(:\d+)?)$")
     poll_s: float = Field(1.0, description="seconds between looks at the registry's pointer", gt=0, le=3600)
     engine: Literal["auto", "torch", "llamacpp"] = Field("auto", description="auto: llama.cpp on a CPU when the extra cpu is installed, else torch")
+    compile: Literal["auto", "off"] = Field("auto", description="torch engine: steps of one stream compiled where there is a compiler and it pays")
     gguf: Literal["f32", "f16", "q8_0"] = Field("f32", description="numbers of the weights in llama.cpp; f32 gives the same greedy texts as torch")
     coalesce_ms: float = Field(20.0, description="shortest time between two events of a stream after the first", ge=0, le=1000)
     threads: int | None = Field(None, description="CPU threads of the gateway; unset: the engine's own choice", ge=1, le=1024)

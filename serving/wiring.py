@@ -25,6 +25,7 @@ from settings import Settings, SettingsError
 
 __all__ = ["DeviceError", "make_engine", "make_gateway"]
 log = logging.getLogger(__name__)
+_COMPILE_PAYS_AFTER_S = 10.0  # about what compiling costs: whoever decodes for less never pays, whoever decodes on pays at most twice
 
 
 def make_gateway(settings: Settings) -> Gateway:
@@ -69,7 +70,7 @@ def make_engine(settings: Settings, *, device: Device, threads: int | None = Non
     serve = settings.serve
     limits = EngineLimits(serve.slots, serve.queue, serve.prefill_tokens, serve.queue_wait_s, serve.loop_repeats,
                           serve.coalesce_ms / 1e3)
-    decode = TorchEngine(device, limits=limits)
+    decode = TorchEngine(device, limits=limits, compile_after_s=None if serve.compile == "off" else _COMPILE_PAYS_AFTER_S)
     installed = all(importlib.util.find_spec(name) is not None for name in ("xllamacpp", "gguf"))
     if serve.engine == "llamacpp" and not (installed and device.kind == "cpu"):
         raise SettingsError("serve.engine = \"llamacpp\" needs serve.device = \"cpu\" and the extra cpu: pip install \"branchwise[cpu]\"")

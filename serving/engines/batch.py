@@ -30,7 +30,8 @@ class Member:
         self.name = name
         self.forward = forward
         self.waiting: deque[Row] = deque()  # under the engine's lock
-        self.running = 0                    # the decode thread's
+        self.running = 0                    # this and the next are the decode thread's
+        self.alone_s = 0.0                  # seconds in steps of one row
 
     def has_work(self) -> bool:
         """True while a turn would do something."""
@@ -52,14 +53,14 @@ class Batch:
         self._next = 0
 
     def join(self, member: Member) -> None:
-        """Take a model's rows from now on."""
-        self.members.append(member)
-        needed = len(self.members) * self._limits.slots
+        """Take a model's rows from now on. Raises what an allocation raises, and is then as it was."""
+        needed = (len(self.members) + 1) * self._limits.slots
         if self._slots is None:
             self._slots = member.forward.new_slots(needed)
         elif self._slots.slots < needed:  # never fewer again: a swap would copy twice for nothing
             rows = [*self._rows, *([self._partial] if self._partial else [])]
             self._slots = self._slots.grown(needed, [row.filled for row in rows])
+        self.members.append(member)
 
     def leave(self, member: Member, reason: str) -> None:
         """Drop a model; its requests get Failed. Called under the engine's lock."""
@@ -161,12 +162,15 @@ class Batch:
         width = max(map(len, ids))
         padded = [[*one, *[0] * (width - len(one))] for one in ids]
         last, offsets = [len(one) - 1 for one in ids], [row.filled for row in rows]
+        began = time.perf_counter()
         try:
             logits_BV = self._forward_of(rows).logits(Rows(start, padded, offsets, last), self._slots)
         except Exception:  # whatever breaks one model's pass must not end the streams of the others
             log.exception("a pass for %s broke", ", ".join(sorted({self._owners[row].name for row in rows})))
             self._pass_alone(rows, start, ids)
             return
+        if len(rows) == 1 and width == 1:
+            self._owners[rows[0]].alone_s += time.perf_counter() - began
         for row, one in zip(rows, ids, strict=True):
             row.filled += len(one)
         self._advance(rows, logits_BV)

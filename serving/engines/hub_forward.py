@@ -83,16 +83,16 @@ class HubForward:
 class RowCaches:
     """Slots that hold transformers' own cache of each row, whatever it is made of. Memory is what running rows take."""
 
+    memory_bytes = 0
+
     def __init__(self, slots: int) -> None:
         self.slots = slots
         self.caches: list[Any] = [None] * slots
 
-    memory_bytes = 0
-
     def move(self, source: int, target: int, columns: int) -> None:  # noqa: ARG002
-        """Hand a row's cache to another slot."""
-        if source != target:
-            self.caches[target], self.caches[source] = self.caches[source], None
+        """Hand a row's cache to another slot; to its own when the last row left, whose cache is then dropped."""
+        self.caches[target] = self.caches[source] if source != target else None
+        self.caches[source] = None
 
     def grown(self, slots: int, filled: Sequence[int]) -> RowCaches:  # noqa: ARG002
         """The same rows among more slots."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Protocol
@@ -134,6 +134,7 @@ class Stream:
     def __init__(self, *, coalesce_s: float = 0.0) -> None:
         self._events: queue.SimpleQueue[Event] = queue.SimpleQueue()
         self._cancelled = threading.Event()
+        self._on_cancel: Callable[[], None] | None = None
         self._coalesce_s = coalesce_s
         self._writing = threading.Lock()  # the engine's thread, and whoever unloads a model
         self._held: list[Piece] = []
@@ -170,7 +171,18 @@ class Stream:
 
     def cancel(self) -> None:
         """Reader side: nobody waits for this text any more; the engine frees the slot at its next step."""
-        self._cancelled.set()
+        with self._writing:
+            self._cancelled.set()
+            act = self._on_cancel
+        if act is not None:
+            act()
+
+    def when_cancelled(self, act: Callable[[], None]) -> None:
+        """Engine side: what wakes a thread that waits elsewhere, called when the reader gives up, or now when it has."""
+        with self._writing:
+            self._on_cancel = act
+        if self.cancelled:
+            act()
 
     @property
     def cancelled(self) -> bool:

@@ -7,9 +7,8 @@ G = H / K, D head width, C columns that may be attended, E model width.
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -18,12 +17,13 @@ from transformers import PreTrainedModel
 
 from experts.device import Device
 from experts.device_rules import attend, rms_norm, silu
+from serving.engines.compiled_step import CompiledStep
+from serving.engines.layer_step import LayerShape
 from serving.engines.passes import Forward, Placed, Rows, place, write_columns
 from serving.engines.slots import Slots
 
 
-@dataclass(frozen=True, slots=True)
-class Layer:
+class Layer(NamedTuple):
     """Weights of one layer, those that take the same input side by side. Matrices are (in, out): a product with few rows then
     reads them a quarter faster where they come from memory (float32, Zen 5)."""
 
@@ -59,9 +59,11 @@ class LeanQwen3:
         half = self._width // 2
         self._cos_CD = cos_CD[0].detach().to(to)
         self._sin_CD = torch.cat((-sin_CD[0, :, :half], sin_CD[0, :, half:]), dim=-1).detach().to(to)
-        tensors = [self.embed, self.norm_E, *(() if tied else (self.head,)), *(getattr(layer, name) for layer in self.layers for name in Layer.__slots__)]
+        tensors = [self.embed, self.norm_E, *(() if tied else (self.head,)), *(getattr(layer, name) for layer in self.layers for name in Layer._fields)]
         self.weight_bytes = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
         rope = getattr(config, "rope_parameters", None) or (config.rope_theta, config.rope_scaling)
+        self.layer_shape = LayerShape(config.hidden_size, self._heads, self._kv_heads, self._width, config.intermediate_size, self._context, self._eps, str(to))
+        self.compiled: CompiledStep | None = None  # set once, by another thread
         self.shape: Hashable = ("qwen3", str(self.embed.dtype), self._heads, self._eps, self._context, str(rope), *(tuple(tensor.shape) for tensor in tensors))
 
     def _fuse(self, layer: Any) -> Layer:
@@ -91,6 +93,9 @@ class LeanQwen3:
 
     def logits(self, rows: Rows, slots: Slots) -> Tensor:
         """fp32 logits (B, V) on the CPU after each row's last token; writes the new keys and values."""
+        step = self.compiled
+        if step is not None and step.takes(rows):
+            return self.compiled_logits(rows, slots, step)
         placed = place(rows, device=self._device)
         hidden_BTE = self._embedded(placed.ids_BT)
         cos_BT1D, sin_BT1D = self._cos_CD[placed.positions_BT].unsqueeze(2), self._sin_CD[placed.positions_BT].unsqueeze(2)
@@ -101,6 +106,14 @@ class LeanQwen3:
             gate, up = self._linear(self._normed(hidden_BTE, index, "mlp_norm_E"), index, "gate_up").chunk(2, dim=-1)
             hidden_BTE = hidden_BTE + self._linear(silu(gate, rules=self._device.rules) * up, index, "down")
         return self._scores(hidden_BTE, placed).float().cpu()
+
+    def compiled_logits(self, rows: Rows, slots: Slots, step: CompiledStep) -> Tensor:
+        """The same by a compiled step, of rows that it takes."""
+        to = self._device.torch
+        hidden_BE = F.embedding(torch.tensor(rows.ids[0]).to(to), self.embed)
+        positions_B = torch.tensor(rows.offsets).to(to)
+        hidden_BE = step(hidden_BE, self._cos_CD[positions_B], self._sin_CD[positions_B], layers=self.layers, slots=slots, rows=rows)
+        return F.linear(rms_norm(hidden_BE, self.norm_E, eps=self._eps, rules=self._device.rules), self.head).float().cpu()
 
     def _attend(self, normed_BTE: Tensor, index: int, placed: Placed, slots: Slots,
                 cos_BT1D: Tensor, sin_BT1D: Tensor, mask: Tensor | None) -> Tensor:
@@ -151,6 +164,7 @@ class JoinedQwen3(LeanQwen3):
     def __init__(self, forwards: Sequence[LeanQwen3]) -> None:
         first = forwards[0]
         self.__dict__.update(first.__dict__)
+        self.compiled = None  # it knows the weights of one model
         models = list(dict.fromkeys(forwards))
         owner = [models.index(forward) for forward in forwards]
         order = sorted(range(len(owner)), key=owner.__getitem__)

@@ -237,6 +237,7 @@ class LlamaCppEngine:
         self._side_by_side = models
         self._kind = kind
         self._models: list[LlamaCppModel] = []
+        self._listed = threading.Lock()  # models are loaded by one thread and closed by whichever gives the last hold back
         self._closing = False
 
     def load(self, folder: Path, *, name: str) -> LlamaCppModel:
@@ -249,7 +250,8 @@ class LlamaCppEngine:
                                   exact=self._kind == "f32", on_close=self._tidy)
         except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
             raise LoadFailed(f"{name} from {folder} can't be served by llama.cpp: {type(error).__name__}: {error}") from error
-        self._models.append(model)
+        with self._listed:
+            self._models.append(model)
         try:
             model.warm_up()
         except LoadFailed:
@@ -259,10 +261,11 @@ class LlamaCppEngine:
 
     def _tidy(self) -> None:
         """After a model closed: forget it, and remove files that no loaded one was made from."""
-        self._models = [model for model in self._models if model.server is not None]
-        if self._closing:  # the next start wants the same files
-            return
-        remove_unused(self._cache, in_use=[model.file for model in self._models], older_than_s=_KEEP_UNUSED_S)
+        with self._listed:
+            self._models = [model for model in self._models if model.server is not None]
+            in_use = [model.file for model in self._models]
+        if not self._closing:  # the next start wants the same files
+            remove_unused(self._cache, in_use=in_use, older_than_s=_KEEP_UNUSED_S)
 
     def _exported(self, folder: Path, *, name: str) -> Path:
         """The version's GGUF file, named by the hash of what it is made of."""

@@ -57,12 +57,20 @@ class Slots:
         """Keys and values of neighbouring rows, as views: (rows, H, columns, D)."""
         return self.keys_LSHCD[layer, start:start + rows, :, :columns], self.values_LSHCD[layer, start:start + rows, :, :columns]
 
+    def layers(self, row: int, columns: int) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
+        """Keys and values of one row, layer by layer, as views: (1, H, columns, D)."""
+        return self.keys_LSHCD[:, row:row + 1, :, :columns].unbind(0), self.values_LSHCD[:, row:row + 1, :, :columns].unbind(0)
+
+    def write_layers(self, row: int, offset: int, keys_LHD: Tensor, values_LHD: Tensor) -> None:
+        """Put one new column of one row at its offset, all layers at once."""
+        self.keys_LSHCD[:, row, :, offset] = keys_LHD
+        self.values_LSHCD[:, row, :, offset] = values_LHD
+
     def move(self, source: int, target: int, columns: int) -> None:
         """Copy the first columns of one slot into another."""
         if source != target:
             self.keys_LSHCD[:, target, :, :columns] = self.keys_LSHCD[:, source, :, :columns]
             self.values_LSHCD[:, target, :, :columns] = self.values_LSHCD[:, source, :, :columns]
-
 
     def grown(self, slots: int, filled: Sequence[int]) -> Slots:
         """The same rows among more slots. filled: columns of each row from slot 0 on."""

@@ -6,8 +6,10 @@ Holds models and the thread. Rows are batch.py's, the arithmetic is forward.py's
 from __future__ import annotations
 
 import logging
+import math
 import threading
 from collections.abc import Hashable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import torch
@@ -17,8 +19,10 @@ from experts.device import Device
 from experts.expert import Expert
 from experts.tokenizer import Message, Tokenizer
 from serving.engines.batch import Batch, Member
+from serving.engines.compiled_step import StepCompiler, can_compile
 from serving.engines.forward import make_forward
 from serving.engines.interface import Capacity, EngineClosed, EngineFull, EngineLimits, LoadFailed, Stream, Work
+from serving.engines.lean_qwen3 import LeanQwen3
 from serving.engines.passes import Forward, Rows
 from serving.engines.rows import Row, Speech
 from serving.engines.token_bytes import token_bytes
@@ -28,7 +32,7 @@ _WARM_UP_TOKENS = 8
 
 
 class TorchModel(Member):
-    """One loaded version."""
+    """One loaded version. joined: done once the decode thread has slots for it, or LoadFailed."""
 
     def __init__(self, engine: TorchEngine, forward: Forward, tokenizer: Tokenizer, *, name: str, context_tokens: int, limits: EngineLimits) -> None:
         super().__init__(forward, name=name)
@@ -38,6 +42,7 @@ class TorchModel(Member):
         self._speech = Speech(lambda ids: tokens.decode(tokenizer, ids), token_bytes(tokenizer), tokens.end_id(tokenizer), context_tokens)
         self._limits = limits
         self._closed = False
+        self.joined: Future[None] = Future()
         self._bytes = forward.weight_bytes + forward.new_slots(1).memory_bytes * limits.slots
 
     def encode(self, messages: Sequence[Message]) -> tuple[int, ...]:
@@ -87,10 +92,14 @@ class TorchEngine:
 
     name = "torch"
 
-    def __init__(self, device: Device, *, limits: EngineLimits | None = None) -> None:
+    def __init__(self, device: Device, *, limits: EngineLimits | None = None, compile_after_s: float | None = None) -> None:
+        """compile_after_s: seconds of a model's steps of one row after which its step is compiled in the background, where there is a
+        compiler; None: never."""
         self.lock = threading.Condition()
         self._device = device
         self._limits = limits or EngineLimits()
+        self._compile_after_s = compile_after_s
+        self._compiler = StepCompiler(device) if compile_after_s is not None and can_compile(device) else None
         self._coming: list[TorchModel] = []  # these lists under the lock, the batches are the thread's
         self._gone: list[TorchModel] = []
         self._models: list[TorchModel] = []
@@ -100,6 +109,12 @@ class TorchEngine:
 
     def load(self, folder: Path, *, name: str) -> TorchModel:
         """Load a version folder, run a warm-up generation and a sanity check; raises LoadFailed."""
+        # In a thread that ends: each that computes keeps a team of OpenMP threads, and with more of those than cores none spins at its barriers
+        # any more, which costs a small model's step a third of its time.
+        with ThreadPoolExecutor(1, thread_name_prefix="load") as loader:
+            return loader.submit(self._load, folder, name=name).result()
+
+    def _load(self, folder: Path, *, name: str) -> TorchModel:
         try:
             with self._device.turn(), torch.no_grad():
                 expert = Expert.load(folder, device=self._device)
@@ -117,6 +132,9 @@ class TorchEngine:
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name=f"decode-{self._device.kind}", daemon=True)
                 self._thread.start()
+        model.joined.result()
+        if self._compiler is not None and isinstance(model.forward, LeanQwen3):
+            self._compiler.give(model.forward)
         return model
 
     def unload(self, model: TorchModel) -> None:
@@ -128,8 +146,15 @@ class TorchEngine:
                 self._gone.append(model)
                 self.lock.notify()
 
+    def wait_compiled(self) -> None:
+        """Until nothing is being compiled; for measurements."""
+        if self._compiler is not None:
+            self._compiler.wait()
+
     def close(self) -> None:
         """Stop the decode thread; streams still running get Failed."""
+        if self._compiler is not None:
+            self._compiler.close()
         with self.lock:
             self._closing = True
             self.lock.notify()
@@ -143,9 +168,11 @@ class TorchEngine:
                 with self.lock:
                     while not (self._closing or self._gone or self._coming or any(model.has_work() for model in self._models)):
                         self.lock.wait()
-                    self._change()
-                    if self._closing:
-                        return
+                if self._closing or self._gone or self._coming:
+                    with self._device.turn(), self.lock:
+                        self._change()
+                        if self._closing:
+                            return
                 self._turns()
 
     def _turns(self) -> None:
@@ -154,16 +181,40 @@ class TorchEngine:
                 with self._device.turn():
                     if batch.has_work():
                         batch.turn()
+                self._compile_what_pays(batch)
             except Exception:  # whatever breaks must not end the thread that serves the next request
                 log.exception("a turn of %s broke; their requests end with an error", ", ".join(member.name for member in batch.members))
-                with self.lock:
+                with self._device.turn(), self.lock:
                     for member in batch.members:
                         batch.fail(member, "the decode step raised")
+
+    def _compile_what_pays(self, batch: Batch) -> None:
+        if self._compiler is None or self._compile_after_s is None:
+            return
+        for member in batch.members:
+            if member.alone_s > self._compile_after_s and isinstance(member.forward, LeanQwen3):
+                member.alone_s = -math.inf  # once
+                self._compiler.want(member.forward)
+
+    def _take_in(self, model: TorchModel) -> None:
+        shape = model.forward.shape
+        batch = self._batches.get(shape) or Batch(lock=self.lock, limits=self._limits)
+        try:
+            batch.join(model)
+        except Exception as error:  # no memory for its slots, mostly: the models that are there go on without it
+            log.exception("%s got no slots", model.name)
+            model.shut()
+            self._models = [one for one in self._models if one is not model]
+            self._gone = [one for one in self._gone if one is not model]
+            model.joined.set_exception(LoadFailed(f"{model.name} got no slots: {type(error).__name__}: {error}"))
+            return
+        self._batches[shape] = batch
+        model.joined.set_result(None)
 
     def _change(self) -> None:
         """Put new models into batches, take out those that go."""
         for model in self._coming:
-            self._batches.setdefault(model.forward.shape, Batch(lock=self.lock, limits=self._limits)).join(model)
+            self._take_in(model)
         self._coming = []
         for model in self._models if self._closing else ():
             model.shut()

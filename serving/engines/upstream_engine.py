@@ -5,13 +5,16 @@ Time limits, one retry before the first text, a circuit breaker, a cap on what i
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import http.client
 import json
 import logging
 import os
+import socket
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 from urllib.parse import urlsplit
@@ -60,6 +63,56 @@ class Breaker:
                 self._next_try = self._clock() + self._open_s
 
 
+class _Call:
+    """One request while the other server answers it. sent: pieces of text handed on."""
+
+    def __init__(self, work: Work, stream: Stream) -> None:
+        self.work, self.stream = work, stream
+        self.sent = 0
+        self.submitted = self.began = time.monotonic()
+
+    @property
+    def queue_s(self) -> float:
+        """Seconds that it waited for a place."""
+        return self.began - self.submitted
+
+    def over(self) -> FinishReason | None:
+        """Whether its reader left or its time is over."""
+        if self.stream.cancelled:
+            return "cancelled"
+        return "deadline" if self.work.deadline is not None and time.monotonic() > self.work.deadline else None
+
+    def patience_s(self) -> float:
+        """Longest wait for the other server: until the deadline at most. In seconds, more than 0."""
+        left = _READ_S if self.work.deadline is None else self.work.deadline - time.monotonic()
+        return min(_READ_S, max(0.001, left))
+
+    def end(self, reason: FinishReason, used: Mapping[str, int] | None = None) -> End:
+        """The last event. used: the other server's count of tokens, where it said one."""
+        used = used or {}
+        return End(reason, used.get("prompt_tokens", 0), used.get("completion_tokens", self.sent), self.queue_s)
+
+    def relay(self, events: Iterator[dict[str, Any]]) -> End:
+        """Hand the texts on; the last event. Raises UpstreamFault when the stream ends too early."""
+        reason: FinishReason | None = None
+        used: dict[str, int] = {}
+        for event in events:
+            if "error" in event:
+                raise UpstreamFault(f"error event: {str(event['error'])[:300]}", again=True)
+            used = event.get("usage") or used
+            for choice in event.get("choices", []):
+                if text := (choice.get("delta") or {}).get("content"):
+                    self.sent += 1
+                    self.stream.put(Piece(text, 1))
+                if choice.get("finish_reason"):
+                    reason = "stop" if choice["finish_reason"] == "stop" else "length"
+            if over := self.over():
+                return self.end(over, used)
+        if reason is None:
+            raise UpstreamFault("the stream ended without a finish_reason", again=True)
+        return self.end(reason, used)
+
+
 class UpstreamModel:
     """One node behind a URL. url: base of the API, as in http://host:8000/v1; #name names the model there."""
 
@@ -91,7 +144,7 @@ class UpstreamModel:
                 stream.put(Failed(f"{self._address.netloc} failed too often; it is asked again in a while"))
                 return stream
             self._held += 1
-            self._workers.submit(self._run, work, stream, time.monotonic())
+            self._workers.submit(self._run, _Call(work, stream))
         return stream
 
     def capacity(self) -> Capacity:
@@ -105,36 +158,48 @@ class UpstreamModel:
             self._closed = True
         self._workers.shutdown(wait=False, cancel_futures=True)
 
-    def _run(self, work: Work, stream: Stream, submitted: float) -> None:
-        began = time.monotonic()
+    def _run(self, call: _Call) -> None:
         try:
-            for attempt in (1, 2):
-                sent = [0]
-                try:
-                    stream.put(self._ask(work, stream, sent, queue_s=began - submitted))
-                    self._breaker.note(worked=True)
-                    return
-                except (UpstreamFault, OSError, http.client.HTTPException, ValueError, KeyError, IndexError) as error:
-                    log.warning("%s: try %d at %s: %s", self.name, attempt, self._address.netloc, error)
-                    again = not isinstance(error, UpstreamFault) or error.again
-                    if not again or sent[0] or attempt == 2:  # a second answer after some text would be another text
-                        self._breaker.note(worked=not again)
-                        stream.put(Failed(str(error)))
-                        return
+            call.stream.put(self._last_event(call))
         finally:
             with self._lock:
                 self._held -= 1
 
-    def _ask(self, work: Work, stream: Stream, sent: list[int], *, queue_s: float) -> End:
+    def _last_event(self, call: _Call) -> End | Failed:
+        """Ask, once more if that may help before there is any text, and say how it ended."""
+        call.began = time.monotonic()
+        if call.queue_s > self._limits.queue_wait_s:
+            return Failed(f"no slot of {self.name} came free in {call.queue_s:.1f} s", kind="queue")
+        for attempt in (1, 2):
+            if over := call.over():
+                return call.end(over)
+            try:
+                end = self._ask(call)
+            except (UpstreamFault, OSError, http.client.HTTPException, ValueError, KeyError, IndexError) as error:
+                if over := call.over():  # it was we who hung up
+                    return call.end(over)
+                log.warning("%s: try %d at %s: %s", self.name, attempt, self._address.netloc, error)
+                again = not isinstance(error, UpstreamFault) or error.again
+                if not again or call.sent or attempt == 2:  # a second answer after some text would be another text
+                    self._breaker.note(worked=not again)
+                    return Failed(str(error))
+            else:
+                self._breaker.note(worked=True)
+                return end
+        raise AssertionError("the second try returns")
+
+    def _ask(self, call: _Call) -> End:
         connection = self._connect()
         try:
-            path = f"{self._address.path.rstrip('/')}/chat/completions"
-            connection.request("POST", path, json.dumps(self._body(work)), _headers())
-            connection.sock.settimeout(_READ_S)
+            connection.connect()
+            sock = connection.sock
+            call.stream.when_cancelled(functools.partial(_hang_up, sock))
+            sock.settimeout(call.patience_s())
+            connection.request("POST", f"{self._address.path.rstrip('/')}/chat/completions", json.dumps(self._body(call.work)), _headers())
             response = connection.getresponse()
             if response.status != 200:
                 raise UpstreamFault(f"status {response.status}: {response.read(300)!r}", again=response.status in (408, 429) or response.status >= 500)
-            return _relay(_events(response), work, stream, sent, queue_s=queue_s)
+            return call.relay(_events(response, before_each=lambda: sock.settimeout(call.patience_s())))
         finally:
             connection.close()
 
@@ -150,35 +215,20 @@ class UpstreamModel:
         return {**body, "stop": list(work.stop)} if work.stop else body
 
 
+def _hang_up(sock: socket.socket) -> None:
+    """Wake the thread that reads from it: it sees the end of the stream."""
+    with contextlib.suppress(OSError):
+        sock.shutdown(socket.SHUT_RDWR)
+
+
 def _headers() -> dict[str, str]:
     key = os.environ.get(KEY_VARIABLE)
     return {"Content-Type": "application/json", **({"Authorization": f"Bearer {key}"} if key else {})}
 
 
-def _events(response: http.client.HTTPResponse) -> Iterator[dict[str, Any]]:
-    for line in response:
+def _events(response: http.client.HTTPResponse, *, before_each: Callable[[], None]) -> Iterator[dict[str, Any]]:
+    before_each()
+    while line := response.readline():
         if line.startswith(b"data:") and (data := line[5:].strip()) != b"[DONE]":
             yield json.loads(data)
-
-
-def _relay(events: Iterator[dict[str, Any]], work: Work, stream: Stream, sent: list[int], *, queue_s: float) -> End:
-    """Hand the texts on; the last event. Raises UpstreamFault when the stream ends too early."""
-    reason: FinishReason | None = None
-    used: dict[str, int] = {}
-    for event in events:
-        if "error" in event:
-            raise UpstreamFault(f"error event: {str(event['error'])[:300]}", again=True)
-        used = event.get("usage") or used
-        for choice in event.get("choices", []):
-            if text := (choice.get("delta") or {}).get("content"):
-                sent[0] += 1
-                stream.put(Piece(text, 1))
-            if choice.get("finish_reason"):
-                reason = "stop" if choice["finish_reason"] == "stop" else "length"
-        if stream.cancelled:
-            return End("cancelled", 0, sent[0], queue_s)
-        if work.deadline is not None and time.monotonic() > work.deadline:
-            return End("deadline", used.get("prompt_tokens", 0), sent[0], queue_s)
-    if reason is None:
-        raise UpstreamFault("the stream ended without a finish_reason", again=True)
-    return End(reason, used.get("prompt_tokens", 0), used.get("completion_tokens", sent[0]), queue_s)
+        before_each()

@@ -10,8 +10,10 @@ from transformers import BambaConfig, BambaForCausalLM, GenerationConfig
 from experts import architectures, tokenizer
 from experts.device import cpu_device
 from experts.expert import Expert
-from serving.engines.interface import End, EngineClosed, EngineFull, EngineLimits, Failed, Piece, Sampling, Work
+from serving.engines.compiled_step import StepCompiler, can_compile
+from serving.engines.interface import End, EngineClosed, EngineFull, EngineLimits, Failed, LoadFailed, Piece, Sampling, Work
 from serving.engines.lean_qwen3 import JoinedQwen3
+from serving.engines.slots import Slots
 from serving.engines.torch_engine import TorchEngine
 from settings import ModelSettings, TokenizerSettings
 
@@ -94,6 +96,21 @@ def test_model_unloaded_in_mid_answer_fails_its_streams_and_the_others_go_on(eng
         first.submit(_work(first, 3))
 
 
+def test_model_that_gets_no_slots_is_a_failed_load_and_the_others_go_on(engine, folders, monkeypatch):
+    first = engine.load(folders[0], name="node0")
+
+    def no_memory(slots, count, filled):
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(Slots, "grown", no_memory)
+    with pytest.raises(LoadFailed, match=r"node1 got no slots: RuntimeError: out of memory"):
+        engine.load(folders[1], name="node1")
+    assert last_event(first.submit(_work(first, 1)))[1].completion_tokens == 20
+    monkeypatch.undo()
+    second = engine.load(folders[1], name="node1")
+    assert last_event(second.submit(_work(second, 1)))[1].completion_tokens == 20
+
+
 def test_slots_and_queue_of_one_model_are_its_own(engine, folders):
     first, second = (engine.load(folder, name=f"node{number}") for number, folder in enumerate(folders[:2]))
     with engine.lock:
@@ -137,3 +154,41 @@ def test_hybrid_answers_equal_generate_for_prompts_side_by_side(engine, tmp_path
             whole = model.generate(torch.tensor([ids]), attention_mask=torch.ones((1, len(ids)), dtype=torch.int64), max_new_tokens=16, min_new_tokens=16,
                                    do_sample=False)
         assert last_event(stream)[0] == tokenizer.decode(tokens, whole[0, len(ids):].tolist())
+
+
+def test_step_is_asked_for_once_a_model_decoded_alone_for_long_enough(folders, monkeypatch):
+    asked = []
+    monkeypatch.setattr(StepCompiler, "want", lambda compiler, forward: asked.append(forward))
+    monkeypatch.setattr("serving.engines.torch_engine.can_compile", lambda device: True)
+    engine = TorchEngine(cpu_device(), limits=LIMITS, compile_after_s=0.0)
+    try:
+        first, second = (engine.load(folder, name=f"node{number}") for number, folder in enumerate(folders[:2]))
+        with engine.lock:  # two rows from the first pass to the last
+            streams = [second.submit(_work(second, number)) for number in range(2)]
+        assert [last_event(stream)[1].completion_tokens for stream in streams] == [20, 20]
+        assert asked == []
+        for _ in range(2):
+            last_event(first.submit(_work(first, 1)))
+        assert asked == [first.forward]
+    finally:
+        engine.close()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not can_compile(cpu_device()), reason="no C++ compiler here")
+def test_compiled_step_writes_the_eager_steps_text(folders, monkeypatch):
+    """With the real compiler: the texts of one stream before and after, of two versions of one shape."""
+    monkeypatch.setattr("serving.engines.compiled_step._WORTHWHILE", 100.0)  # a toy's step may take as long compiled
+    engine = TorchEngine(cpu_device(), limits=LIMITS, compile_after_s=1e9)
+    try:
+        models = [engine.load(folder, name=f"node{number}") for number, folder in enumerate(folders[:2])]
+        asks = [(model, Work(model.encode([{"role": "user", "content": f"What is {number}?"}]), 60, Sampling(temperature=temperature, seed=number),
+                             ignore_end=True)) for model in models for number in range(3) for temperature in (0.0, 1.0)]
+        eager = [last_event(model.submit(work))[0] for model, work in asks]
+        for model in models:
+            engine._compiler.want(model.forward)
+        engine.wait_compiled()
+        assert all(model.forward.compiled is not None for model in models)
+        assert [last_event(model.submit(work))[0] for model, work in asks] == eager
+    finally:
+        engine.close()

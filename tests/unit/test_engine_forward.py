@@ -142,6 +142,8 @@ def test_cache_forward_of_a_hybrid_equals_the_whole_text(bamba):
     texts[1].append(9)
     moved = forward.logits(Rows(0, [[9]], [len(texts[1]) - 1], [0]), slots)
     torch.testing.assert_close(moved[0], _reference(bamba, texts[1]), atol=2e-5, rtol=1e-4)
+    slots.move(0, 0, len(texts[1]))  # the last row left
+    assert slots.caches == [None, None, None]
 
 
 @torch.no_grad()
