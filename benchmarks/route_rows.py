@@ -9,7 +9,7 @@ import tomllib
 from pathlib import Path
 from random import Random
 
-from data_prep import curriculum
+from data_prep.prompts import curriculum_prompts
 from data_prep.sources import list_folder, read_files
 from experts.tree import OUT_OF_DOMAIN, Tree
 from routing.rows import Row
@@ -33,8 +33,7 @@ def record_rows(folder: Path, *, tree: Tree) -> list[Row]:
 
 def curriculum_rows(tree: Tree, *, seed: int, count: int = 1500) -> list[Row]:
     """Prompts of the embedded curriculum, count a domain."""
-    return [Row(record.prompt, domain, record.source) for domain in tree.domains if domain in curriculum.domains()
-            for record in curriculum.make_records(domain, count=count, levels=curriculum.levels(domain), seed=seed)]
+    return [Row(*prompt) for prompt in curriculum_prompts(tree, count=count, seed=seed)]
 
 
 def everyday_test_rows(tree: Tree, *, file: Path = PROMPTS) -> list[Row]:

@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 from benchmarks.measuring import Figure
 from benchmarks.route_plain import PLAIN, Plain, line
 from experts.tree import Tree
-from routing.evaluate import evaluate
 from routing.features import Counts
 from routing.fit import Prepared, fit_prepared, prepare_rows
 from routing.rows import Row
@@ -70,11 +69,11 @@ def sources_lines(rows: Sequence[Row], *, lessons: Sequence[Row], tree: Tree, se
 def _without(source: str, prepared: Prepared, counts: Counts, test: Sequence[Row], *, tree: Tree, settings: RouterSettings, seed: int, plain: float) -> Turn:
     left = np.array([number for number, name in enumerate(prepared.sources) if name != source], dtype=np.int64)
     router = fit_prepared(prepared.take(left), counts.take(left), tree=tree, settings=settings, seed=seed).router
-    judged = evaluate(router, test, timed=1)
-    first = [route.ranked[0] for route in router.route_batch([row.prompt for row in test])]
-    return Turn(source, test[0].label, judged.accuracy, plain, judged.coverage, judged.selective_accuracy or 0.0,
-                np.array([best.probability for best in first]), np.array([best.node == row.label for best, row in zip(first, test, strict=True)]),
-                router.facts["risk_coverage"])
+    routes = router.route_batch([row.prompt for row in test])
+    right = np.array([route.ranked[0].node == row.label for route, row in zip(routes, test, strict=True)])
+    decided = np.array([route.expert is not None for route in routes])
+    return Turn(source, test[0].label, float(right.mean()), plain, float(decided.mean()), float(right[decided].mean()) if decided.any() else 0.0,
+                np.array([route.ranked[0].probability for route in routes]), right, router.facts["risk_coverage"])
 
 
 def _lines(turns: Sequence[Turn], *, most: int) -> list[Figure]:

@@ -33,7 +33,10 @@ def best_temperature(classifier: Classifier, matrix: Any, labels: NDArray[np.str
 
 
 def risk_coverage(confidence: Floats, right: NDArray[np.bool_], *, points: int = 51) -> list[dict[str, float]]:
-    """Coverage, risk (error share of what is covered) and threshold, from sure to unsure."""
+    """Coverage, risk (error share of what is covered) and threshold, from sure to unsure (El-Yaniv and Wiener 2010, JMLR 11, section 2).
+
+    confidence, right: one number a row. At most `points` places, evenly spaced in coverage.
+    """
     order = np.argsort(-confidence, kind="stable")
     errors = np.cumsum(~right[order])
     places = sorted({max(1, round(share * len(order))) for share in np.linspace(0, 1, points)} & set(range(1, len(order) + 1)))

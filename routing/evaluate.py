@@ -28,8 +28,9 @@ _WARM_UP = 50
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Figures over rows; None where there is no out-of-domain row, or every row was abstained. n: all rows. per_domain: accuracy by label.
-    ood_recall: share of out-of-domain rows recognised when 5 % of in-domain rows are turned away. latency_ms: single decisions."""
+    """Figures over rows, shares from 0 to 1; None where there is no out-of-domain row, or every row was abstained. n: all rows, n_ood of them
+    out of domain. per_domain: accuracy by label. ood_auroc: of 1 less the largest expert probability. ood_recall: share of out-of-domain rows
+    recognised when 5 % of in-domain rows are turned away. brier: of several classes (Brier 1950), 0 to 2. latency_ms: single decisions."""
 
     n: int
     accuracy: float
@@ -54,7 +55,10 @@ class Evaluation:
 
 
 def evaluate(router: Router, rows: Sequence[Row], *, timed: int = 1000) -> Evaluation:
-    """Judge a router on rows labelled with its domains or "ood". timed: at most that many single decisions are timed."""
+    """Judge a router on rows labelled with its domains or "ood". timed: at most that many single decisions are timed.
+
+    Raises ValueError for a label that the router doesn't know, and where no row has a domain as its label.
+    """
     _check(router, rows)
     labels = np.array([row.label for row in rows])
     routes = router.route_batch([row.prompt for row in rows])
