@@ -16,8 +16,8 @@ import random
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,11 +25,12 @@ import numpy
 import torch
 from torch import dtype as Dtype  # Device has a field named torch
 
+from experts import autocast
 from experts.device_rules import RULES, DeviceRules, Kind
 from settings import HOME
 
-__all__ = ["RULES", "Device", "DeviceError", "DeviceRules", "Kind", "choose", "cpu_device", "find", "refusal_of", "seed_everything",
-           "trial_report", "try_in_child"]
+__all__ = ["RULES", "Device", "DeviceError", "DeviceRules", "Kind", "choose", "cpu_device", "find", "forked_random", "random_state", "refusal_of",
+           "seed_everything", "set_random_state", "trial_report", "try_in_child"]
 
 log = logging.getLogger(__name__)
 
@@ -65,7 +66,8 @@ class Device:
     def autocast(self, dtype: Dtype | None = None) -> AbstractContextManager[Any]:
         """Autocast to dtype (None: the rules' own), or nothing where the device computes in fp32."""
         wanted = dtype or self.rules.autocast_dtype
-        return nullcontext() if wanted in (None, torch.float32) or not self.rules.bf16 else torch.autocast(self.torch.type, dtype=wanted)
+        nothing = wanted in (None, torch.float32) or not self.rules.bf16 or self.torch.type not in autocast.TYPES
+        return nullcontext() if nothing else torch.autocast(self.torch.type, dtype=wanted)
 
     def turn(self) -> AbstractContextManager[Any]:
         """Held around work on the device: one lock a device where threads mustn't meet, nothing elsewhere."""
@@ -208,6 +210,36 @@ def _find_directml(index: int, reason: str) -> Device:
 
 
 _FINDERS: dict[str, Callable[[int, str], Device]] = {"cuda": _find_cuda, "xpu": _find_xpu, "mps": _find_mps, "directml": _find_directml}
+
+
+def random_state(place: torch.device) -> torch.Tensor | None:
+    """State of a device's own generator; None where the CPU's is drawn from (CPU, DirectML)."""
+    if place.type not in ("cuda", "xpu", "mps"):
+        return None
+    module: Any = getattr(torch, place.type)
+    state: torch.Tensor = module.get_rng_state() if place.type == "mps" else module.get_rng_state(place)
+    return state
+
+
+def set_random_state(place: torch.device, state: torch.Tensor) -> None:
+    """Put random_state() back."""
+    module: Any = getattr(torch, place.type)
+    if place.type == "mps":
+        module.set_rng_state(state)
+    else:
+        module.set_rng_state(state, place)
+
+
+@contextmanager
+def forked_random(place: torch.device) -> Iterator[None]:
+    """What is drawn within the block, on the CPU and on that device, changes nothing after it."""
+    cpu, own = torch.get_rng_state(), random_state(place)
+    try:
+        yield
+    finally:
+        torch.set_rng_state(cpu)
+        if own is not None:
+            set_random_state(place, own)
 
 
 def seed_everything(seed: int) -> None:

@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 from transformers import PreTrainedModel
 
+from experts.moe.block import take_over
+
 Kind = Literal["cpu", "cuda", "rocm", "xpu", "mps", "directml"]
 
 
@@ -25,9 +27,11 @@ class DeviceRules:
     autocast_dtype: dtype of autocast, None for plain fp32. bf16: whether a bfloat16 tensor may exist there at all.
     optimizer_form: how AdamW and clipping run; "single" is one tensor at a time without lerp. loss_form: "log_softmax" is
     log_softmax + gather. silu_form: "product" is x * sigmoid(x). attention: transformers' attn_implementation; "eager" also
-    stands for norms and attention of plain operations. cache_writes: how the columns of a step get into the KV cache, "slice" is a
-    copy a row. cpu_sampling: logits go to the CPU to be sampled. one_at_a_time: no two threads on the device at once. shared: a
-    gateway may use it beside the loop. trial: it must pass the self-test in a process of its own before it is used.
+    stands for norms and attention of plain operations. routing_form: whose mixture-of-experts layer evaluates, transformers' own or
+    ours, which sorts tokens by expert and needs no index_add (training is always ours). cache_writes: how the columns of a step get
+    into the KV cache, "slice" is a copy a row. cpu_sampling: logits go to the CPU to be sampled. one_at_a_time: no two threads on the
+    device at once. shared: a gateway may use it beside the loop. trial: it must pass the self-test in a process of its own before it
+    is used.
     The same for every device: weights are loaded on the CPU and moved (place_model), generators are the CPU's, torch.no_grad
     stands in place of inference_mode.
     """
@@ -38,6 +42,7 @@ class DeviceRules:
     loss_form: Literal["cross_entropy", "log_softmax"] = "cross_entropy"
     silu_form: Literal["native", "product"] = "native"
     attention: Literal["sdpa", "eager"] = "sdpa"
+    routing_form: Literal["stock", "sorted"] = "stock"
     cache_writes: Literal["index", "slice"] = "index"
     cpu_sampling: bool = False
     one_at_a_time: bool = False
@@ -56,7 +61,7 @@ RULES: Mapping[Kind, DeviceRules] = {
     "xpu": DeviceRules(autocast_dtype=torch.bfloat16),
     "mps": DeviceRules(),
     "directml": DeviceRules(bf16=False, optimizer_form="single", loss_form="log_softmax", silu_form="product", attention="eager",
-                            cache_writes="slice", cpu_sampling=True, one_at_a_time=True, shared=False),
+                            routing_form="sorted", cache_writes="slice", cpu_sampling=True, one_at_a_time=True, shared=False),
 }
 
 
@@ -71,9 +76,11 @@ def place_model(model: PreTrainedModel, *, to: torch.device, rules: DeviceRules)
 
 
 def adapt_model(model: PreTrainedModel, *, rules: DeviceRules) -> PreTrainedModel:
-    """Give a model the attention and activation that its device asks for, in place; its weights and config on disk stay the same."""
+    """Give a model the attention, activation and routed layers that its device asks for, in place; its weights and config on disk stay the same."""
     if getattr(model.config, "_attn_implementation", rules.attention) != rules.attention:
         model.set_attn_implementation(rules.attention)
+    if rules.routing_form == "sorted":
+        take_over(model)
     if rules.silu_form == "product":
         for module in list(model.modules()):
             for name, child in module.named_children():

@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from transformers import AttentionInterface
 
+from experts import autocast
+
 NAME = "branchwise_documents"
 
 
@@ -74,7 +76,7 @@ def _attention(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, att
         raise ValueError(f"attention by documents has no dropout, the model asks for {dropout}; set its attention dropout to 0")
     # Norms may have left query and key in fp32 where autocast made the values bfloat16; autocast would also make softmax fp32.
     q, k, v = (x[0].transpose(0, 1).to(value.dtype).contiguous() for x in (query, key, value))
-    with torch.autocast(query.device.type, enabled=False):
+    with autocast.outside(query.device):
         found: Tensor = DocumentAttention.apply(q, k, v, groups, scaling)  # type: ignore[no-untyped-call]
     return found[None], None
 

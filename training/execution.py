@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 import torch
 from transformers import PreTrainedModel
 
-from experts.device import Device
+from experts.device import Device, forked_random
 from settings import TrainSettings
 from training.batches import Batch
 from training.packed_loss import Attention, PackedLoss, layers_of, right_attentions
@@ -57,7 +57,7 @@ def choose_execution(model: PreTrainedModel, *, device: Device, settings: TrainS
 
     batches: of the whole run; a short one isn't worth compiling for, unless that was done already.
     """
-    with torch.random.fork_rng(devices=[device.torch] if device.torch.type == "cuda" else []):  # dropout draws while it is timed
+    with forked_random(device.torch):  # dropout draws while it is timed
         return _choose(model, device=device, settings=settings, batch=batch, batches=batches)
 
 

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from experts import device as devices
 from experts.checkpoint import load_newest
 from experts.device import Device
 from settings import TrainSettings
@@ -97,8 +98,8 @@ def random_state(device: Device) -> tuple[dict[str, Tensor], dict[str, Any]]:
     version, internal, gauss = random.getstate()
     tensors = {"torch": torch.get_rng_state(), "python": torch.tensor(internal, dtype=torch.int64),
                "numpy": torch.from_numpy(np.asarray(keys).astype(np.int64))}
-    if device.torch.type == "cuda":
-        tensors["device"] = torch.cuda.get_rng_state(device.torch)
+    if (own := devices.random_state(device.torch)) is not None:
+        tensors[device.torch.type] = own
     facts = {"python": [version, gauss], "numpy": [name, position, has_gauss, cached]}
     return tensors, facts
 
@@ -110,8 +111,8 @@ def set_random_state(tensors: Mapping[str, Tensor], facts: Mapping[str, Any], *,
     name, position, has_gauss, cached = facts["numpy"]
     np.random.set_state((name, tensors["numpy"].numpy().astype(np.uint32), position, has_gauss, cached))
     torch.set_rng_state(tensors["torch"])
-    if "device" in tensors and device.torch.type == "cuda":
-        torch.cuda.set_rng_state(tensors["device"], device.torch)
+    if device.torch.type in tensors:  # a run may go on on a device of another kind
+        devices.set_random_state(device.torch, tensors[device.torch.type])
 
 
 def with_prefix(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -1,7 +1,7 @@
 """The routed layer that stands in for transformers' Qwen3Moe block while a model trains: same weights, same names on disk.
 
-In evaluation it computes what transformers' own block computes. It keeps tallies of where tokens went; schedules, losses and
-what the tallies mean are control.py's and health.py's. Legend as in routing.py, D width.
+In evaluation it computes what transformers' own block computes, in operations that every device has. It keeps tallies of where tokens
+went; schedules, losses and what the tallies mean are control.py's and health.py's. Legend as in routing.py, D width.
 """
 
 from __future__ import annotations
@@ -14,11 +14,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers.models.qwen3_moe import modeling_qwen3_moe as stock
 
+from experts import autocast
 from experts.moe import routing
 from experts.moe.compute import sort_by_expert, swiglu_experts
 from experts.moe.routing import Dials, Routing
 
 SUMS = ("tokens", "top1_probability", "entropy", "balance", "batches")
+_TINY = torch.finfo(torch.float32).tiny
 
 
 class MoeBlock(nn.Module):
@@ -63,7 +65,7 @@ class MoeBlock(nn.Module):
         """B x T x D in and out."""
         x_ND = hidden_states.reshape(-1, hidden_states.size(-1))
         dials = self.dials if self.training else None
-        with torch.autocast(x_ND.device.type, enabled=False):
+        with autocast.outside(x_ND.device):
             logits_NE = F.linear(x_ND.float(), self.gate.weight.float())
             found = routing.route(logits_NE, top_k=self.top_k, normalize=self.normalize, bias_E=self.choice_bias, dials=dials)
             if dials is not None:
@@ -84,7 +86,7 @@ class MoeBlock(nn.Module):
             p_NE = found.probability_NE.detach()
             one_N = torch.ones_like(p_NE[:, 0]) if used_N is None else used_N
             top1_N = p_NE.gather(-1, found.chosen_NK[:, :1])[:, 0]
-            entropy_N = -torch.xlogy(p_NE, p_NE).sum(-1)
+            entropy_N = -(p_NE * p_NE.clamp_min(_TINY).log()).sum(-1)
             served_E = demand_E
             if found.served_NK is not None:
                 served_E = routing.counts(found.chosen_NK, experts=self.expert_count, of_NK=found.served_NK * one_N[:, None])
@@ -100,6 +102,15 @@ def _weights(experts: Any) -> tuple[Tensor, Tensor, Callable[[Tensor], Tensor]]:
         return experts.gate_up_proj, experts.down_proj, experts.act_fn
     gate_up_EID = torch.stack([torch.cat([one.gate_proj.weight, one.up_proj.weight]) for one in experts])
     return gate_up_EID, torch.stack([one.down_proj.weight for one in experts]), experts[0].act_fn
+
+
+def take_over(model: Any) -> list[MoeBlock]:
+    """Put ours in the place of transformers' block in every routed layer, with the same weights; gives all of them, none for other models."""
+    layers = [layer for layer in getattr(getattr(model, "model", None), "layers", []) if is_routed(getattr(layer, "mlp", None))]
+    for layer in layers:
+        if not isinstance(layer.mlp, MoeBlock):
+            layer.mlp = MoeBlock(layer.mlp, top_k=model.config.num_experts_per_tok, normalize=model.config.norm_topk_prob).train(model.training)
+    return [layer.mlp for layer in layers]
 
 
 def is_routed(module: object) -> bool:

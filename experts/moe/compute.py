@@ -14,6 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from experts import autocast
+from experts.moe.routing import ends_of, inverse_of
+
 
 @dataclass(frozen=True)
 class Order:
@@ -32,7 +35,7 @@ class Order:
     @cached_property
     def parts(self) -> list[tuple[int, int]]:
         """Start and end of each expert's part, on the CPU."""
-        ends = self.ends_E.tolist()
+        ends = self.ends_E.cpu().tolist()
         return list(zip([0, *ends[:-1]], ends, strict=True))
 
 
@@ -42,10 +45,7 @@ def sort_by_expert(chosen_NK: Tensor, *, experts: int, served_NK: Tensor | None 
     if served_NK is not None:
         expert_S = torch.where(served_NK.T.reshape(-1), expert_S, experts)
     sorted_S, from_S = expert_S.sort(stable=True)
-    ends_E = torch.searchsorted(sorted_S, torch.arange(experts, device=expert_S.device), right=True)
-    to_S = torch.empty_like(from_S)
-    to_S[from_S] = torch.arange(len(from_S), device=from_S.device)
-    return Order(from_S, to_S, ends_E, len(chosen_NK), served_NK is None)
+    return Order(from_S, inverse_of(from_S), ends_of(sorted_S, experts=experts), len(chosen_NK), served_NK is None)
 
 
 def swiglu_experts(x_ND: Tensor, order: Order, weight_NK: Tensor, *, gate_up_EID: Tensor, down_EDI: Tensor, act: Callable[[Tensor], Tensor]) -> Tensor:
@@ -62,7 +62,7 @@ def swiglu_experts(x_ND: Tensor, order: Order, weight_NK: Tensor, *, gate_up_EID
 
 
 def _grouped(x_SA: Tensor, weight_EBA: Tensor, order: Order) -> Tensor:
-    if torch.is_autocast_enabled(x_SA.device.type):
+    if autocast.is_on(x_SA.device):
         dtype = torch.get_autocast_dtype(x_SA.device.type)
         x_SA, weight_EBA = x_SA.to(dtype), weight_EBA.to(dtype)
     if x_SA.device.type == "cuda" and x_SA.dtype == torch.bfloat16 and hasattr(torch.nn.functional, "grouped_mm"):

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from experts.moe.block import SUMS, MoeBlock, is_routed
+from experts.moe.block import SUMS, MoeBlock, take_over
 from experts.moe.health import LayerTally, Reading, metrics_of
 from experts.moe.routing import Dials, moved_bias
 from experts.moe.verdicts import is_sharp, judge
@@ -27,17 +27,14 @@ HEAL_MOST = 16.0  # and the most that it comes to
 
 def attach(model: Any, settings: MoeSettings) -> MoeControl | None:
     """Put our routed layers in the place of transformers', with the same weights, and give the model a control; None when it has none."""
-    layers = [layer for layer in getattr(getattr(model, "model", None), "layers", []) if is_routed(getattr(layer, "mlp", None))]
-    if not layers:
+    blocks = take_over(model)
+    if not blocks:
         return None
-    config = model.config
-    for layer in layers:
-        if not isinstance(layer.mlp, MoeBlock):
-            layer.mlp = MoeBlock(layer.mlp, top_k=config.num_experts_per_tok, normalize=config.norm_topk_prob).train(model.training)
-        if settings.dropout:
+    if settings.dropout:
+        for layer in (layer for layer in model.model.layers if layer.mlp in blocks):
             for branch in (layer.mlp, layer.self_attn.o_proj):  # what a layer adds to the stream
                 branch.register_forward_hook(partial(_drop, share=settings.dropout))
-    control = MoeControl([layer.mlp for layer in layers], settings)
+    control = MoeControl(blocks, settings)
     model.add_module(_NAME, control)  # so that its buffers travel with the model and its saved training state
     return control
 
@@ -73,7 +70,7 @@ class MoeControl(nn.Module):
     def begin_step(self, step: int) -> None:
         """Set the dials for a step (the first is 1) and forget the demand of the one before."""
         settings, done = self.settings, min(1.0, (step - 1) / self.settings.anneal_steps)
-        balance, temperature = self.heal.tolist()
+        balance, temperature = self.heal.cpu().tolist()
         self.dials.balance_weight = settings.balance_weight * balance
         self.dials.temperature = (settings.temperature + (settings.final_temperature - settings.temperature) * done) * temperature
         self.dials.noise_std = settings.noise_std * (1.0 - done)
@@ -94,6 +91,8 @@ class MoeControl(nn.Module):
 
     def end_step(self, step: int, *, clipped: int) -> Reading | None:
         """Move the choice biases; every settings.health_every_steps a reading. clipped: steps so far whose gradient was clipped."""
+        for block in self._blocks:  # their graph has been used, and a model that holds one can't be copied
+            block.balance, block.z = block.balance.detach(), block.z.detach()
         if self.settings.bias_rate:
             for block in self._blocks:
                 if block.choice_bias is not None:
@@ -138,11 +137,12 @@ def dropped(x: Tensor, *, share: float) -> Tensor:
     least = round(share * 256)
     if not least:
         return x
-    draws = torch.empty((x.numel() + 7) // 8, dtype=torch.int64, device=x.device).random_(-2**63, None)
-    kept = (draws.view(torch.uint8)[:x.numel()] >= least).view(x.shape)
+    place = x.device if x.device.type == "cuda" else torch.device("cpu")  # elsewhere generator and single bytes may be missing
+    draws = torch.empty((x.numel() + 7) // 8, dtype=torch.int64, device=place).random_(-2**63, None)
+    kept = (draws.view(torch.uint8)[:x.numel()] >= least).view(x.shape).to(x.device)
     return x * kept.to(x.dtype).mul_(256 / (256 - least))
 
 
 def _tally(block: MoeBlock) -> LayerTally:
-    demand, served, sums = (values.tolist() for values in (block.demand_E, block.served_E, block.sums))
+    demand, served, sums = (values.cpu().tolist() for values in (block.demand_E, block.served_E, block.sums))
     return LayerTally(tuple(demand), tuple(served), **dict(zip(SUMS, sums, strict=True)))

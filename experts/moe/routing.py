@@ -84,19 +84,26 @@ def within_capacity(chosen_NK: Tensor, *, experts: int, capacity: int) -> Tensor
     tokens, top_k = chosen_NK.shape
     expert_S = chosen_NK.T.reshape(-1)
     sorted_S, order_S = expert_S.sort(stable=True)
-    first_E = torch.searchsorted(sorted_S, torch.arange(experts, device=expert_S.device))
-    rank_S = torch.arange(len(expert_S), device=expert_S.device) - first_E[sorted_S]
-    served_S = torch.empty(len(expert_S), dtype=torch.bool, device=expert_S.device)
-    served_S[order_S] = rank_S < capacity
-    return served_S.view(top_k, tokens).T
+    ends_E = ends_of(sorted_S, experts=experts)
+    first_E = torch.cat([torch.zeros_like(ends_E[:1]), ends_E[:-1]])
+    rank_S = torch.arange(len(expert_S), device=expert_S.device) - first_E.gather(0, sorted_S)
+    return (rank_S.gather(0, inverse_of(order_S)) < capacity).view(top_k, tokens).T
+
+
+def ends_of(sorted_S: Tensor, *, experts: int) -> Tensor:
+    """Where each expert's part of sorted expert numbers ends; by comparison, since searchsorted has no kernel on DirectML."""
+    return (sorted_S[None, :] <= torch.arange(experts, device=sorted_S.device)[:, None]).long().sum(1)
+
+
+def inverse_of(order_S: Tensor) -> Tensor:
+    """The permutation that undoes a permutation; written by scatter, since index_put is wrong in places on DirectML."""
+    return torch.empty_like(order_S).scatter_(0, order_S, torch.arange(len(order_S), device=order_S.device))
 
 
 def counts(chosen_NK: Tensor, *, experts: int, of_NK: Tensor | None = None) -> Tensor:
-    """Assignments of each expert, fp32, of_NK: only those that are True."""
-    one_hot_NKE = torch.nn.functional.one_hot(chosen_NK, experts).float()
-    if of_NK is not None:
-        one_hot_NKE = one_hot_NKE * of_NK[..., None]
-    return one_hot_NKE.sum((0, 1))
+    """Assignments of each expert, fp32 (exact up to 2^24 of them). of_NK: which count, True or 1; None: all."""
+    weight_S = torch.ones(chosen_NK.numel(), device=chosen_NK.device) if of_NK is None else of_NK.reshape(-1).float()
+    return torch.zeros(experts, device=chosen_NK.device).scatter_add_(0, chosen_NK.reshape(-1), weight_S)
 
 
 def balance_loss(probability_NE: Tensor, demand_E: Tensor, *, used_N: Tensor | None = None) -> Tensor:
@@ -112,7 +119,7 @@ def balance_loss(probability_NE: Tensor, demand_E: Tensor, *, used_N: Tensor | N
 
 def z_loss(logits_NE: Tensor, *, used_N: Tensor | None = None) -> Tensor:
     """Mean of logsumexp(logits)^2, which keeps the logits small (arXiv:2202.08906, equation 5)."""
-    square_N = logits_NE.logsumexp(-1).square()
+    square_N = (logits_NE - logits_NE.log_softmax(-1)).mean(-1).square()  # every column is the logsumexp, which has no kernel on DirectML
     return square_N.mean() if used_N is None else (square_N * used_N).sum() / used_N.sum().clamp_min(1)
 
 

@@ -10,6 +10,7 @@ import torch
 
 from experts import device as devices
 from experts.device import Device, DeviceError, choose, cpu_device, find, seed_everything
+from training import trainer_state
 
 STANDIN = Path(__file__).parents[1] / "support" / "standin"
 no_card = pytest.mark.skipif(torch.cuda.is_available() or torch.backends.mps.is_available(), reason="this machine has a card that comes first")
@@ -224,3 +225,47 @@ def test_seed_everything_gives_the_same_numbers_again() -> None:
         seed_everything(11)
         return random.random(), float(numpy.random.rand()), float(torch.rand(1))
     assert draw() == draw()
+
+
+class Generator:
+    """A device module of torch's with a generator whose state is one number, raised by every draw."""
+
+    def __init__(self) -> None:
+        self.state = 5
+
+    def get_rng_state(self, *place: torch.device) -> torch.Tensor:
+        return torch.tensor([self.state], dtype=torch.uint8)
+
+    def set_rng_state(self, state: torch.Tensor, *place: torch.device) -> None:
+        self.state = int(state)
+
+
+@pytest.mark.parametrize("kind", ["cuda", "xpu", "mps"])
+def test_forked_random_puts_the_generators_of_cpu_and_device_back(monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    own = Generator()
+    monkeypatch.setattr(torch, kind, own)
+    before = torch.get_rng_state()
+
+    def draw() -> None:
+        with devices.forked_random(torch.device(kind)):
+            own.state += 1
+            torch.rand(3)
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        draw()
+    assert own.state == 5
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("kind", ["cuda", "xpu", "mps"])
+def test_state_of_a_device_of_its_own_generator_is_saved_and_put_back_there_alone(monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    own = Generator()
+    monkeypatch.setattr(torch, kind, own)
+    there = Device(kind, "test", 0, "test", torch.device(kind), devices.RULES[kind])  # type: ignore[arg-type,index]
+    tensors, facts = trainer_state.random_state(there)
+    own.state = 9
+    trainer_state.set_random_state(tensors, facts, device=cpu_device())
+    assert own.state == 9
+    trainer_state.set_random_state(tensors, facts, device=there)
+    assert own.state == 5

@@ -5,7 +5,8 @@ The card is simulated (tests/support/simulated_card.py): this proves what is ask
 
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import replace
 
 import pytest
 import torch
@@ -28,16 +29,19 @@ def card_device(rules: DeviceRules = RULES["directml"]) -> Device:
     return Device("directml", "simulated", 0, "test", CARD, rules)
 
 
-def tiny_model(seed: int = 0) -> nn.Module:
-    model = build(TINY, vocab_size=262, end_id=1, pad_id=0, seed=seed)
+ROUTED = TINY.model_copy(update={"architecture": "qwen3_moe", "experts": 4, "top_k": 2, "normalize_top_k": True})
+
+
+def tiny_model(seed: int = 0, shape: ModelSettings = TINY) -> nn.Module:
+    model = build(shape, vocab_size=262, end_id=1, pad_id=0, seed=seed)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.mul_(8 if parameter.dim() > 1 else 1)
     return model
 
 
-def tiny_expert(device: Device) -> Expert:
-    return Expert(tiny_model(), tokens.train([], settings=TokenizerSettings(kind="byte")), device=device)
+def tiny_expert(device: Device, shape: ModelSettings = TINY) -> Expert:
+    return Expert(tiny_model(shape=shape), tokens.train([], settings=TokenizerSettings(kind="byte")), device=device)
 
 
 @contextmanager
@@ -79,6 +83,23 @@ def test_greedy_answers_under_the_rules_need_no_other_kernel_and_equal_the_cpu()
     assert (active.fallbacks, active.wrong_types) == ({}, {})
     assert answers == tiny_expert(cpu_device()).generate(MESSAGES, max_new_tokens=12)
     assert len({answer.token_ids for answer in answers}) == 3
+
+
+def test_answers_and_costs_of_a_routed_model_under_the_rules_need_no_other_kernel_and_equal_the_cpu() -> None:
+    pairs = [(messages, "It is 2.") for messages in MESSAGES]
+    with card() as active:
+        expert = tiny_expert(card_device(), ROUTED)
+        answers, costs = expert.generate(MESSAGES, max_new_tokens=12), expert.log_likelihood(pairs)
+    assert (active.fallbacks, active.wrong_types) == ({}, {})
+    there = tiny_expert(cpu_device(), ROUTED)
+    assert answers == there.generate(MESSAGES, max_new_tokens=12)
+    assert [item.nats for item in costs] == pytest.approx([item.nats for item in there.log_likelihood(pairs)], rel=1e-4)
+
+
+def test_answers_of_a_routed_model_without_its_rule_name_the_offenders() -> None:
+    with card() as active, suppress(NotImplementedError):  # some of what falls back there the CPU can't do either
+        tiny_expert(card_device(replace(RULES["directml"], routing_form="stock")), ROUTED).generate(MESSAGES[:1], max_new_tokens=2)
+    assert {"histc", "index_add_"} & set(active.fallbacks)
 
 
 def test_sampled_answers_under_the_rules_need_no_other_kernel_and_equal_the_cpu() -> None:
