@@ -6,7 +6,7 @@ Runs the exams of exam.py and lays the figures out. Does not promote and does no
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from rich.table import Table
@@ -46,6 +46,19 @@ class FamilyReport:
         values = [node.scorecard.accuracy for name, node in self.nodes.items() if name in self.experts and node.scorecard.accuracy is not None]
         return sum(values) / len(values) if values else None
 
+    @property
+    def accuracies(self) -> dict[str, dict[str, float | None]]:
+        """node -> domain -> accuracy on the tasks that every node answered, so that a column compares like with like: an expert sat more
+        tasks of its own domain than the others did. None where nothing is graded."""
+        found: dict[str, dict[str, float | None]] = {name: {} for name in self.matrix}
+        for domain in self.experts:
+            answered = [{outcome.key for outcome in row[domain].outcomes} for row in self.matrix.values()]
+            common = set.intersection(*answered) if answered else set()
+            for name, row in self.matrix.items():
+                card = row[domain]
+                found[name][domain] = replace(card, outcomes=tuple(outcome for outcome in card.outcomes if outcome.key in common)).accuracy_in(domain)
+        return found
+
 
 def examine_family(registry: Registry, corpus: Corpus, tree: Tree, *, settings: ExamSettings, device: Device, router: Mapping[str, Any]) -> FamilyReport:
     """Examine every promoted node: in its own domains with exam.tasks tasks (root and branches: exam.root_tasks), in the others with exam.root_tasks."""
@@ -80,7 +93,7 @@ def to_json(report: FamilyReport) -> dict[str, Any]:
                     "distinct_2": dict(node.scorecard.distinct_2), "seconds_per_answer": node.scorecard.seconds_per_answer,
                     "per_level": node.scorecard.by(lambda outcome: f"{outcome.domain}/{outcome.level}"),
                     "per_task": node.scorecard.by(lambda outcome: f"{outcome.domain}/{outcome.task}")} for name, node in report.nodes.items()}
-    return {"nodes": nodes, "matrix": {name: {domain: card.accuracy for domain, card in row.items()} for name, row in report.matrix.items()},
+    return {"nodes": nodes, "matrix": report.accuracies,
             "bits_matrix": {name: {domain: card.mean_bits_per_byte for domain, card in row.items()} for name, row in report.matrix.items()},
             "router": dict(report.router), "mean_accuracy": report.mean_accuracy}
 
@@ -113,9 +126,10 @@ def to_tables(report: FamilyReport) -> list[Table | Text]:
                       f"{node.parameters:,}")
     tables: list[Table | Text] = [nodes]
     domains = list(report.experts)
-    accuracy, bits = Table("node", *domains, title="accuracy by domain"), Table("node", *domains, title="bits per byte by domain")
+    accuracy, bits = Table("node", *domains, title="accuracy by domain, the same tasks in a column"), Table("node", *domains, title="bits per byte by domain")
+    compared = report.accuracies
     for name, row in report.matrix.items():
-        accuracy.add_row(name, *(_percent(row[domain].accuracy) for domain in domains))
+        accuracy.add_row(name, *(_percent(compared[name][domain]) for domain in domains))
         bits.add_row(name, *(f"{row[domain].mean_bits_per_byte:.3f}" for domain in domains))
     tables += [accuracy, bits]
     if report.router:

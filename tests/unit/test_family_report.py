@@ -1,0 +1,24 @@
+"""The family's table: a column of the matrix compares nodes on the same tasks, whatever more one of them sat."""
+
+from training.report import FamilyReport, NodeReport, to_json
+from training.scorecard import Outcome, Scorecard
+
+
+def card(domain, **scores):
+    outcomes = tuple(Outcome(key, domain, "task", 1, score, looped=False) for key, score in scores.items())
+    return Scorecard("exam", outcomes, bits_per_byte={domain: 1.0}, distinct_2={domain: 1.0}, seconds_per_answer=0.1)
+
+
+def test_matrix_counts_the_tasks_that_all_nodes_answered_and_the_node_its_own_whole_exam():
+    own = card("math", a=1.0, b=1.0, c=0.0, d=0.0, e=0.0)
+    matrix = {"generalist": {"math": card("math", a=1.0, b=0.0)}, "math": {"math": own}}
+    report = FamilyReport({"math": NodeReport("v000001", own, 10)}, matrix, {}, experts=("math",))
+    assert report.accuracies == {"generalist": {"math": 0.5}, "math": {"math": 1.0}}
+    figures = to_json(report)
+    assert figures["matrix"]["math"]["math"] == 1.0
+    assert figures["nodes"]["math"]["accuracy"] == 0.4
+
+
+def test_matrix_of_ungraded_tasks_is_empty():
+    matrix = {"chat": {"chat": card("chat", a=None)}}
+    assert FamilyReport({}, matrix, {}, experts=("chat",)).accuracies == {"chat": {"chat": None}}
