@@ -23,7 +23,6 @@ from routing.rows import Row
 from settings import RouterSettings
 
 log = logging.getLogger(__name__)
-_PERTURBED_SHARE = 0.1  # copies matter to stability, which isn't measured here
 _WORKERS = 2
 _COVERAGES = (0.7, 0.75, 0.8, 0.85, 0.9)
 _REJECTIONS = (0.04, 0.06, 0.08, 0.1, 0.12)
@@ -49,15 +48,14 @@ def sources_lines(rows: Sequence[Row], *, lessons: Sequence[Row], tree: Tree, se
                   only: Sequence[str] | None) -> list[Figure]:
     """The figures, at most so many rows a source. only: hold out these sources, None for all."""
     capped = capped_rows(rows, most=most, seed=seed)
-    smaller = settings.model_copy(update={"perturbed_share": _PERTURBED_SHARE})
-    prepared = prepare_rows([*capped, *lessons], tree=tree, settings=smaller, seed=seed)
+    prepared = prepare_rows([*capped, *lessons], tree=tree, settings=settings, seed=seed)
     counts = Counts.of(prepared.texts)
     sources = [name for name in dict.fromkeys(row.source for row in rows) if only is None or name in only]
 
     def turn(source: str) -> Turn:
         test = [row for row in capped if row.source == source]
         others = [row for row in capped if row.source != source]
-        found = _without(source, prepared, counts, test, tree=tree, settings=smaller, seed=seed, plain=Plain(others).accuracy(test))
+        found = _without(source, prepared, counts, test, tree=tree, settings=settings, seed=seed, plain=Plain(others).accuracy(test))
         log.info("%s (%s): accuracy %.3f, plain %.3f, coverage %.3f, selective %.3f", source, found.domain, found.ours, found.plain, found.coverage,
                  found.selective)
         return found
