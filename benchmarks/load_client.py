@@ -1,6 +1,7 @@
 """A client in a process of its own: sends prepared requests over many connections and says when the first and last byte came.
 
-Reads JSON from stdin ({"url", "streams": [[body, ...], ...]}, one list a connection, sent in turn) and writes JSON to stdout.
+Reads JSON from stdin ({"url", "path", "streams": [[body, ...], ...]}, one list a connection, sent in turn) and writes JSON to stdout.
+Speaks our /generate and OpenAI's chat completions.
 """
 
 from __future__ import annotations
@@ -44,10 +45,10 @@ class Seen:
         return sum(sent.tokens for sent in self.requests)
 
 
-def send(url: str, streams: Sequence[Sequence[dict[str, Any]]], *, timeout_s: float = 300.0) -> Seen:
+def send(url: str, streams: Sequence[Sequence[dict[str, Any]]], *, path: str = "/generate", timeout_s: float = 300.0) -> Seen:
     """Send from a new process, so that the client doesn't share the gateway's interpreter."""
-    done = subprocess.run([sys.executable, "-m", "benchmarks.load_client"], input=json.dumps({"url": url, "streams": list(streams)}), text=True,
-                          stdout=subprocess.PIPE, cwd=configuration.HOME, timeout=timeout_s, check=True)
+    done = subprocess.run([sys.executable, "-m", "benchmarks.load_client"], input=json.dumps({"url": url, "path": path, "streams": list(streams)}),
+                          text=True, stdout=subprocess.PIPE, cwd=configuration.HOME, timeout=timeout_s, check=True)
     found = json.loads(done.stdout)
     return Seen([Sent(**{**one, "versions": tuple(one["versions"])}) for one in found["requests"]], found["wall_s"])
 
@@ -61,7 +62,7 @@ def main() -> None:
     def run(bodies: Sequence[dict[str, Any]]) -> None:
         start.wait()
         for body in bodies:
-            found.append(one(asked["url"], body))
+            found.append(one(asked["url"], body, path=asked["path"]))
 
     threads = [threading.Thread(target=run, args=(bodies,)) for bodies in asked["streams"]]
     for thread in threads:
@@ -73,20 +74,33 @@ def main() -> None:
     json.dump({"requests": [asdict(sent) for sent in found], "wall_s": time.perf_counter() - began}, sys.stdout)
 
 
-def one(url: str, body: dict[str, Any]) -> Sent:
+def one(url: str, body: dict[str, Any], *, path: str = "/generate") -> Sent:
     """Send one request and read it to its end."""
     address = urlsplit(url)
     connection = http.client.HTTPConnection(str(address.hostname), int(address.port or 80), timeout=120)
     began = time.perf_counter()
-    connection.request("POST", "/generate", json.dumps(body), {"Content-Type": "application/json"})
+    connection.request("POST", path, json.dumps(body), {"Content-Type": "application/json"})
     response = connection.getresponse()
+    read = _whole if response.status != 200 or not body.get("stream") else _events if path == "/generate" else _chunks
+    sent = read(response, began)
+    connection.close()
+    return sent
+
+
+def _whole(response: http.client.HTTPResponse, began: float) -> Sent:
+    version, text = response.headers.get("X-Version", ""), response.read()
+    total = time.perf_counter() - began
+    if response.status == 200:
+        return Sent(200, total, total, json.loads(text)["usage"]["completion_tokens"], "", (version,))
+    try:
+        code = str(json.loads(text)["error"]["code"])
+    except (ValueError, KeyError, TypeError):  # another server's words
+        code = text[:200].decode("utf-8", "replace")
+    return Sent(response.status, total, total, 0, code, (version,))
+
+
+def _events(response: http.client.HTTPResponse, began: float) -> Sent:
     versions = [response.headers.get("X-Version", "")]
-    if response.status != 200 or not body.get("stream"):
-        reply = json.loads(response.read())
-        total = time.perf_counter() - began
-        connection.close()
-        tokens = reply["usage"]["completion_tokens"] if response.status == 200 else 0
-        return Sent(response.status, total, total, tokens, "" if response.status == 200 else reply["error"]["code"], tuple(versions))
     name, first, tokens = "", 0.0, 0
     for line in response:
         if line.startswith(b"event: "):
@@ -97,8 +111,22 @@ def one(url: str, body: dict[str, Any]) -> Sent:
             versions.append(facts["version"])
             tokens = facts["usage"]["completion_tokens"] if name == "done" else 0
     total = time.perf_counter() - began
-    connection.close()
     return Sent(200, first or total, total, tokens, name, tuple(versions))
+
+
+def _chunks(response: http.client.HTTPResponse, began: float) -> Sent:
+    """OpenAI's events have no names; usage comes with the last of them."""
+    ended, first, tokens = "", 0.0, 0
+    for line in response:
+        if not line.startswith(b"data: {"):
+            continue
+        facts = json.loads(line[6:])
+        ended = "error" if "error" in facts else "done"
+        text = any((choice.get("delta") or {}).get("content") for choice in facts.get("choices", ()))
+        first = first or (time.perf_counter() - began if text else 0.0)
+        tokens = (facts.get("usage") or {}).get("completion_tokens", tokens)
+    total = time.perf_counter() - began
+    return Sent(200, first or total, total, tokens, ended)
 
 
 if __name__ == "__main__":

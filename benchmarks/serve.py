@@ -1,7 +1,7 @@
 """serve: tokens a second and time to the first token, against generate and llama.cpp called directly
 
-Random models (5.7 M parameters unless said otherwise), fixed lengths, greedy. The torch engine is measured in this process,
-as its peer is; the llama.cpp engine through HTTP, at a client in another process. Says nothing about quality.
+Random models (5.7 M parameters unless said otherwise), fixed lengths, greedy. The torch engine is measured without HTTP, as its peer
+generate is, and with it beside transformers serve; the llama.cpp engine through HTTP, at a client in another process. Says nothing about quality.
 """
 
 from __future__ import annotations
@@ -13,12 +13,9 @@ import statistics
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
-
-import torch
-from transformers import GenerationConfig
 
 import settings as configuration
 from benchmarks import load_client
@@ -26,20 +23,16 @@ from benchmarks.live_gateway import gateway_process, wait_ready
 from benchmarks.measuring import Figure, alternate, compared
 from benchmarks.overload import end_under_load, overload
 from benchmarks.random_run import make_run
-from experts import tokenizer as tokens
-from experts.device import choose
-from experts.expert import Expert
+from benchmarks.serve_peer import against_transformers_serve, installed
+from benchmarks.serve_ways import TALK, Load, ways
 from experts.registry import Registry
-from experts.tokenizer import Message
 from experts.tree import Tree
-from serving.engines.interface import End, EngineLimits, Model, Piece, Work
+from serving.engines.interface import EngineLimits, Model, Piece, Work
 from serving.engines.llamacpp_engine import LlamaCppEngine, options_of
-from serving.engines.torch_engine import TorchEngine
 from settings import Settings
 
 log = logging.getLogger(__name__)
 EXPERTS = ("math", "reasoning", "conversation", "knowledge", "code")
-TALK: list[Message] = [{"role": "user", "content": "A shop sells pens at 3 for 2 coins. What do 12 pens cost?"}]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -48,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--tokens", type=int, default=96, help="tokens an answer (default 96)")
     parser.add_argument("--streams", type=int, default=32, help="streams at once (default 32)")
     parser.add_argument("--rounds", type=int, default=3, help="rounds, the ways taking turns (default 3)")
-    parser.add_argument("--only", choices=("torch", "llamacpp", "first", "overload"), help="a part alone")
+    parser.add_argument("--only", choices=("torch", "transformers", "llamacpp", "first", "overload"), help="a part alone")
     parser.add_argument("--engine", choices=("auto", "torch", "llamacpp"), default="auto", help="engine of the part overload (default auto)")
     parser.add_argument("--seconds", type=float, default=10.0, help="length of each phase of the part overload (default 10)")
 
@@ -73,6 +66,8 @@ def measure(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> l
         figures: list[Figure] = []
         if arguments.only in (None, "torch"):
             figures += _torch(registry, arguments)
+        if arguments.only in (None, "transformers"):
+            figures += _transformers(folder, arguments)
         if arguments.only in (None, "llamacpp"):
             figures += _llamacpp(settings, registry, arguments)
         if arguments.only in (None, "first"):
@@ -90,81 +85,38 @@ def _overload(arguments: argparse.Namespace) -> list[Figure]:
     return figures
 
 
-def _run_streams(models: Sequence[Model], streams: int, new_tokens: int) -> float:
-    """Tokens a second of so many streams, spread over the models in turn."""
-    began = time.perf_counter()
-    running = []
-    for number in range(streams):
-        model = models[number % len(models)]
-        running.append(model.submit(Work(model.encode(TALK), new_tokens, ignore_end=True, loop_guard=False)))
-    for stream in running:
-        event = stream.next(timeout_s=300.0)
-        while isinstance(event, Piece):
-            event = stream.next(timeout_s=300.0)
-        assert isinstance(event, End), event
-        assert event.completion_tokens == new_tokens
-    return streams * new_tokens / (time.perf_counter() - began)
-
-
-@torch.no_grad()
-def _generate(experts: Sequence[Expert], rows: int, new_tokens: int) -> float:
-    """Tokens a second of transformers' generate, one static batch an expert, in turn."""
-    began = time.perf_counter()
-    for number, expert in enumerate(experts):
-        count = len(range(number, rows, len(experts)))
-        ids = torch.tensor([tokens.prompt_ids(expert.tokenizer, TALK)] * count, device=expert.device.torch)
-        made = expert.model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=new_tokens, min_new_tokens=new_tokens, do_sample=False)
-        assert made.shape == (count, ids.shape[1] + new_tokens)
-    return rows * new_tokens / (time.perf_counter() - began)
-
-
-def _continuous(folders: Sequence[Path], rows: int, new_tokens: int) -> Callable[[], float]:
-    """Tokens a second of transformers' continuous batching (the engine of `transformers serve`), one expert after the other."""
-    experts = [Expert.load(folder, device=choose("cpu")) for folder in folders]  # its own, because it changes a model's attention
-
-    def run() -> float:
-        began = time.perf_counter()
-        for number, expert in enumerate(experts):
-            ids = tokens.prompt_ids(expert.tokenizer, TALK)
-            wanted = GenerationConfig(max_new_tokens=new_tokens, do_sample=False, eos_token_id=-1, pad_token_id=tokens.pad_id(expert.tokenizer))
-            model: Any = expert.model
-            made = model.generate_batch(inputs=[ids] * len(range(number, rows, len(experts))), generation_config=wanted, progress_bar=False)
-            assert {len(one.generated_tokens) for one in made.values()} == {new_tokens}
-        return rows * new_tokens / (time.perf_counter() - began)
-
-    return run
-
-
 def _folders(registry: Registry) -> list[Path]:
     found = [registry.served(name) for name in EXPERTS]
     return [folder for folder in found if folder is not None]
 
 
 def _torch(registry: Registry, arguments: argparse.Namespace) -> list[Figure]:
-    device = choose(arguments.device)
-    engine = TorchEngine(device, limits=EngineLimits(slots=arguments.streams, loop_repeats=None, prefill_tokens=1024))
-    models = [engine.load(folder, name=folder.parent.name) for folder in _folders(registry)]
-    experts = [Expert.load(folder, device=device) for folder in _folders(registry)]
-    cases = (("one stream", 1, 1), (f"{arguments.streams} streams, one expert", arguments.streams, 1),
-             (f"{arguments.streams} streams, five experts", arguments.streams, len(EXPERTS)))
+    folders = tuple(_folders(registry))
+    single, crowd = Load(folders[:1], 1, arguments.tokens), f"{arguments.streams} streams"
     figures = []
-    for name, streams, spread in cases:
-        def ours(streams: int = streams, spread: int = spread) -> float:
-            return _run_streams(models[:spread], streams, arguments.tokens)
-
-        def peer(streams: int = streams, spread: int = spread) -> float:
-            return _generate(experts[:spread], streams, arguments.tokens)
-
-        ours(), peer()  # a warm-up of both
-        found = alternate({"ours": ours, "peer": peer}, rounds=arguments.rounds)
-        figures.append(compared(f"torch engine, {name}", unit="tok/s", ours=found["ours"], peer=found["peer"], peer_name="transformers generate, static batch"))
-        log.info("%s", figures[-1])
-        if spread > 1 and device.kind == "cpu":
-            once = alternate({"ours": ours, "peer": _continuous(_folders(registry), streams, arguments.tokens)}, rounds=1)
-            figures.append(compared(f"torch engine, {name}", unit="tok/s", ours=once["ours"], peer=once["peer"], peer_name="transformers continuous batching"))
+    with ways(arguments.device, slots=arguments.streams) as processes:
+        for name, ours, load in (("one stream", processes.eager, single), ("one stream, compiled step", processes.compiled, single),
+                                 (f"{crowd}, one expert", processes.eager, Load(folders[:1], arguments.streams, arguments.tokens)),
+                                 (f"{crowd}, five experts", processes.eager, Load(folders, arguments.streams, arguments.tokens))):
+            both = {"ours": functools.partial(ours, load), "peer": functools.partial(processes.generate, load)}
+            for way in both.values():
+                way()  # a warm-up
+            found = alternate(both, rounds=arguments.rounds)
+            figures.append(compared(f"torch engine, {name}", unit="tok/s", ours=found["ours"], peer=found["peer"],
+                                    peer_name="transformers generate, static batch"))
             log.info("%s", figures[-1])
-    engine.close()
     return figures
+
+
+def _transformers(run_dir: str, arguments: argparse.Namespace) -> list[Figure]:
+    if not installed():
+        log.warning("transformers serve isn't measured: it needs pip install \"transformers[serving]\"")
+        return []
+    settings = toy_settings(run_dir, streams=arguments.streams, engine="torch")
+    folder = Registry(Path(run_dir)).served(EXPERTS[0])
+    assert folder is not None
+    return against_transformers_serve(settings, folder, experts=EXPERTS, talk=TALK, streams=arguments.streams, new_tokens=arguments.tokens,
+                                      rounds=arguments.rounds)
 
 
 def _llamacpp(settings: Settings, registry: Registry, arguments: argparse.Namespace) -> list[Figure]:

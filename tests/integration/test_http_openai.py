@@ -5,6 +5,7 @@ import pytest
 import requests
 
 import settings as configuration
+from benchmarks import load_client
 from benchmarks.live_gateway import live_gateway
 from benchmarks.random_run import make_run
 
@@ -120,3 +121,14 @@ def test_unknown_model_is_the_clients_not_found(client):
 def test_bad_request_is_the_clients_bad_request(client, change, words):
     with pytest.raises(openai.BadRequestError, match=words.replace("(", r"\(")):
         client.chat.completions.create(**{**ASK, **change})
+
+
+def test_load_client_reads_the_counts_of_streamed_chat_completions(live, client):
+    """The benchmarks' client, as it reads other servers: it must count what OpenAI's client counts."""
+    body = {**ASK, "stream": True, "stream_options": {"include_usage": True}}
+    seen = load_client.send(live.url, [[body], [body]], path="/v1/chat/completions").requests
+    wanted = client.chat.completions.create(**ASK).usage.completion_tokens
+    assert [(sent.status, sent.ended, sent.tokens) for sent in seen] == [(200, "done", wanted)] * 2
+    assert all(0 < sent.first_s <= sent.total_s for sent in seen)
+    (refused,) = load_client.send(live.url, [[{**ASK, "model": "nobody"}]], path="/v1/chat/completions").requests
+    assert (refused.status, refused.ended, refused.tokens) == (404, "model_not_found", 0)

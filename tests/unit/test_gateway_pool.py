@@ -165,8 +165,7 @@ def test_pool_two_loads_at_once_dont_share_the_same_free_memory(tmp_path):
     threads[0].start()
     assert loading.wait(20)
     threads[1].start()
-    while second.uses == 0:  # until it waits for its turn
-        pass
+    threads[1].join(timeout=0.2)  # it waits for its turn
     go_on.set()
     for thread in threads:
         thread.join()
