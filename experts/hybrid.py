@@ -43,14 +43,14 @@ def bamba_model(config: BambaConfig) -> PreTrainedModel:
 
 @torch.no_grad()
 def with_fast_layers(model: PreTrainedModel) -> PreTrainedModel:
-    """The same model; its layers read whole rows the fast way, unless its CUDA kernels are installed or the fast way gives other logits."""
-    if importlib.util.find_spec("mamba_ssm") is not None or _groups_are_others(model):
+    """The same model; layers of Bamba read whole rows the fast way, unless its CUDA kernels are installed or the fast way gives other logits."""
+    classes = {module: type(module) for module in model.modules() if type(module) in _fast_classes()}
+    if not classes or importlib.util.find_spec("mamba_ssm") is not None or _groups_are_others(model):
         return model
     tokens = (torch.arange(2 * 24) * 7 % model.config.vocab_size).view(2, 24).to(model.device)
     training = model.training
     model.eval()
     stock = model(input_ids=tokens, use_cache=False).logits
-    classes = {module: type(module) for module in model.modules() if type(module) in _fast_classes()}
     for module, kind in classes.items():
         module.__class__ = _fast_classes()[kind]
     gap = float((model(input_ids=tokens, use_cache=False).logits - stock).abs().max())

@@ -55,7 +55,8 @@ def _within_chunks(x_ZLHP: Tensor, decay_ZLH: Tensor, inputs_ZGLN: Tensor, outpu
     scores_ZGLL = outputs_ZGLN @ inputs_ZGLN.mT
     since_ZHL = decay_ZLH.transpose(1, 2)
     later = torch.ones(size, size, dtype=torch.bool, device=x_ZLHP.device).triu(1)
-    decays_ZHLL = (since_ZHL[:, :, :, None] - since_ZHL[:, :, None, :]).masked_fill(later, -torch.inf).exp()
+    lowest = torch.finfo(since_ZHL.dtype).min  # exp makes it 0, too, and an infinity overflows on DirectML
+    decays_ZHLL = (since_ZHL[:, :, :, None] - since_ZHL[:, :, None, :]).masked_fill(later, lowest).exp()
     mixing_ZHLL = (scores_ZGLL[:, :, None] * decays_ZHLL.view(count, groups, heads // groups, size, size)).to(x_ZLHP.dtype)
     y = mixing_ZHLL.view(count * heads, size, size) @ x_ZLHP.transpose(1, 2).reshape(count * heads, size, width)
     return y.view(count, heads, size, width).transpose(1, 2)

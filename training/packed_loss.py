@@ -21,6 +21,7 @@ from transformers import PreTrainedModel
 
 from experts.device import Device
 from experts.device_rules import attention_mask, summed_cost
+from experts.reach import sees_everything
 from training import document_attention
 from training.batches import Batch
 from training.document_attention import Groups, group_documents
@@ -143,8 +144,7 @@ def right_attentions(model: PreTrainedModel, *, device: Device) -> list[Attentio
     found: list[Attention] = []
     with _frozen(model):
         truth = PackedLoss(model, device=device, bf16=False, attention="alone").outputs(batch)
-        candidates: tuple[Attention, ...] = ("documents", "mask") if not _attention_dropout(model) and device.rules.attention == "sdpa" else ("mask",)
-        for attention in candidates:
+        for attention in _candidates(model, device=device):
             try:
                 outputs = PackedLoss(model, device=device, bf16=False, attention=attention).outputs(batch)
             except (TypeError, ValueError) as error:  # a class that takes no such keyword or mask
@@ -153,6 +153,12 @@ def right_attentions(model: PreTrainedModel, *, device: Device) -> list[Attentio
             if torch.allclose(outputs, truth, rtol=1e-3, atol=1e-3 * float(truth.abs().max())):
                 found.append(attention)
     return [*found, "alone"]
+
+
+def _candidates(model: PreTrainedModel, *, device: Device) -> tuple[Attention, ...]:
+    if not sees_everything(model):  # a window is longer than the two documents that are tried
+        return ()
+    return ("documents", "mask") if not _attention_dropout(model) and device.rules.attention == "sdpa" else ("mask",)
 
 
 def _two_documents(*, vocabulary: int) -> Batch:
@@ -187,9 +193,11 @@ def _frozen(model: PreTrainedModel) -> Iterator[None]:
     """No gradients, no dropout, no change of the random state."""
     training = model.training
     model.eval()
-    with torch.no_grad():
-        yield
-    model.train(training)
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        model.train(training)
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from experts import tokenizer as tokens
 from experts.adapters import add_adapters
 from experts.device import Device
 from experts.expert import Expert
+from experts.hybrid import with_fast_layers
 from experts.moe.control import attach
 from experts.tokenizer import Tokenizer
 from settings import Settings
@@ -24,14 +25,14 @@ from training.memory import Need, need_of, require_room
 def starting_model(settings: Settings, *, folder: Path | None, tokenizer: Tokenizer, device: Device, note: Callable[[str], None]) -> PreTrainedModel:
     """The model in folder when there is one, else the start of a family, ready to be trained.
 
-    note: gets the memory that a pretrained base needs. Raises BaseModelError, AdaptersUnavailable, DoesNotFit.
+    note: gets the memory that a pretrained base needs. Raises BaseModelError, PackageMissing, DoesNotFit.
     """
     if settings.model.base is not None:
         need = need_of_base(settings, tokenizer=tokenizer)
         note(f"{settings.model.base}: training needs about {need}")
         require_room(need, device=device, name=settings.model.base)
     if folder is not None:
-        model = Expert.load(folder, device=device).model
+        model = with_fast_layers(Expert.load(folder, device=device).model)
     elif settings.model.base is not None:
         model = pretrained.load_base(settings.model, tokenizer=tokenizer, seed=settings.run.seed)
     else:

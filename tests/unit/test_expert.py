@@ -12,8 +12,9 @@ from transformers import AutoModelForCausalLM
 
 from experts import tokenizer as tokens
 from experts.architectures import build
+from experts.decoding import sample
 from experts.device import RULES, choose, cpu_device
-from experts.expert import Answer, Expert, sample
+from experts.expert import Answer, Expert
 from settings import ModelSettings, TokenizerSettings
 
 TINY = ModelSettings(layers=2, width=32, heads=4, kv_heads=2, intermediate=48, context_tokens=64)
