@@ -6,29 +6,25 @@ A model with adapters stays an object of its own class, so that trainer and exam
 from __future__ import annotations
 
 import copy
-import importlib.util
 from typing import Any
 
 import torch
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-
-class AdaptersUnavailable(RuntimeError):
-    """train.lora_rank is set and peft isn't installed."""
+from experts.extras import require
 
 
 def require_peft() -> None:
-    """Raises AdaptersUnavailable, so that a run is refused before its data is prepared."""
-    if importlib.util.find_spec("peft") is None:
-        raise AdaptersUnavailable("train.lora_rank asks for LoRA, which needs the package peft; python -m pip install -e \".[pretrained]\", "
-                                  "or unset train.lora_rank to train all weights")
+    """Raises PackageMissing without it."""
+    require("peft", asked_by="train.lora_rank (LoRA)", install='-e ".[pretrained]"', instead="unset train.lora_rank to train all weights")
 
 
 def add_adapters(model: PreTrainedModel, *, rank: int, alpha: float, seed: int, train_embeddings: bool) -> PreTrainedModel:
     """Freeze the model and put adapters of that rank beside every linear layer but the output head, in place; they change nothing at first.
 
     alpha: adapters count alpha / rank. train_embeddings: the token embeddings stay trainable, for a vocabulary that has new tokens.
+    Raises PackageMissing.
     """
     require_peft()
     from peft import LoraConfig, inject_adapter_in_model

@@ -24,9 +24,9 @@ class CommandFailed(RuntimeError):
 def repairable(*more: type[Exception]) -> tuple[type[Exception], ...]:
     """Exception types whose text is meant for the user, with the caller's own."""
     from data_prep.sources import DataError
-    from experts.adapters import AdaptersUnavailable
     from experts.device import DeviceError
     from experts.durable import NotWritable, OutOfSpace
+    from experts.extras import PackageMissing
     from experts.journal import JournalError
     from experts.pointer import NewerPointer
     from experts.pretrained import BaseModelError
@@ -37,9 +37,8 @@ def repairable(*more: type[Exception]) -> tuple[type[Exception], ...]:
     from training.plan import StateMismatch
     from training.run_folder import RunMismatch
 
-    return (AdaptersUnavailable, BaseModelError, CommandFailed, DataError, DeviceError, DoesNotFit, JournalError, NewerPointer, NotWritable, OutOfSpace,
+    return (BaseModelError, CommandFailed, DataError, DeviceError, DoesNotFit, JournalError, NewerPointer, NotWritable, OutOfSpace, PackageMissing,
             RegistryError, RunLocked, RunMismatch, SettingsError, StateMismatch, *more)
-
 
 
 @contextmanager

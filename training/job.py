@@ -43,7 +43,7 @@ class JobRunner:
         """The job with its status and outcome, and what training found; status stays pending when it was stopped."""
         self._run.journal.append("training_started", node=job.node, cycle=cycle, steps=job.steps, corpus=corpus.fingerprint)
         curves = self._run.folder / "tensorboard" / f"{job.node}-{states.name}" if self._run.settings.run.tensorboard else None
-        health = HealthRecorder(self._run.journal, node=job.node, settings=self._run.settings, folder=self._run.folder)
+        health = HealthRecorder(self._run.journal, node=job.node, settings=self._run.settings.moe)
         with Scalars(curves) as scalars, health:
             return self._carry_out(job, cycle=cycle, states=states, corpus=corpus, scalars=scalars, health=health)
 

@@ -125,7 +125,6 @@ class Optimizers:
                 optimizer.step()
         if self.sophia is not None:
             self.sophia.step(hessian=self._curvature)  # type: ignore[call-overload]
-            self._curvature = None
         self.zero_grad()
 
     def look_ahead(self, step: int, *, model: nn.Module, loss: PackedLoss, batch: Batch) -> None:
@@ -135,7 +134,8 @@ class Optimizers:
             self._curvature = curvature(params, model=model, loss=loss, batch=batch, draw=loss.draw_targets)
 
     def zero_grad(self) -> None:
-        """Drop the gradients of every trained parameter."""
+        """Drop the gradients of every trained parameter, and the curvature of a step that is not taken."""
+        self._curvature = None
         for param in self._names:
             param.grad = None
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from experts.moe.health import Reading
@@ -40,7 +40,10 @@ class Mix:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """How long and how fast to train. Fixed before the run and kept for a resume. Rates are peaks."""
+    """How long and how fast to train. Fixed before the run and kept for a resume. Rates are peaks.
+
+    seconds: training time that the run is to take; then steps is what was expected at first, and at_speed() says what it comes to.
+    """
 
     steps: int
     lr: float
@@ -50,15 +53,28 @@ class Plan:
     decay_steps: int
     final_lr_share: float
     seed: int
+    seconds: float | None = None
 
     @classmethod
-    def from_settings(cls, settings: TrainSettings, *, steps: int, seed: int, lr_share: float = 1.0) -> Plan:
+    def from_settings(cls, settings: TrainSettings, *, steps: int, seed: int, lr_share: float = 1.0, seconds: float | None = None) -> Plan:
         """The plan of that many steps. lr_share: peak rates as a share of the settings' (experts start from trained weights)."""
         if steps < 1:
             raise ValueError(f"a plan needs at least one step, got {steps}; raise loop.minutes or loop.steps")
         warmup = min(round(steps * settings.warmup_share), steps - 1)
         decay = min(round(steps * settings.decay_share), steps - warmup)
-        return cls(steps, settings.lr * lr_share, settings.muon_lr * lr_share, settings.schedule, warmup, decay, settings.final_lr_share, seed)
+        return cls(steps, settings.lr * lr_share, settings.muon_lr * lr_share, settings.schedule, warmup, decay, settings.final_lr_share, seed, seconds)
+
+    def at_speed(self, *, step: int, train_s: float) -> Plan:
+        """This plan after so many steps in train_s seconds: as many steps as fill its seconds at their mean speed, itself where it has none.
+
+        step / steps is then the share of the time that has passed, so the rates follow the clock, and the run ends within a step of it.
+        """
+        if self.seconds is None or step == 0:
+            return self
+        steps = max(step, round(self.seconds * step / train_s))
+        warmup = min(round(self.warmup_steps * steps / self.steps), steps - 1)
+        decay = min(round(self.decay_steps * steps / self.steps), steps - warmup)
+        return replace(self, steps=steps, warmup_steps=warmup, decay_steps=decay)
 
     def to_json(self) -> dict[str, Any]:
         """Plain data from which Plan(**data) makes the same plan."""

@@ -30,6 +30,11 @@ class StepLike(Protocol):
         ...
 
     @property
+    def steps(self) -> int:
+        """Steps of the whole training; may change on the way where it follows the clock."""
+        ...
+
+    @property
     def loss(self) -> float:
         """Nats a target token."""
         ...
@@ -66,7 +71,7 @@ class Reporter:
         self._bar = Progress(TextColumn("[bold]{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[facts]}"),
                              TimeRemainingColumn(), console=self._console, transient=True)
         self._task: TaskID | None = None
-        self._node, self._steps, self._last_line = "", 0, 0.0
+        self._node, self._last_line = "", 0.0
         self._routing: Reading | None = None
 
     def __enter__(self) -> Self:
@@ -82,7 +87,7 @@ class Reporter:
 
     def node_started(self, job: Job, *, share: str) -> None:
         """A node begins its steps. share: where the cycle stands, as in 3/8."""
-        self._node, self._steps, self._last_line, self._routing = job.node, job.steps or 0, 0.0, None
+        self._node, self._last_line, self._routing = job.node, 0.0, None
         if self._task is not None:
             self._bar.remove_task(self._task)
         self._task = self._bar.add_task(f"{share} {job.node}", total=job.steps, facts="") if self._live else None
@@ -92,14 +97,14 @@ class Reporter:
         self._routing = facts.routing or self._routing
         if self._task is not None:
             router = f"  {log_fields(self._routing.metrics)}" if self._routing is not None else ""
-            self._bar.update(self._task, completed=facts.step, facts=f"loss {facts.loss:.3f}  {facts.tokens_per_s:,.0f} tok/s{router}")
+            self._bar.update(self._task, completed=facts.step, total=facts.steps, facts=f"loss {facts.loss:.3f}  {facts.tokens_per_s:,.0f} tok/s{router}")
         elif not self._quiet and time.monotonic() - self._last_line >= LINE_EVERY_S:
             self._last_line = time.monotonic()
             if self._routing is not None:
                 self._console.print(f"iter {facts.step} | loss {facts.loss:.4f} | lr {facts.lr:.3e} | {facts.tokens_per_s:.0f} tok/s | "
                                     f"{log_fields(self._routing.metrics)}", markup=False, highlight=False)
                 return
-            self._console.print(f"{self._node:<14} step {facts.step:>6}/{self._steps:<6} loss {facts.loss:7.4f}  lr {facts.lr:9.2e}  "
+            self._console.print(f"{self._node:<14} step {facts.step:>6}/{facts.steps:<6} loss {facts.loss:7.4f}  lr {facts.lr:9.2e}  "
                                 f"{facts.tokens_per_s:>8,.0f} tok/s  left {facts.eta_s:>6.0f} s", markup=False, highlight=False)
 
     def samples(self, samples: Iterable[Sample]) -> None:

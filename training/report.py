@@ -72,12 +72,12 @@ def examine_family(registry: Registry, corpus: Corpus, tree: Tree, *, settings: 
         own = Exam.of(corpus, (name,), tasks=settings.tasks, bits_rows=settings.bits_rows) if name in tree.domains else None
         row = {domain: examine(expert, own if own is not None and domain == name else wide.restricted(domain), settings=settings) for domain in tree.domains}
         matrix[name] = row
-        nodes[name] = NodeReport(folder.name, row[name] if name in row else merged([row[domain] for domain in tree.node(name).domains]),
+        nodes[name] = NodeReport(folder.name, row[name] if name in row else pooled([row[domain] for domain in tree.node(name).domains]),
                                  expert.parameters)
     return FamilyReport(nodes, matrix, router, experts=tree.domains)
 
 
-def merged(parts: Sequence[Scorecard]) -> Scorecard:
+def pooled(parts: Sequence[Scorecard]) -> Scorecard:
     """One scorecard over the domains of several."""
     return Scorecard(exam="+".join(part.exam for part in parts), outcomes=tuple(outcome for part in parts for outcome in part.outcomes),
                      bits_per_byte={domain: value for part in parts for domain, value in part.bits_per_byte.items()},

@@ -12,13 +12,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from experts.adapters import require_peft
 from experts.durable import write_json
 from experts.journal import Journal
+from experts.moe.recorder import require_wandb
 from experts.registry import Registry
 from experts.run_lock import RunLock
 from experts.tree import Tree
 from model_settings import HYBRID_KEYS, ROUTED_KEYS
 from settings import Settings
+from training.sophia import require_library
 
 IDENTITY = "identity.json"
 
@@ -40,7 +43,8 @@ class Run:
 
 @contextmanager
 def open_run(settings: Settings) -> Iterator[Run]:
-    """Lock and open settings.run.dir, creating it when absent. Raises RunLocked, RunMismatch, OSError."""
+    """Lock and open settings.run.dir, creating it when absent. Raises RunLocked, RunMismatch, PackageMissing, OSError."""
+    check_packages(settings)
     folder = Path(settings.run.dir)
     tree = Tree.from_settings(settings.tree)
     folder.mkdir(parents=True, exist_ok=True)
@@ -51,6 +55,16 @@ def open_run(settings: Settings) -> Iterator[Run]:
             yield Run(settings, folder, tree, Registry(folder), journal)
         finally:
             journal.close()
+
+
+def check_packages(settings: Settings) -> None:
+    """Raise PackageMissing for what the settings ask for and isn't installed: now, not after the data is prepared."""
+    if settings.train.lora_rank is not None:
+        require_peft()
+    if settings.train.optimizer == "muon_sophia":
+        require_library()
+    if settings.moe.wandb_project is not None:
+        require_wandb(settings.moe.wandb_project)
 
 
 def check_identity(folder: Path, settings: Settings) -> None:

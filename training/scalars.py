@@ -60,6 +60,12 @@ class Scalars:
         for number, sample in enumerate(card.samples):
             self._do("add_text", f"{sample.domain}/{number}", f"{sample.prompt}\n\n---\n\n{sample.answer}", step)
 
+    def continuations(self, samples: Mapping[str, str], *, bits_per_byte: float, step: int) -> None:
+        """Of a model of plain text: what it wrote after each prompt, and its held-out cost a byte."""
+        self._write({"validation/bits_per_byte": bits_per_byte}, step=step)
+        for number, (prompt, written) in enumerate(samples.items()):
+            self._do("add_text", f"text/{number}", f"{prompt}\n\n---\n\n{written}", step)
+
     def _write(self, values: Mapping[str, float], *, step: int) -> None:
         if self._folder is None:
             return

@@ -6,14 +6,15 @@ The estimate of the curvature is made here: Gauss-Newton-Bartlett, from targets 
 from __future__ import annotations
 
 import dataclasses
-import importlib
 from collections.abc import Callable, Sequence
+from types import ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from experts.extras import require
 from training.batches import Batch
 
 # Of Sophia-G with a language model of this size: betas and every k steps as in the paper; rho from the trainer that we compare with.
@@ -24,17 +25,17 @@ _EPS = 1e-15
 _NEVER = 2**62  # steps between the library's own estimates, which want a graph of second order
 
 
+def require_library() -> ModuleType:
+    """pytorch_optimizer; raises PackageMissing without it."""
+    return require("pytorch_optimizer", asked_by="train.optimizer = \"muon_sophia\"", install='-e ".[sophia]"', instead="set train.optimizer = \"muon\"")
+
+
 def make_sophia(params: Sequence[nn.Parameter], *, lr: float) -> Optimizer:
     """The library's Sophia in the form of Sophia-G: theta -= lr clip(m / max(rho n h, eps), 1), with the curvature h given from outside.
 
-    Raises ImportError that says what to install.
+    Raises PackageMissing.
     """
-    try:
-        library = importlib.import_module("pytorch_optimizer")
-    except ImportError as error:
-        raise ImportError("train.optimizer = 'muon_sophia' needs the library pytorch-optimizer: pip install branchwise[sophia]; "
-                          "or set train.optimizer = muon") from error
-    made: Any = library.SophiaH(list(params), lr=lr, betas=BETAS, weight_decay=0.0, p=1.0, update_period=_NEVER, eps=_EPS)
+    made: Any = require_library().SophiaH(list(params), lr=lr, betas=BETAS, weight_decay=0.0, p=1.0, update_period=_NEVER, eps=_EPS)
     for group in made.param_groups:
         group["step"] = 1  # so that its own estimate is never due; the state keeps no count
     found: Optimizer = made

@@ -28,6 +28,7 @@ from training.job import training_facts
 from training.plan import Mix, Plan, StateMismatch, StepFacts, Trained, Validation
 from training.progress import Reporter
 from training.run_folder import Run
+from training.scalars import Scalars
 from training.trainer import measure_step_s, train
 from training.trainer_state import saved_plan
 from training.windows import held_out_batches
@@ -112,7 +113,7 @@ class BestVersion:
 
 
 def train_text(run: Run, *, device: Device, reporter: Reporter, should_stop: Callable[[], bool]) -> TextOutcome:
-    """Train for loop.cycle_steps, or for the steps that loop.cycle_minutes hold at the speed measured here; goes on where a stopped run was.
+    """Train for loop.cycle_steps, or for loop.cycle_minutes of training; goes on where a stopped run was.
 
     Raises DataError for a text that can't be used, StateMismatch for the folder of another text, TrainingDiverged.
     """
@@ -125,21 +126,25 @@ def train_text(run: Run, *, device: Device, reporter: Reporter, should_stop: Cal
     attach(model, settings.moe)  # routed layers get schedules, losses and tallies; other models stay as they are
     states = run.folder / "work" / DOMAIN
     plan = saved_plan(states) or _plan(model, corpus=corpus, run=run, device=device)
-    examiner = _Examiner(run, corpus=corpus, reporter=reporter)
+    examiner = _Examiner(run, corpus=corpus, device=device)
     run.journal.append("training_started", node=DOMAIN, steps=plan.steps, corpus=corpus.fingerprint)
     reporter.node_started(Job(DOMAIN, 1.0, steps=plan.steps, seconds=settings.loop.cycle_minutes * 60), share="1/1")
 
-    def on_validation(validation: Validation) -> None:
-        examination = examiner.examine(model, validation)
-        better = best.offer(model, examination)
-        run.journal.append("examined", node=DOMAIN, best=better, **examination.to_json())
-        reporter.note(examiner.line(examination, better=better))
-
-    with HealthRecorder(run.journal, node=DOMAIN, settings=settings, folder=run.folder) as health:
+    curves = run.folder / "tensorboard" / DOMAIN if settings.run.tensorboard else None
+    with HealthRecorder(run.journal, node=DOMAIN, settings=settings.moe) as health, Scalars(curves) as scalars:
         def on_step(facts: StepFacts) -> None:
             reporter.step(facts)
+            scalars.step(facts)
             if facts.routing is not None:
                 health.write(facts.routing)
+
+        def on_validation(validation: Validation) -> None:
+            scalars.validation(validation)
+            examination = examiner.examine(model, validation)
+            scalars.continuations(examination.samples, bits_per_byte=examination.bits_per_byte, step=examination.step)
+            better = best.offer(model, examination)
+            run.journal.append("examined", node=DOMAIN, best=better, **examination.to_json())
+            reporter.note(examiner.line(examination, better=better))
 
         trained = train(model, corpus=corpus, mix=Mix({DOMAIN: 1.0}), plan=plan, device=device, state_folder=states, settings=settings.train,
                         on_step=on_step, should_stop=should_stop, on_validation=on_validation)
@@ -154,19 +159,20 @@ def train_text(run: Run, *, device: Device, reporter: Reporter, should_stop: Cal
 
 def _plan(model: PreTrainedModel, *, corpus: TextCorpus, run: Run, device: Device) -> Plan:
     settings = run.settings
-    steps = settings.loop.cycle_steps
+    steps, seconds = settings.loop.cycle_steps, None
     if steps is None:
+        seconds = settings.loop.cycle_minutes * 60
         step_s = measure_step_s(model, corpus=corpus, mix=Mix({DOMAIN: 1.0}), settings=settings.train, device=device)
-        steps = max(1, round(settings.loop.cycle_minutes * 60 / step_s))
-        log.info("a step takes %.3f s: %d steps in %g minutes", step_s, steps, settings.loop.cycle_minutes)
-    return Plan.from_settings(settings.train, steps=steps, seed=settings.run.seed)
+        steps = max(1, round(seconds / step_s))
+        log.info("a step takes %.3f s: about %d steps in %g minutes", step_s, steps, settings.loop.cycle_minutes)
+    return Plan.from_settings(settings.train, steps=steps, seed=settings.run.seed, seconds=seconds)
 
 
 class _Examiner:
     """Makes an Examination of a validation loss: bits per byte, and samples for people."""
 
-    def __init__(self, run: Run, *, corpus: TextCorpus, reporter: Reporter) -> None:
-        self._settings, self._journal, self._corpus, self._reporter = run.settings, run.journal, corpus, reporter
+    def __init__(self, run: Run, *, corpus: TextCorpus, device: Device) -> None:
+        self._settings, self._journal, self._corpus, self._device = run.settings, run.journal, corpus, device
         train_settings = run.settings.train
         batches = held_out_batches(corpus, domain=DOMAIN, row_tokens=train_settings.row_tokens, batch_rows=train_settings.batch_rows,
                                    rows=train_settings.validation_rows)
@@ -192,7 +198,7 @@ class _Examiner:
         return self._sample(model, "\n", tokens=wanted)[:wanted]
 
     def _sample(self, model: PreTrainedModel, prompt: str, *, tokens: int) -> str:
-        return continue_text(model, self._corpus.tokenizer, prompt, new_tokens=tokens, context_tokens=self._settings.train.row_tokens,
+        return continue_text(model, self._corpus.tokenizer, prompt, device=self._device, new_tokens=tokens, context_tokens=self._settings.train.row_tokens,
                              temperature=self._settings.text.temperature, seed=self._settings.run.seed)
 
     def line(self, examination: Examination, *, better: bool) -> str:

@@ -35,6 +35,7 @@ _log = logging.getLogger(__name__)
 RATE_AFTER_ROLLBACK = 0.5  # of the rate before, each time
 _LONG_RUN = 10**6  # batches: what a plan made of minutes is measured for
 _SPEED_WINDOW = 20  # steps over which tokens/s and the time left are averaged
+_PAUSE_S, _PAUSE_STEPS = 60.0, 20.0  # a step of that many seconds and of that many usual steps: the machine slept, or the program was halted
 
 
 def train(model: PreTrainedModel, *, corpus: AnyCorpus, mix: Mix, plan: Plan, device: Device, state_folder: Path, settings: TrainSettings,
@@ -49,19 +50,19 @@ def train(model: PreTrainedModel, *, corpus: AnyCorpus, mix: Mix, plan: Plan, de
     with device.turn():
         run = _Run(model, corpus=corpus, mix=mix, plan=plan, device=device, folder=state_folder, settings=settings)
         run.start()
-    while run.step < plan.steps and not should_stop():
+    while run.step < run.pace.steps and not should_stop():
         with device.turn():
             facts = run.take_step()
             if facts is None:
                 run.roll_back()
                 continue
         on_step(facts)
-        if run.step % settings.validate_every_steps == 0 or run.step == plan.steps:
+        if run.step % settings.validate_every_steps == 0 or run.step == run.pace.steps:
             with device.turn():
                 validation = run.validate()
             if validation is not None and on_validation is not None:
                 on_validation(validation)
-        if run.step < plan.steps and time.monotonic() - run.saved_at >= settings.checkpoint_every_s:
+        if run.step < run.pace.steps and time.monotonic() - run.saved_at >= settings.checkpoint_every_s:
             with device.turn():
                 run.save()
     with device.turn():
@@ -103,7 +104,12 @@ class _Run:
         self.rollbacks = state.facts["rollbacks"]
         self.execution = Execution(**state.facts["execution"])
         self.loss = self.execution.loss(self.model, device=self.device)
-        _log.info("resuming at step %d of %d", self.step, self.plan.steps)
+        _log.info("resuming at step %d of %d", self.step, self.pace.steps)
+
+    @property
+    def pace(self) -> Plan:
+        """The plan at the speed of the steps so far."""
+        return self.plan.at_speed(step=self.step, train_s=self.train_s)
 
     def choose(self, *, batches: int) -> None:
         """Take the fastest way to compute that many batches, measured on the first one."""
@@ -117,7 +123,7 @@ class _Run:
         """One optimizer step over settings.accumulate batches; None, with nothing applied, when loss or gradient isn't finite."""
         began = time.perf_counter()
         self.model.train()  # whoever watched the last step may have examined the model
-        share = lr_share(self.step + 1, plan=self.plan) * RATE_AFTER_ROLLBACK**self.rollbacks
+        share = lr_share(self.step + 1, plan=self.pace) * RATE_AFTER_ROLLBACK**self.rollbacks
         lr, muon_lr = self.plan.lr * share, self.plan.muon_lr * share
         self.optimizers.set_rates(lr=lr, muon_lr=muon_lr)
         batches = [self.batches.next() for _ in range(self.settings.accumulate)]
@@ -154,13 +160,24 @@ class _Run:
         self.targets += sum(batch.targets_N.numel() for batch in batches)
         self.clipped += norm > self.settings.clip_norm
         routing = None if self.routing is None else self.routing.end_step(self.step, clipped=self.clipped)
+        step_s = self._without_pause(step_s)
         self.train_s += step_s
         self.losses.append(loss)
         self._recent.append((tokens, step_s))
-        recent_s = sum(seconds for _, seconds in self._recent)
-        return StepFacts(step=self.step, steps=self.plan.steps, loss=loss, lr=lr, muon_lr=muon_lr, grad_norm=norm, clipped=norm > self.settings.clip_norm,
+        recent_s, steps = sum(seconds for _, seconds in self._recent), self.pace.steps
+        return StepFacts(step=self.step, steps=steps, loss=loss, lr=lr, muon_lr=muon_lr, grad_norm=norm, clipped=norm > self.settings.clip_norm,
                          tokens=self.tokens, targets=self.targets, tokens_per_s=sum(count for count, _ in self._recent) / recent_s, train_s=self.train_s,
-                         eta_s=(self.plan.steps - self.step) * recent_s / len(self._recent), rollbacks=self.rollbacks, routing=routing)
+                         eta_s=(steps - self.step) * recent_s / len(self._recent), rollbacks=self.rollbacks, routing=routing)
+
+    def _without_pause(self, step_s: float) -> float:
+        """The step's own seconds: a laptop that was shut would else end a training of minutes, its rates still high."""
+        if not self._recent:
+            return step_s
+        usual = statistics.median(seconds for _, seconds in self._recent)
+        if step_s < max(_PAUSE_S, _PAUSE_STEPS * usual):
+            return step_s
+        _log.warning("step %d took %.0f s, others %.2f s: a pause, which doesn't count as training", self.step, step_s, usual)
+        return usual
 
     @torch.no_grad()
     def validate(self) -> Validation | None:
@@ -226,14 +243,17 @@ class _Run:
 
     def result(self) -> Trained:
         """The facts of the whole run, resumes included."""
-        return Trained(stopped=self.step < self.plan.steps, step=self.step, losses=tuple(self.losses), tokens=self.tokens, targets=self.targets,
+        return Trained(stopped=self.step < self.pace.steps, step=self.step, losses=tuple(self.losses), tokens=self.tokens, targets=self.targets,
                        train_s=self.train_s, tokens_per_s=self.tokens / self.train_s if self.train_s else 0.0, clipped_share=self.clipped / max(1, self.step),
                        rollbacks=self.rollbacks, validations=tuple(self.validations), best=min(self.validations, key=lambda one: one.val_loss, default=None),
                        precision=self.execution.precision, compiled=self.execution.compiled)
 
 
 def measure_step_s(model: PreTrainedModel, *, corpus: AnyCorpus, mix: Mix, settings: TrainSettings, device: Device, steps: int = 3) -> float:
-    """Seconds a step of this training takes here: the shortest of a few real steps on a copy, after one untimed. Turns minutes into Plan.steps."""
+    """Seconds a step of this training takes here: the shortest of a few real steps on a copy, after one untimed. Turns minutes into Plan.steps.
+
+    A busy moment must not plan a tenth of the steps; what the shortest promises too much is seen on the way by a plan that has seconds.
+    """
     trial = copy.deepcopy(model).train()
     plan = Plan.from_settings(settings, steps=steps + 1, seed=0)
     run = _Run(trial, corpus=corpus, mix=mix, plan=plan, device=device, folder=Path(), settings=settings)

@@ -16,6 +16,7 @@ Verdict = Literal["healthy", "watch", "alarm"]
 Zone = Literal["healthy", "watch", "limit", "severe"]  # limit: an alarm once it lasts; severe: at once
 ZONES: tuple[Zone, ...] = ("healthy", "watch", "limit", "severe")
 _CLIP_STEPS = 100  # a share of fewer steps says nothing
+_TREND_READINGS = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,18 +199,18 @@ def _verdicts(readings: Sequence[Reading], *, name: str, rule: Rule, sustained: 
     for place, reading in enumerate(readings):
         zone = rule.zone(reading, name)
         if name.endswith("aux_mean"):
-            zone = _worse(zone, _trend(readings[:place + 1], name))
+            zone = _worse(zone, _trend(readings[max(0, place + 1 - _TREND_READINGS):place + 1], name))
         beyond = beyond + 1 if zone in ("limit", "severe") else 0
         found.append("healthy" if zone == "healthy" else "alarm" if zone == "severe" or beyond >= sustained else "watch")
     return found
 
 
 def _trend(readings: Sequence[Reading], name: str) -> Zone:
-    """limit when the balance loss and the busiest share have both grown by a tenth over the last ten readings."""
-    if len(readings) < 10:
+    """limit when the balance loss and the busiest share have both grown by a tenth over the last ten readings; fewer say nothing."""
+    if len(readings) < _TREND_READINGS:
         return "healthy"
     busiest = name.replace("aux_mean", "max_frac_mean")
-    grown = [_mean(readings[-3:], key) > 1.1 * _mean(readings[-10:-7], key) > 0 for key in (name, busiest)]
+    grown = [_mean(readings[-3:], key) > 1.1 * _mean(readings[:3], key) > 0 for key in (name, busiest)]
     return "limit" if all(grown) else "healthy"
 
 

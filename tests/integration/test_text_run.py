@@ -9,7 +9,9 @@ import sys
 import time
 
 import pytest
+from fake_clock import FakeClock
 from rich.console import Console
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import fast_train
 import settings
@@ -200,13 +202,37 @@ def test_text_run_training_seconds_leave_out_examinations(tmp_path, text_file, m
     assert outcome.trained.train_s < time.monotonic() - began - 8 * 0.4
 
 
-def test_text_run_minutes_become_steps_at_the_speed_measured_here(tmp_path, text_file, monkeypatch):
-    monkeypatch.setattr(text_run, "measure_step_s", lambda *arguments, **more: 2.0)
+@pytest.mark.parametrize(("promised", "pace", "steps"), [(2.0, 2.0, 9), (2.0, 2.25, 8), (1.0, 2.0, 9), (2.0, 1.5, 12)])
+def test_text_run_minutes_are_filled_whatever_the_first_steps_promise(tmp_path, text_file, monkeypatch, promised, pace, steps):
+    FakeClock(monkeypatch, lambda plan, step: promised if plan.seconds is None else pace)  # the steps that are measured have no time to fill
     settings_of_minutes = chosen(tmp_path / "run", text_file, "loop.cycle_minutes=0.3")
     settings_of_minutes = settings_of_minutes.model_copy(update={"loop": settings_of_minutes.loop.model_copy(update={"cycle_steps": None})})
     with open_run(settings_of_minutes) as opened, Watching() as watching:
         outcome = train_text(opened, device=choose("cpu"), reporter=watching, should_stop=lambda: False)
-    assert outcome.trained.step == 9
+    assert (outcome.trained.step, outcome.trained.train_s) == (steps, 18.0)
+    assert outcome.examinations[-1].step == steps
+
+
+def test_text_run_writes_curves_of_losses_router_and_samples(tmp_path, text_file):
+    outcome, _ = go(tmp_path / "run", text_file, "model.architecture=qwen3_moe", "model.experts=4", "moe.health_every_steps=6")
+    reader = EventAccumulator(str(tmp_path / "run" / "tensorboard" / "text"))
+    reader.Reload()
+    assert [event.step for event in reader.Scalars("train/loss")] == list(range(1, 13))
+    assert [event.step for event in reader.Scalars("router/layer0/entropy_mean")] == [6, 12]
+    assert [event.value for event in reader.Scalars("validation/loss")] == pytest.approx([one.val_loss for one in outcome.examinations])
+    assert [event.value for event in reader.Scalars("validation/bits_per_byte")] == pytest.approx([one.bits_per_byte for one in outcome.examinations])
+    assert reader.Tensors("text/0/text_summary")[0].tensor_proto.string_val[0].decode() == f"To be\n\n---\n\n{outcome.examinations[0].samples['To be']}"
+    go(tmp_path / "silent", text_file, "run.tensorboard=false")
+    assert not (tmp_path / "silent" / "tensorboard").exists()
+
+
+@pytest.mark.parametrize(("setting", "package"), [("train.optimizer=muon_sophia", "pytorch_optimizer"), ("moe.wandb_project=routers", "wandb")])
+def test_fast_train_asked_for_a_package_that_is_not_installed_ends_with_the_repair(tmp_path, text_file, monkeypatch, capsys, setting, package):
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(SystemExit) as ended:
+        fast_train.main(["--data", str(text_file), "--run", str(tmp_path / "run"), *(f"--set={each}" for each in (*TOY, setting))])
+    assert ended.value.code == 2
+    assert f"needs the package {package}, which can't be imported" in capsys.readouterr().err
 
 
 def test_text_run_absent_file_leaves_no_model(tmp_path):

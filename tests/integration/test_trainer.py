@@ -1,10 +1,12 @@
 """The trainer's numbers against a plain loop over single documents; stopping, rollback, divergence, facts, validation."""
 
 import copy
+import itertools
 
 import numpy as np
 import pytest
 import torch
+from fake_clock import FakeClock
 from toy_corpus import MemoryCorpus, counting_corpus, counting_documents, shard_of, toy_model, toy_training
 
 from experts.checkpoint import load_newest
@@ -16,8 +18,8 @@ from training.trainer import measure_step_s, train
 BOTH = Mix({"up": 0.5, "down": 0.5})
 
 
-def run(model, folder, *, settings, steps=6, corpus=None, mix=BOTH, seed=3, on_step=lambda facts: None, should_stop=lambda: False, **more):
-    plan = Plan.from_settings(settings, steps=steps, seed=seed)
+def run(model, folder, *, settings, steps=6, seconds=None, corpus=None, mix=BOTH, seed=3, on_step=lambda facts: None, should_stop=lambda: False, **more):
+    plan = Plan.from_settings(settings, steps=steps, seed=seed, seconds=seconds)
     return train(model, corpus=corpus or counting_corpus(), mix=mix, plan=plan, device=choose("cpu"), state_folder=folder, settings=settings,
                  on_step=on_step, should_stop=should_stop, **more)
 
@@ -205,6 +207,48 @@ def test_measure_step_s_is_positive_and_leaves_model_and_randomness_alone():
     assert 0 < seconds < 60
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
     assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_measure_step_s_is_the_shortest_of_three_after_one_untimed(monkeypatch):
+    FakeClock(monkeypatch, lambda plan, step: {1: 0.5, 2: 9.0, 3: 1.0, 4: 2.0}[step])
+    assert measure_step_s(toy_model(), corpus=counting_corpus(), mix=BOTH, settings=toy_training(), device=choose("cpu")) == 1.0
+
+
+PACES = {"as expected": lambda step: 1.0, "slower": lambda step: 1.09, "faster": lambda step: 0.8, "slower from the middle on": lambda step: 1.0 + (step > 30),
+         "slow at first": lambda step: 1.0 + (step < 15), "by turns": lambda step: 0.6 + step % 3}
+
+
+@pytest.mark.parametrize("schedule", ["linear", "cosine", "constant_then_decay"])
+@pytest.mark.parametrize("pace", PACES.values(), ids=PACES)
+def test_train_for_a_time_ends_within_a_step_of_it_with_the_rate_at_its_end(tmp_path, monkeypatch, pace, schedule):
+    FakeClock(monkeypatch, lambda plan, step: pace(step))
+    settings, seen = toy_training(optimizer="adamw", schedule=schedule, lr=1e-3, warmup_share=0.1, decay_share=0.3, validate_every_steps=25), []
+    trained = run(toy_model(), tmp_path, settings=settings, steps=60, seconds=60.0, on_step=seen.append)  # a second a step was promised
+    longest = max(pace(step) for step in range(1, trained.step + 1))
+    assert abs(trained.train_s - 60.0) <= longest
+    if longest <= 1.2:
+        assert trained.train_s == pytest.approx(60.0, rel=0.02)
+    assert (trained.stopped, trained.validations[-1].step, seen[-1].steps, seen[-1].eta_s) == (False, trained.step, trained.step, 0.0)
+    rates = [facts.lr for facts in seen]
+    assert max(rates) == pytest.approx(1e-3, rel=0.05)
+    assert rates[-1] < 0.2 * max(rates)
+    assert all(later <= before + 1e-4 for before, later in itertools.pairwise(rates[15:]))  # never up again but for the noise of a step
+
+
+def test_train_for_a_time_stopped_and_resumed_takes_the_time_once(tmp_path, monkeypatch):
+    FakeClock(monkeypatch, lambda plan, step: 1.5)
+    settings, seen = toy_training(optimizer="adamw"), []
+    first = run(toy_model(), tmp_path, settings=settings, steps=60, seconds=60.0, on_step=seen.append, should_stop=lambda: len(seen) == 20)
+    trained = run(toy_model(), tmp_path, settings=settings, steps=60, seconds=60.0, on_step=seen.append)
+    assert (first.stopped, first.train_s) == (True, 30.0)
+    assert (trained.step, trained.train_s, [facts.step for facts in seen]) == (40, 60.0, list(range(1, 41)))
+
+
+def test_train_for_a_time_leaves_out_a_pause_of_the_machine(tmp_path, monkeypatch, caplog):
+    FakeClock(monkeypatch, lambda plan, step: 3600.0 if step == 10 else 1.0)
+    trained = run(toy_model(), tmp_path, settings=toy_training(optimizer="adamw"), steps=60, seconds=60.0)
+    assert (trained.step, trained.train_s) == (60, 60.0)
+    assert "step 10 took 3600 s, others 1.00 s: a pause, which doesn't count as training" in caplog.text
 
 
 @pytest.mark.slow

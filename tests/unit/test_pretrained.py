@@ -2,6 +2,7 @@
 
 import json
 import re
+import sys
 
 import pytest
 import torch
@@ -11,8 +12,9 @@ from toy_corpus import counting_corpus, toy_training
 
 import settings
 from experts import tokenizer as tokens
-from experts.adapters import AdaptersUnavailable, add_adapters, merged, require_peft
+from experts.adapters import add_adapters, merged, require_peft
 from experts.device import choose
+from experts.extras import PackageMissing
 from experts.pretrained import BaseModelError, base_tokenizer, extend_vocabulary, load_base, outline
 from settings import ModelSettings
 from training.batches import Batches
@@ -162,8 +164,8 @@ def test_merged_model_without_adapters_is_itself(base):
 
 
 def test_adapters_without_peft_are_refused_with_the_extra(monkeypatch):
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(AdaptersUnavailable, match=r"needs the package peft; python -m pip install -e \"\.\[pretrained\]\""):
+    monkeypatch.setitem(sys.modules, "peft", None)
+    with pytest.raises(PackageMissing, match=r"needs the package peft.*python -m pip install -e \"\.\[pretrained\]\""):
         require_peft()
 
 

@@ -58,6 +58,19 @@ def test_plan_of_one_step_runs_at_the_peak() -> None:
     assert lr_share(1, plan=made) == 1.0
 
 
+def test_plan_of_a_time_has_the_steps_that_fill_it_at_the_speed_so_far() -> None:
+    made = Plan.from_settings(TrainSettings(warmup_share=0.1, decay_share=0.5), steps=200, seed=0, seconds=100.0)
+    assert made.at_speed(step=0, train_s=0.0) == made
+    faster = made.at_speed(step=40, train_s=10.0)
+    assert (faster.steps, faster.warmup_steps, faster.decay_steps, faster.seconds) == (400, 40, 200, 100.0)
+    assert made.at_speed(step=40, train_s=200.0).steps == 40  # never fewer than are made already
+
+
+def test_plan_of_steps_keeps_them_at_any_speed() -> None:
+    made = Plan.from_settings(TrainSettings(), steps=200, seed=0)
+    assert made.at_speed(step=40, train_s=1e6) == made
+
+
 def test_plan_without_steps_is_refused() -> None:
     with pytest.raises(ValueError, match="at least one step, got 0"):
         Plan.from_settings(TrainSettings(), steps=0, seed=0)

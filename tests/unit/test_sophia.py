@@ -9,6 +9,7 @@ from toy_corpus import counting_corpus, toy_model, toy_training
 
 from experts.device import choose
 from experts.device_rules import RULES
+from experts.extras import PackageMissing
 from training import sophia
 from training.batches import Batches
 from training.execution import Execution
@@ -84,6 +85,17 @@ def test_optimizers_give_matrices_to_muon_and_the_rest_to_sophia():
     assert (optimizers.sophia.param_groups[0]["lr"], optimizers.muon.param_groups[0]["lr"]) == (0.25, 0.5)
 
 
+def test_curvature_of_a_step_that_is_not_taken_is_forgotten():
+    model = toy_model().train()
+    batch, loss = batch_and_loss(model)
+    optimizers = Optimizers(model, settings=toy_training(optimizer="muon_sophia"), rules=RULES["cpu"])
+    optimizers.look_ahead(1, model=model, loss=loss, batch=batch)
+    optimizers.zero_grad()  # what the trainer does when the loss isn't finite, before it goes back
+    (loss(batch) / 100).backward()
+    optimizers.step()
+    assert not any(bool(state["hessian_moment"].any()) for state in optimizers.sophia.state.values())
+
+
 def test_training_with_sophia_learns_and_resumes_bit_for_bit(tmp_path):
     toy = toy_training(optimizer="muon_sophia", lr=1e-2)
 
@@ -104,5 +116,5 @@ def test_training_with_sophia_learns_and_resumes_bit_for_bit(tmp_path):
 
 def test_sophia_that_is_not_installed_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "pytorch_optimizer", None)
-    with pytest.raises(ImportError, match=r"pip install branchwise\[sophia\]"):
+    with pytest.raises(PackageMissing, match=r'needs the package pytorch_optimizer.*pip install -e "\.\[sophia\]", or set train.optimizer = "muon"'):
         sophia.make_sophia([nn.Parameter(torch.zeros(2))], lr=0.1)

@@ -1,0 +1,52 @@
+"""The family's examination as figures: means, faults against the floors, scorecards of several domains as one."""
+
+import pytest
+
+from settings import ExamSettings
+from training.report import FamilyReport, NodeReport, faults, pooled, to_json
+from training.scorecard import Outcome, Scorecard
+
+FLOORS = ExamSettings(accuracy_floor=0.5, loop_rate_ceiling=0.25, router_floor=0.8)
+
+
+def card(domain, *scores, looped=0, bits=1.0):
+    outcomes = tuple(Outcome(f"{domain}{number}", domain, "task", 1, score, number < looped) for number, score in enumerate(scores))
+    return Scorecard(f"exam-{domain}", outcomes, {domain: bits}, {domain: 1.0}, 0.5)
+
+
+def family(*, math=(1.0, 1.0, 0.0, 1.0), code=(1.0, 0.0), looped=0, router=0.9, nodes=("generalist", "math", "code")):
+    cards = {"math": card("math", *math, looped=looped), "code": card("code", *code)}
+    own = {"generalist": pooled(list(cards.values())), **cards}
+    reports = {name: NodeReport("v000001", own[name], 10) for name in nodes}
+    return FamilyReport(reports, dict.fromkeys(nodes, cards), {"accuracy": router} if router is not None else {}, experts=("math", "code"))
+
+
+def test_pooled_scorecard_weighs_domains_alike_and_answers_each_once():
+    both = pooled([card("math", 1.0, 1.0, 0.0, 1.0, looped=1, bits=1.0), card("code", 0.0, 0.5, bits=3.0)])
+    assert (both.accuracy, both.mean_bits_per_byte, both.loop_rate) == (pytest.approx((0.75 + 0.25) / 2), 2.0, pytest.approx(1 / 6))
+    assert (both.exam, both.domains, len(both.outcomes)) == ("exam-math+exam-code", ("math", "code"), 6)
+
+
+def test_mean_accuracy_is_that_of_the_experts_alone():
+    assert family().mean_accuracy == pytest.approx((0.75 + 0.5) / 2)
+    assert to_json(family())["mean_accuracy"] == pytest.approx(0.625)
+    assert family(nodes=("generalist", "math")).mean_accuracy == 0.75
+    assert family(math=(None,), code=(None,)).mean_accuracy is None
+
+
+def test_family_at_its_floors_has_no_fault():
+    assert faults(family(looped=1, router=0.8), exam=FLOORS) == []  # 0.5, 0.25 and 0.8 are allowed
+
+
+@pytest.mark.parametrize(("changed", "words"), [
+    ({"code": (1.0, 0.0, 0.0)}, "code: accuracy 33.3% under exam.accuracy_floor = 50.0%"),
+    ({"looped": 2}, "math: loop rate 50.0% over exam.loop_rate_ceiling = 25.0%"),
+    ({"router": 0.79}, "router: accuracy 79.0% under exam.router_floor = 80.0%"),
+    ({"router": None}, "router: none is promoted"),
+    ({"nodes": ("generalist", "math")}, "code: no version is promoted")])
+def test_family_below_a_floor_names_it_with_the_figures(changed, words):
+    assert faults(family(**changed), exam=FLOORS) == [words]
+
+
+def test_expert_that_nobody_grades_is_no_fault():
+    assert faults(family(code=(None, None)), exam=FLOORS) == []
