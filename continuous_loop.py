@@ -81,7 +81,7 @@ def router_fitter(tree: Tree, chosen: Settings, *, work: Path) -> FitRouter:
     the fitted files until the registry has them.
     """
     from data_prep.prompts import corpus_prompts, prompts_to_fit
-    from experts.durable import ensure_folder, remove_folder
+    from experts.durable import TEMPORARY, ensure_folder, remove_leftovers
     from experts.journal import Journal
     from routing.apart import FitFailed, fit_apart
     from routing.feedback import feedback_rows
@@ -104,9 +104,9 @@ def router_fitter(tree: Tree, chosen: Settings, *, work: Path) -> FitRouter:
         rows = [Row(*prompt) for prompt in prompts_to_fit(corpus, tree, router=chosen.router, seed=chosen.run.seed)]
         rows += feedback_rows([event.facts for event in said], tree=tree, settings=chosen.router)
         held_out = [Row(*prompt) for prompt in corpus_prompts(corpus, tree, "validation")]
-        folder = work / "router"
-        if folder.exists():
-            remove_folder(folder)
+        remove_leftovers(work)
+        # A name of this process's own: the fit of a loop that was killed goes on for a while, and would write among these files.
+        folder = work / f"{TEMPORARY}router-{os.getpid()}-fit"
         ensure_folder(folder)
         try:
             judged = fit_apart(rows, held_out=held_out, tree=chosen.tree, settings=chosen.router, seed=chosen.run.seed, folder=folder, served=served)

@@ -18,7 +18,7 @@ from data_prep.corpus import Corpus, prepare
 from experts.device import Device
 from experts.durable import OutOfSpace, remove_folder, write_json
 from training import agenda as plans
-from training.agenda import Agenda, Standing
+from training.agenda import Agenda, Job, Standing
 from training.job import JobRunner
 from training.levels import next_level
 from training.progress import Reporter
@@ -26,7 +26,7 @@ from training.run_folder import Run
 
 FIRST_PAUSE_S = 5.0  # after a full disk; doubled each time it is still full
 LONGEST_PAUSE_S = 300.0
-OFFERS = {"promoted", "refused", "set_aside"}
+OFFERS = ("promoted", "refused", "set_aside")
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +77,9 @@ class Loop:
             assert version is not None
             if any(event.facts.get("version") == version for event in self._run.journal.events(kind="promoted", node=name)):
                 continue
+            folder = registry.served(name)
+            if folder is None or folder.name != version:
+                continue  # it was damaged, and what is served in its place has its event
             card = registry.card(name, version)
             reason = next((change.reason for change in reversed(pointer.history) if name in change.changes), "")
             scorecard = {key: value for key, value in card.get("scorecard", {}).items() if key not in {"outcomes", "samples"}}
@@ -101,8 +104,8 @@ class Loop:
         while (job := self._agenda.pending) is not None:
             if self._should_stop():
                 return False
-            if job.node != self._run.tree.root and self._run.registry.served(self._run.tree.root) is None:
-                self._save(self._agenda.with_next(replace(job, status="refused", outcome=f"waits for a first version of {self._run.tree.root}")))
+            if (hindrance := self._hindrance(job)) is not None:
+                self._save(self._agenda.with_next(replace(job, status="refused", outcome=hindrance)))
                 continue
             if job.steps is None:
                 job = job.with_speed(self._jobs.step_s(job.node, corpus))
@@ -117,6 +120,14 @@ class Loop:
         self._end_cycle()
         return True
 
+    def _hindrance(self, job: Job) -> str | None:
+        """Why a job can't be carried out, None when it can."""
+        if job.node not in self._run.tree.trainable:
+            return "it left the tree, or lost its own model, while the loop stood still"
+        if job.node != self._run.tree.root and self._run.registry.served(self._run.tree.root) is None:
+            return f"waits for a first version of {self._run.tree.root}"
+        return None
+
     def _end_cycle(self) -> None:
         assert self._agenda is not None
         removed = self._run.registry.prune(self._run.settings.registry.keep)
@@ -124,7 +135,10 @@ class Loop:
         self._run.journal.append("cycle_ended", cycle=self._agenda.cycle, pruned=[list(pair) for pair in removed],
                                  jobs=[{"node": job.node, "status": job.status} for job in self._agenda.jobs])
         self._reporter.note(f"cycle {self._agenda.cycle} ended: " + ", ".join(f"{job.node} {job.status}" for job in self._agenda.jobs))
-        for left in self._work.glob(f"*/cycle{self._agenda.cycle:05d}"):  # a loop killed between closing a job and removing its states
+        self._close(self._agenda)
+
+    def _close(self, agenda: Agenda) -> None:
+        for left in self._work.glob(f"*/cycle{agenda.cycle:05d}"):  # a loop killed between closing a job and removing its states
             remove_folder(left)
         self._agenda_file.unlink()
         self._agenda = None
@@ -137,10 +151,15 @@ class Loop:
         """Move the promoted experts' domains on to their next curriculum level where they passed the present one."""
         tree, registry, settings = self._run.tree, self._run.registry, self._run.settings
         taught = {job.node for job in agenda.jobs if job.status == "promoted"} & set(tree.domains) & set(curriculum.domains())
+        # Killed in between, the loop comes here twice in a cycle: one exam raises a level once.
+        taught -= {event.node for event in self._run.journal.events(kind="level_raised") if event.facts["cycle"] == agenda.cycle}
         levels = self._levels()
         for domain in (domain for domain in tree.domains if domain in taught):
             level = levels.get(domain, settings.data.curriculum_level)
-            per_level = registry.card(domain, registry.pointer().nodes[domain])["scorecard"]["per_level"]
+            folder = registry.served(domain)
+            if folder is None:  # damaged since
+                continue
+            per_level = registry.card(domain, folder.name)["scorecard"]["per_level"]
             accuracy = {int(name.rpartition("/")[2]): value for name, value in per_level.items() if name.rpartition("/")[2].isdigit()}
             raised = next_level(accuracy, level=level, highest=max(curriculum.levels(domain)), settings=settings.loop)
             if raised > level:
@@ -166,7 +185,7 @@ class Loop:
 
     def _open_agenda(self) -> Agenda:
         settings, tree = self._run.settings.loop, self._run.tree
-        served = self._run.registry.pointer().nodes
+        served = [name for name in tree.trainable if self._run.registry.served(name) is not None]  # a damaged version is replaced or trained anew
         if tree.root not in served:
             jobs = plans.founding(tree, settings=settings)
         elif any(name not in served for name in tree.trainable):
@@ -184,10 +203,10 @@ class Loop:
         mean = sum(score["mean_bits_per_byte"] for score in scores.values()) / len(scores)
         standings = []
         for name, score in scores.items():
-            events = self._run.journal.events(node=name)
-            offers = [event.kind for event in events if event.kind in OFFERS]
+            events = {kind: self._run.journal.events(kind=kind, node=name) for kind in (*OFFERS, "training_started")}  # not every reading of a router, too
+            offers = [event.kind for event in sorted((event for kind in OFFERS for event in events[kind]), key=lambda event: event.id)]
             last_promotion = max((index for index, kind in enumerate(offers) if kind == "promoted"), default=-1)
-            last_cycle = max((int(event.facts["cycle"]) for event in events if event.kind == "training_started"), default=0)
+            last_cycle = max((int(event.facts["cycle"]) for event in events["training_started"]), default=0)
             standings.append(Standing(name, score["accuracy"], score["mean_bits_per_byte"] / mean, refusals=len(offers) - 1 - last_promotion,
                                       cycles_since=max(0, self._next_cycle() - 1 - last_cycle), inner=name not in tree.domains))
         return standings
@@ -199,7 +218,11 @@ class Loop:
     def _read_agenda(self) -> Agenda | None:
         if not self._agenda_file.exists():
             return None
-        return Agenda.from_json(json.loads(self._agenda_file.read_text(encoding="utf-8")))
+        agenda = Agenda.from_json(json.loads(self._agenda_file.read_text(encoding="utf-8")))
+        if agenda.cycle < self._next_cycle():  # killed between the journal's entry of its end and the file's removal
+            self._close(agenda)
+            return None
+        return agenda
 
     def _save(self, agenda: Agenda) -> Agenda:
         self._work.mkdir(parents=True, exist_ok=True)

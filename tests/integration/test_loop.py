@@ -98,6 +98,71 @@ def test_loop_killed_between_promotion_and_journal_writes_the_event_at_the_next_
     assert turn(chosen, cycles=0, router=False)[1] == events
 
 
+def _killed_before_its_agenda_is_removed(chosen, monkeypatch):
+    """A whole first cycle, dead between the journal's entry of its end and the removal of the agenda."""
+    def die(self, agenda):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Loop, "_close", die)
+        with pytest.raises(KeyboardInterrupt):
+            turn(chosen, router=False)
+
+
+def test_loop_killed_while_a_cycle_ends_ends_it_once(toy_settings, monkeypatch):
+    chosen = toy_settings('tree.branches={technical=["code"]}')
+    _killed_before_its_agenda_is_removed(chosen, monkeypatch)
+    _, events = turn(chosen, router=False)
+    assert [event.facts["cycle"] for event in events if event.kind == "cycle_ended"] == [0, 1]
+
+
+def test_loop_killed_after_it_raised_levels_raises_them_once(toy_settings, monkeypatch):
+    chosen = toy_settings("data.curriculum=auto", "data.curriculum_records=150", "data.curriculum_level=1", "loop.level_pass=0", "loop.level_floor=0",
+                          "model.context_tokens=256", "loop.steps=240", "tree.branches={technical=[\"code\"]}", data=None)
+    honest = Loop._raise_levels
+
+    def die(self, agenda):
+        honest(self, agenda)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Loop, "_raise_levels", die)
+        with pytest.raises(KeyboardInterrupt):
+            turn(chosen, router=False)
+    _, events = turn(chosen, router=False)
+    assert [(event.node, event.facts["level"]) for event in events if event.kind == "level_raised"] == [("code", 2)]
+
+
+@pytest.mark.parametrize("file", ["card.json", "model.safetensors"])
+def test_loop_whose_served_version_is_damaged_trains_that_node_again(toy_settings, file):
+    chosen = toy_settings('tree.branches={technical=["code"]}')
+    registry, _ = turn(chosen, router=False)
+    damaged = registry.served("code") / file
+    damaged.write_bytes(damaged.read_bytes()[:-7])
+    registry, events = turn(chosen, router=False)
+    assert [event.node for event in events if event.kind == "training_started" and event.facts["cycle"] == 1] == ["code"]
+    assert registry.pointer().version("code") in {None, "v000002"}
+
+
+def test_loop_with_a_job_for_a_domain_that_left_the_tree_passes_over_it(toy_settings):
+    both = toy_settings('tree.branches={technical=["code"], language=["knowledge"]}')
+    turn(both, should_stop=Stop(1), router=False)  # the agenda stands, with jobs for both
+    _, events = turn(toy_settings('tree.branches={technical=["code"]}'), router=False)
+    ended = next(event for event in events if event.kind == "cycle_ended")
+    assert {job["node"]: job["status"] for job in ended.facts["jobs"]}["knowledge"] == "refused"
+    assert {event.node for event in events if event.kind == "training_started"} == {"generalist", "code"}
+
+
+def test_loop_of_attention_ssm_hybrids_examines_them_and_goes_on_from_what_it_promoted(toy_settings):
+    hybrid = ("model.architecture=bamba", "model.layers=2", "model.attention_layers=[1]", "model.ssm_heads=4", "model.ssm_state=4", "model.ssm_chunk=8")
+    registry, events = turn(toy_settings(*hybrid, 'tree.branches={technical=["code"]}'), cycles=2, router=False)
+    assert [event.facts["cycle"] for event in events if event.kind == "cycle_ended"] == [0, 1]
+    card = registry.card("generalist", registry.pointer().nodes["generalist"])
+    assert len(card["scorecard"]["outcomes"]) == 10
+    stock = AutoModelForCausalLM.from_pretrained(registry.served("generalist"))
+    assert type(stock).__name__ == "BambaForCausalLM"
+
+
 def test_loop_later_cycle_trains_one_node_and_prunes(toy_settings):
     chosen = toy_settings("registry.keep=2")
     registry, events = turn(chosen, cycles=6, router=False)

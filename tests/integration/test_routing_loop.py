@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -60,6 +62,18 @@ def test_router_fitter_on_the_same_data_fits_nothing(chosen, served):
 def test_router_fitter_first_router_is_promoted(served, chosen):
     router = Router.load(served, Tree.from_settings(chosen.tree))
     assert router.route("what is 5 plus seven in numbers").ranked[0].node == "math"
+
+
+def test_router_fitter_keeps_apart_from_the_fit_of_a_killed_loop_and_clears_up_after_it(chosen, tmp_path):
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    left = Path(chosen.run.dir) / "work" / f".tmp-router-{ended.pid}-fit"
+    left.mkdir(parents=True)
+    (left / "router.json").write_text("torn", encoding="utf-8")
+    folder = _keep(_fit(chosen, Toy("third"), None), tmp_path / "v000002", corpus="third")
+    assert {file.name for file in folder.iterdir()} == {"router.json", "router.safetensors", "card.json"}
+    Router.load(folder, Tree.from_settings(chosen.tree))
+    assert not left.exists()
 
 
 def test_router_fitter_new_data_that_makes_it_worse_is_refused_on_the_same_rows(chosen, served):
