@@ -20,6 +20,7 @@ from experts.journal import Journal
 from experts.registry import Registry, RegistryError
 
 TORN = (b"pickle data was truncated", b"EOFError: Ran out of input")  # last words of a child whose start the kill cut in two
+LIVES_S = (1.5, 1.5, 12.0)  # processor time after its start: most die in its first moments, some get past the router's fit and a few jobs
 PATIENCE_S = 1800.0  # only ends what hangs: a start takes 6 s of a free core, and minutes where it gets leftovers
 
 
@@ -79,7 +80,7 @@ def _kill_rounds(run, data, overrides, *, kills, seed, say=lambda line: None):
         process = subprocess.Popen(_command(run, data, overrides, "--no-serve"), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
         try:
             _wait_for_start(run, process, starts=number)
-            _let_work(process, seconds=chance.uniform(0.0, 1.5))
+            _let_work(process, seconds=chance.uniform(0.0, chance.choice(LIVES_S)))
         finally:
             process.kill()
             _, errors = process.communicate(timeout=PATIENCE_S)
