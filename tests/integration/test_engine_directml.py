@@ -21,7 +21,7 @@ from serving.engines.hub_forward import HubForward
 from serving.engines.interface import EngineLimits, Sampling, Work
 from serving.engines.lean_qwen3 import LeanQwen3
 from serving.engines.passes import Forward, Rows
-from serving.engines.torch_engine import TorchEngine
+from serving.engines.torch_engine import TorchEngine, TorchModel
 from settings import ModelSettings, TokenizerSettings
 from training.plan import Mix, Plan
 from training.trainer import train
@@ -56,9 +56,13 @@ class Cards:
 
 
 class CardEngine(TorchEngine):
-    """The engine itself; its thread, too, sees the card."""
+    """The engine itself; its threads, too, see the card."""
 
     cards: Cards
+
+    def _load(self, folder: Path, *, name: str) -> TorchModel:
+        with self.cards.here():
+            return super()._load(folder, name=name)
 
     def _run(self) -> None:
         with self.cards.here():
