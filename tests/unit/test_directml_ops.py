@@ -97,7 +97,7 @@ def test_answers_and_costs_of_a_routed_model_under_the_rules_need_no_other_kerne
 
 
 def test_answers_of_a_routed_model_without_its_rule_name_the_offenders() -> None:
-    with card() as active, suppress(NotImplementedError):  # some of what falls back there the CPU can't do either
+    with card() as active, suppress(RuntimeError):  # some of what falls back there the CPU of this torch cannot do either
         tiny_expert(card_device(replace(RULES["directml"], routing_form="stock")), ROUTED).generate(MESSAGES[:1], max_new_tokens=2)
     assert {"histc", "index_add_"} & set(active.fallbacks)
 
