@@ -6,8 +6,6 @@ Shapes: B active rows, P prompt tokens, L cached tokens (columns), V vocabulary.
 
 from __future__ import annotations
 
-import inspect
-import sys
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,6 +16,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from experts.cached_pass import new_cache, read_on
 from experts.device import Device
 from experts.device_rules import attention_mask
 from experts.reach import sees_everything
@@ -149,18 +148,12 @@ class SideBySide(Writer):
     def _forward(self, ids: Tensor, allowed: Tensor, position: Tensor, cache: SlotCache) -> Tensor:
         place = self.device.torch
         mask = attention_mask(allowed, rules=self.device.rules).to(place)
-        output = self.model(input_ids=ids.to(place), attention_mask=mask, position_ids=position.to(place),
-                            past_key_values=cache, use_cache=True, logits_to_keep=1)
-        logits_BV: Tensor = output.logits[:, -1].float()
-        return logits_BV
+        logits_BTV, _ = read_on(self.model, ids.to(place), cache=cache, attention_mask=mask, position_ids=position.to(place), logits_to_keep=1)
+        return logits_BTV[:, -1].float()
 
 
 class LengthByLength(Writer):
     """Prompts of one length together, without filling, each with the memory that transformers' own generate would keep: right for every model."""
-
-    def __init__(self, model: PreTrainedModel, task: Task, *, device: Device) -> None:
-        super().__init__(model, task, device=device)
-        self._takes = set(inspect.signature(type(model).forward).parameters)
 
     @torch.no_grad()
     def run(self, batch_rows: int) -> None:
@@ -172,7 +165,8 @@ class LengthByLength(Writer):
                 self._write(rows[first:first + batch_rows])
 
     def _write(self, rows: list[int]) -> None:
-        ids, seen, cache = torch.tensor([self.task.prompts[row] for row in rows]), 0, self._new_cache(len(rows))
+        ids, seen = torch.tensor([self.task.prompts[row] for row in rows]), 0
+        cache = new_cache(self.model, rows=len(rows), place=self.device.torch)
         going = [True]
         while any(going):
             logits_BV, cache = self._pass(ids, seen=seen, cache=cache)
@@ -183,15 +177,9 @@ class LengthByLength(Writer):
 
     def _pass(self, ids: Tensor, *, seen: int, cache: Any) -> tuple[Tensor, Any]:
         place, positions = self.device.torch, torch.arange(seen, seen + ids.shape[1])
-        given: dict[str, Any] = {"position_ids": positions.expand(len(ids), -1).to(place), "cache_position": positions.to(place), "past_key_values": cache,
-                                 "logits_to_keep": 1}
-        output = self.model(input_ids=ids.to(place), use_cache=True, **{name: value for name, value in given.items() if name in self._takes})
-        return output.logits[:, -1].float(), output.past_key_values
-
-    def _new_cache(self, rows: int) -> Any:
-        """None: the model makes its own; transformers 4 has a class beside some models that must be made for it."""
-        kind = getattr(sys.modules[type(self.model).__module__], "HybridMambaAttentionDynamicCache", None)
-        return None if kind is None else kind(self.model.config, rows, torch.float32, device=self.device.torch)
+        logits_BTV, cache = read_on(self.model, ids.to(place), cache=cache, position_ids=positions.expand(len(ids), -1).to(place),
+                                    cache_position=positions.to(place), logits_to_keep=1)
+        return logits_BTV[:, -1].float(), cache
 
 
 def _prompt_mask(seen_BP: Tensor) -> Tensor:

@@ -19,6 +19,7 @@ from torch.nn import functional
 from transformers import BambaConfig, BambaForCausalLM, PreTrainedModel
 from transformers.models.bamba import modeling_bamba
 
+from experts.cached_pass import holds_cache
 from experts.state_space import causal_convolution, chunked_scan
 from settings import ModelSettings
 
@@ -76,10 +77,10 @@ def _fast_classes() -> dict[type, type]:
 class FastMixer(modeling_bamba.BambaMixer):  # type: ignore[misc]
     """transformers' Mamba 2 layer with our scan for whole rows; same weights, same names. With a cache or padding: transformers' own."""
 
-    def forward(self, hidden_states: Tensor, cache_params: Any = None, attention_mask: Tensor | None = None, **more: Any) -> Tensor:
+    def forward(self, hidden_states: Tensor, attention_mask: Tensor | None = None, **more: Any) -> Tensor:
         """B x T x width to the same shape."""
-        if cache_params is not None or attention_mask is not None:
-            found: Tensor = super().forward(hidden_states, cache_params=cache_params, attention_mask=attention_mask, **more)
+        if attention_mask is not None or holds_cache(more):
+            found: Tensor = super().forward(hidden_states, attention_mask=attention_mask, **more)
             return found
         rows, length, _ = hidden_states.shape
         projected = self.in_proj(hidden_states)
@@ -100,12 +101,11 @@ class FastMixer(modeling_bamba.BambaMixer):  # type: ignore[misc]
 class FastAttention(modeling_bamba.BambaAttention):  # type: ignore[misc]
     """transformers' attention by plain products for whole rows: on a CPU twice as fast as its fused form for short rows."""
 
-    def forward(self, hidden_states: Tensor, position_embeddings: Any = None, attention_mask: Tensor | None = None, past_key_values: Any = None,
+    def forward(self, hidden_states: Tensor, position_embeddings: Any = None, attention_mask: Tensor | None = None,
                 **more: Any) -> tuple[Tensor, Tensor | None]:
         """B x T x width to the same shape."""
-        if past_key_values is not None or attention_mask is not None or self.config._attn_implementation != "sdpa" or hidden_states.device.type != "cpu":
-            found: tuple[Tensor, Tensor | None] = super().forward(hidden_states, position_embeddings=position_embeddings, attention_mask=attention_mask,
-                                                                  past_key_values=past_key_values, **more)
+        if attention_mask is not None or holds_cache(more) or self.config._attn_implementation != "sdpa" or hidden_states.device.type != "cpu":
+            found: tuple[Tensor, Tensor | None] = super().forward(hidden_states, position_embeddings=position_embeddings, attention_mask=attention_mask, **more)
             return found
         rows, length, _ = hidden_states.shape
         projections = self.q_proj, self.k_proj, self.v_proj

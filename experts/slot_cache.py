@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from torch import Tensor
 
 
@@ -19,7 +17,7 @@ class SlotCache:
         self._values: list[Tensor] = []
         self._filled: list[int] = []
 
-    def update(self, key_states: Tensor, value_states: Tensor, layer_idx: int, cache_kwargs: Any = None) -> tuple[Tensor, Tensor]:  # noqa: ARG002
+    def update(self, key_states: Tensor, value_states: Tensor, layer_idx: int, *more: object, **named: object) -> tuple[Tensor, Tensor]:  # noqa: ARG002
         """Append the new keys and values of a layer; gives all of that layer so far."""
         if layer_idx == len(self._keys):
             rows, heads, _, width = key_states.shape

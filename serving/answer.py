@@ -54,7 +54,7 @@ class Answer:
         self.timing = timing
         self.end: End | None = None
         self.ending = "cancelled"
-        self.on_close: Callable[[], object] = bool
+        self.on_close: Callable[[], object] = lambda: None
         self._resident = resident
         self._stream = stream
         self._client_gone = client_gone

@@ -5,9 +5,7 @@ Knows caches and masks; does not schedule rows and does not sample.
 
 from __future__ import annotations
 
-import inspect
-import sys
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Hashable, Sequence
 from typing import Any
 
 import torch
@@ -15,6 +13,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.cache_utils import Cache
 
+from experts.cached_pass import new_cache, read_on
 from experts.device import Device
 from experts.device_rules import attention_mask, place_model
 from serving.engines.passes import Forward, Placed, Rows, place, write_columns
@@ -49,7 +48,7 @@ class HubForward:
         self._device = device
         for parameter in model.parameters():
             parameter.data = parameter.data.clone()  # no file of the version stays mapped: Windows could not remove it
-        self._model: Callable[..., Any] = place_model(model, to=device.torch, rules=device.rules).eval()
+        self._model = place_model(model, to=device.torch, rules=device.rules).eval()
         config: Any = model.config
         self._config = config
         self.weight_bytes = sum(tensor.numel() * tensor.element_size() for tensor in model.parameters())
@@ -74,10 +73,8 @@ class HubForward:
         mask = placed.mask_B1TC
         if mask is None:
             mask = attention_mask(torch.ones((1, 1, 1, placed.columns), dtype=torch.bool), rules=self._device.rules).to(self._device.torch)
-        out = self._model(input_ids=placed.ids_BT, position_ids=placed.positions_BT, attention_mask=mask,
-                          past_key_values=_SlotCache(placed, slots), use_cache=True, return_dict=True)
-        result: Tensor = out.logits[placed.rows_B, placed.last_B].float().cpu()
-        return result
+        logits_BTV, _ = read_on(self._model, placed.ids_BT, cache=_SlotCache(placed, slots), position_ids=placed.positions_BT, attention_mask=mask)
+        return logits_BTV[placed.rows_B, placed.last_B].float().cpu()
 
 
 class RowCaches:
@@ -107,10 +104,6 @@ class CacheForward(HubForward):
 
     whole_prompts = True
 
-    def __init__(self, model: PreTrainedModel, *, device: Device) -> None:
-        super().__init__(model, device=device)
-        self._takes = set(inspect.signature(type(model).forward).parameters)
-
     def new_slots(self, slots: int) -> Any:
         """Empty slots."""
         return RowCaches(slots)
@@ -124,15 +117,7 @@ class CacheForward(HubForward):
         assert offset == 0 or len(ids) == 1, "a prompt is read in one pass"
         to = self._device.torch
         positions = torch.arange(offset, offset + len(ids))
-        given: dict[str, Any] = {"position_ids": positions[None].to(to), "cache_position": positions.to(to),
-                                 "past_key_values": slots.caches[place] if offset else self._new_cache()}
-        given = {name: value for name, value in given.items() if name in self._takes}
-        out = self._model(input_ids=torch.tensor([ids]).to(to), use_cache=True, return_dict=True, **given)
-        slots.caches[place] = out.past_key_values
-        result: Tensor = out.logits[:, rows.last[index]].float().cpu()
-        return result
-
-    def _new_cache(self) -> Any:
-        """What generate would begin with: transformers 4 has classes for it beside some models, transformers 5 lets the model make it."""
-        made = getattr(sys.modules[type(self._model).__module__], "HybridMambaAttentionDynamicCache", None)
-        return None if made is None else made(self._config, 1, torch.float32, device=self._device.torch)
+        cache = slots.caches[place] if offset else new_cache(self._model, rows=1, place=to)
+        logits_BTV, slots.caches[place] = read_on(self._model, torch.tensor([ids]).to(to), cache=cache,
+                                                  position_ids=positions[None].to(to), cache_position=positions.to(to))
+        return logits_BTV[:, rows.last[index]].float().cpu()

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from transformers import BambaConfig, BambaForCausalLM, Qwen3Config, Qwen3ForCausalLM, Qwen3MoeConfig, Qwen3MoeForCausalLM
+from transformers import BambaConfig, BambaForCausalLM, MistralConfig, MistralForCausalLM, Qwen3Config, Qwen3ForCausalLM, Qwen3MoeConfig, Qwen3MoeForCausalLM
 
 from experts import architectures
 from experts.device import cpu_device
@@ -162,7 +162,9 @@ def test_slots_grown_keep_their_rows(qwen3):
 def test_make_forward_with_a_cache_a_row_for_hybrids_and_sliding_windows(bamba):
     sliding = Qwen3ForCausalLM(Qwen3Config(vocab_size=50, hidden_size=32, intermediate_size=16, num_hidden_layers=2, num_attention_heads=2, head_dim=16,
                                            num_key_value_heads=1, max_position_embeddings=64, use_sliding_window=True, sliding_window=8, max_window_layers=1))
-    assert [type(make_forward(model, device=CPU)) for model in (bamba, sliding)] == [CacheForward, CacheForward]
+    windowed = MistralForCausalLM(MistralConfig(vocab_size=50, hidden_size=32, intermediate_size=16, num_hidden_layers=2, num_attention_heads=2,
+                                                num_key_value_heads=1, max_position_embeddings=64, sliding_window=8))
+    assert [type(make_forward(model, device=CPU)) for model in (bamba, sliding, windowed)] == [CacheForward] * 3
 
 
 def test_make_forward_lean_for_qwen3_and_transformers_own_for_others(qwen3, moe):

@@ -7,6 +7,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, Qwen3MoeForCausalLM
 
 from experts.architectures import build
+from experts.cached_pass import read_on
 from experts.moe.block import MoeBlock
 from experts.moe.control import attach
 from experts.moe.model import MODEL_TYPE, BranchwiseMoeForCausalLM, make_known
@@ -63,9 +64,8 @@ def test_model_decoded_step_by_step_equals_the_full_forward(parts):
     ids = tokens()
     whole, cache, steps = logits(made, ids), None, []
     for place in range(ids.size(1)):
-        output = made(ids[:, place:place + 1], past_key_values=cache, use_cache=True)
-        cache = output.past_key_values
-        steps.append(output.logits)
+        step, cache = read_on(made, ids[:, place:place + 1], cache=cache)
+        steps.append(step)
     torch.testing.assert_close(torch.cat(steps, dim=1), whole, rtol=0, atol=1e-4)
 
 
