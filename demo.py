@@ -33,6 +33,7 @@ class Family:
         self._tree = Tree.from_settings(chosen.tree)
         self._registry = Registry(Path(chosen.run.dir))
         self._device = devices.choose(chosen.run.device)
+        self._decoding = chosen.decoding
         served = self._registry.served("router")
         self._router = Router.load(served, self._tree) if served is not None else None
         self._experts: dict[str, Expert] = {}
@@ -47,7 +48,7 @@ class Family:
         route = self._router.route(messages) if self._router is not None else None
         wanted = route.node if route is not None else self._tree.root
         node = self._tree.answering(wanted, self._registry.pointer().nodes) or self._tree.root
-        return node, route, self._expert(node).generate([messages], max_new_tokens=max_new_tokens)[0]
+        return node, route, self._expert(node).generate([messages], max_new_tokens=max_new_tokens, decoding=self._decoding)[0]
 
     def _expert(self, node: str) -> Expert:
         from experts.expert import Expert

@@ -1,4 +1,4 @@
-"""Settings of models: their shape, and what a model of plain text is sampled with. Part of settings.py, which imports it.
+"""Settings of models: their shape, how they write, and what a model of plain text is sampled with. Part of settings.py, which imports it.
 
 Holds sections only; reading, merging and error texts are settings.py's.
 """
@@ -84,6 +84,13 @@ class ModelSettings(Section):
         if not 0 < len(self.attention_layers) < self.layers:
             raise ValueError(f"model.attention_layers = {list(self.attention_layers)} of model.layers = {self.layers}: a hybrid has at least one layer of "
                              "attention and one of state space; take architecture qwen3 for attention alone")
+
+
+class DecodingSettings(Section):
+    dry_multiplier: float = Field(1.0, description="what a token loses of its logit for going on with a repeated sequence; 0: off", ge=0, le=100)
+    dry_base: float = Field(1.75, description="times as much for each token that the repeated sequence is longer", ge=1, le=16)
+    dry_allowed_tokens: int = Field(4, description="longest sequence that may be repeated without a loss", ge=1, le=10_000)
+    dry_window_tokens: int = Field(256, description="tokens back in which a sequence counts as repeated, prompt included", ge=2, le=1_048_576)
 
 
 class TextSettings(Section):

@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationError, model_validator
 
+from model_settings import DecodingSettings as DecodingSettings
 from model_settings import ModelSettings as ModelSettings
 from model_settings import MoeSettings as MoeSettings
 from model_settings import Section as Section
@@ -208,6 +209,7 @@ class Settings(Section):
     tokenizer: TokenizerSettings = TokenizerSettings()
     model: ModelSettings = ModelSettings()
     train: TrainSettings = TrainSettings()
+    decoding: DecodingSettings = DecodingSettings()
     text: TextSettings = TextSettings()
     moe: MoeSettings = MoeSettings()
     loop: LoopSettings = LoopSettings()

@@ -69,7 +69,7 @@ def _examine(chosen: Settings, *, grades: Path | None) -> FamilyReport:
         raise CommandFailed(f"nothing is promoted in {chosen.run.dir} yet; run python continuous_loop.py first, or give --run DIR")
     corpus = open_corpus(chosen, tree)
     router = _examine_router(registry, corpus, tree)
-    report = examine_family(registry, corpus, tree, settings=chosen.exam, device=devices.choose(chosen.run.device), router=router)
+    report = examine_family(registry, corpus, tree, settings=chosen.exam, decoding=chosen.decoding, device=devices.choose(chosen.run.device), router=router)
     graded = graded_prompts(report.matrix, corpus, tree.domains)
     if grades is not None:
         write_grades(grades, graded)

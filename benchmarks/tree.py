@@ -127,7 +127,7 @@ def _examined(settings: Settings) -> Result:
         folder = registry.served(place) if place is not None else None
         assert folder is not None, f"{settings.run.dir} ended without a root"
         exam = Exam.of(corpus, (domain,), tasks=settings.exam.tasks, bits_rows=settings.exam.bits_rows)
-        cards[domain] = examine(Expert.load(folder, device=device), exam, settings=settings.exam)
+        cards[domain] = examine(Expert.load(folder, device=device), exam, settings=settings.exam, decoding=settings.decoding)
     return Result({domain: card.mean_bits_per_byte for domain, card in cards.items()}, {domain: card.accuracy for domain, card in cards.items()},
                   loop_rate=sum(card.loop_rate for card in cards.values()) / len(cards))
 

@@ -20,14 +20,16 @@ from experts.cached_pass import new_cache, read_on
 from experts.device import Device
 from experts.device_rules import attention_mask
 from experts.reach import sees_everything
+from experts.repetition import Repetition
 from experts.slot_cache import SlotCache
+from settings import DecodingSettings
 
 
 @dataclass(frozen=True, slots=True)
 class Task:
     """What is to be written. prompts: ids; limits: longest answer a prompt. end_id: ends an answer (None: nothing does).
 
-    draws: uniform numbers [prompts, steps], None: greedy. never: ids that are not chosen.
+    draws: uniform numbers [prompts, steps], None: greedy. never: ids that are not chosen. repetition: see repetition.py; None: off.
     """
 
     prompts: Sequence[list[int]]
@@ -38,6 +40,7 @@ class Task:
     top_p: float = 1.0
     draws: Tensor | None = None
     never: tuple[int, ...] = ()
+    repetition: DecodingSettings | None = None
 
 
 class Writer:
@@ -47,14 +50,19 @@ class Writer:
         self.model, self.device, self.task = model, device, task
         self.answers: list[list[int]] = [[] for _ in task.prompts]
         self.stopped = [False] * len(task.prompts)
+        rule = task.repetition if task.repetition is not None and task.repetition.dry_multiplier else None
+        self._repetitions = [Repetition(rule, prompt) for prompt in task.prompts] if rule is not None else []
 
     def run(self, batch_rows: int) -> None:
         """Fill answers and stopped, so many rows at once."""
         raise NotImplementedError
 
     def _choose(self, logits_BV: Tensor, rows: Sequence[int]) -> list[int]:
-        if self.task.never or self.task.draws is not None or self.device.rules.cpu_sampling:
+        penalties = {place: found for place, row in enumerate(rows) if self._repetitions and (found := self._repetitions[row].penalties())}
+        if penalties or self.task.never or self.task.draws is not None or self.device.rules.cpu_sampling:
             logits_BV = logits_BV.cpu()
+        for place, found in penalties.items():
+            logits_BV[place, list(found)] -= torch.tensor(list(found.values()))
         if self.task.never:
             logits_BV[:, list(self.task.never)] = -torch.inf
         if self.task.draws is None:
@@ -72,6 +80,8 @@ class Writer:
             self.stopped[row] = True
             return False
         self.answers[row].append(token)
+        if self._repetitions:
+            self._repetitions[row].push(token)
         return len(self.answers[row]) < self.task.limits[row]
 
 

@@ -76,7 +76,7 @@ def messages_of(body: PromptBody) -> list[Message]:
 def sampling_of(body: SamplingBody) -> Sampling:
     """The engine's options of a body; a seed of its own when none is given."""
     return Sampling(body.temperature, body.top_k, body.top_p, body.min_p, body.repetition_penalty, body.repetition_window_tokens,
-                    random_seed() if body.seed is None else body.seed)
+                    random_seed() if body.seed is None else body.seed, the_gateway().decoding(body.dry_multiplier))
 
 
 def stops_of(stop: str | list[str] | None) -> tuple[str, ...]:

@@ -27,7 +27,7 @@ from serving.limits import answers_at_once
 from serving.memory import give_back
 from serving.pool import Pool, Resident, Retired
 from serving.snapshot import Snapshot, build, find
-from settings import Settings
+from settings import DecodingSettings, Settings
 
 log = logging.getLogger(__name__)
 _RETRY_FAILED_S = 30.0
@@ -300,8 +300,13 @@ class Gateway:
         if wanted > serve.max_new_tokens:
             raise ApiError(400, f"max_new_tokens = {wanted} is more than serve.max_new_tokens = {serve.max_new_tokens}; ask for less",
                            param="max_new_tokens", code="max_new_tokens_too_large")
-        return Work(prompt_ids, min(wanted, context - len(prompt_ids)), ask.sampling or Sampling(seed=random_seed()), ask.stop,
+        return Work(prompt_ids, min(wanted, context - len(prompt_ids)), ask.sampling or Sampling(seed=random_seed(), dry=self.settings.decoding), ask.stop,
                     arrived + serve.deadline_s, ask.logprobs, ask.loop_guard, ask.ignore_end, tuple(ask.messages))
+
+    def decoding(self, dry_multiplier: float | None) -> DecodingSettings:
+        """How repetition is kept down in an answer; None: as the settings say, which is how exams are written."""
+        settings = self.settings.decoding
+        return settings if dry_multiplier is None else settings.model_copy(update={"dry_multiplier": dry_multiplier})
 
     @property
     def running(self) -> int:

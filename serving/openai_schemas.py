@@ -1,7 +1,7 @@
 """OpenAI's shapes for chat completions, completions and models, as far as a small text model can honour them.
 
 A parameter that would change nothing here is refused, not ignored. Fields beyond OpenAI's: top_k, min_p,
-repetition_penalty in requests, branchwise in answers.
+repetition_penalty, dry_multiplier in requests, branchwise in answers.
 """
 
 from __future__ import annotations
@@ -40,6 +40,7 @@ class OpenAiBody(Body):
     top_k: int | None = Field(None, ge=1, le=1_000_000)
     min_p: float | None = Field(None, ge=0, le=1)
     repetition_penalty: float | None = Field(None, ge=0.1, le=10)
+    dry_multiplier: float | None = Field(None, ge=0, le=100)
     frequency_penalty: float | None = Field(None, ge=0, le=0, description="only 0; see repetition_penalty")
     presence_penalty: float | None = Field(None, ge=0, le=0, description="only 0; see repetition_penalty")
     max_tokens: int | None = Field(None, ge=1, le=1_000_000)

@@ -15,7 +15,7 @@ from typing import Protocol
 from data_prep.records import Example, Message, Split
 from experts.expert import Answer, LogLikelihood
 from experts.tokenizer import Tokenizer, answer_ids
-from settings import ExamSettings
+from settings import DecodingSettings, ExamSettings
 from training.graders import EDITION, grade
 from training.scorecard import Outcome, Sample, Scorecard, distinct_n, loops
 
@@ -33,7 +33,7 @@ class ExamSource(Protocol):
 class Examinee(Protocol):
     """What can be examined; experts.expert.Expert is one."""
 
-    def generate(self, conversations: Sequence[Sequence[Message]], *, max_new_tokens: int, batch_rows: int) -> list[Answer]:
+    def generate(self, conversations: Sequence[Sequence[Message]], *, max_new_tokens: int, batch_rows: int, decoding: DecodingSettings) -> list[Answer]:
         """Greedy answers."""
         ...
 
@@ -65,9 +65,9 @@ class Exam:
         return cls({domain: stratified(source.examples(domain, "exam"), count=tasks) for domain in domains},
                    {domain: stratified(source.examples(domain, "validation"), count=bits_rows) for domain in domains})
 
-    def sitting(self, settings: ExamSettings) -> str:
-        """What a scorecard of this exam is comparable by: its rows, the longest answer allowed, and the graders' edition."""
-        return f"{self.fingerprint}-{settings.max_new_tokens}-{EDITION}"
+    def sitting(self, settings: ExamSettings, decoding: DecodingSettings) -> str:
+        """What a scorecard of this exam is comparable by: its rows, the longest answer allowed, how answers are written, and the graders' edition."""
+        return "-".join([self.fingerprint, str(settings.max_new_tokens), *(f"{value:g}" for value in decoding.model_dump().values()), str(EDITION)])
 
     def restricted(self, domain: str) -> Exam:
         """The part of this exam that asks one domain."""
@@ -88,18 +88,19 @@ def stratified(rows: Sequence[Example], *, count: int) -> list[Example]:
     return taken[:count]
 
 
-def examine(expert: Examinee, exam: Exam, *, settings: ExamSettings) -> Scorecard:
-    """Let a model sit an exam. Greedy, so the same model gives the same scorecard (but for seconds)."""
+def examine(expert: Examinee, exam: Exam, *, settings: ExamSettings, decoding: DecodingSettings) -> Scorecard:
+    """Let a model sit an exam, writing as the gateway would. Greedy, so the same model gives the same scorecard (but for seconds)."""
     rows = [(domain, row) for domain, domain_rows in exam.tasks.items() for row in domain_rows]
     started = time.perf_counter()
-    answers = expert.generate([row.messages for _, row in rows], max_new_tokens=settings.max_new_tokens, batch_rows=settings.batch_rows)
+    answers = expert.generate([row.messages for _, row in rows], max_new_tokens=settings.max_new_tokens, batch_rows=settings.batch_rows,
+                              decoding=decoding)
     seconds = (time.perf_counter() - started) / len(rows)
     outcomes = tuple(_outcome(domain, row, answer) for (domain, row), answer in zip(rows, answers, strict=True))
     texts: dict[str, list[str]] = defaultdict(list)
     for (domain, _), answer in zip(rows, answers, strict=True):
         texts[domain].append(answer.text)
     return Scorecard(
-        exam=exam.sitting(settings), outcomes=outcomes, seconds_per_answer=seconds,
+        exam=exam.sitting(settings, decoding), outcomes=outcomes, seconds_per_answer=seconds,
         bits_per_byte={domain: bits_per_byte(expert, held_out, settings=settings) for domain, held_out in exam.held_out.items()},
         distinct_2={domain: distinct_n(texts[domain]) for domain in exam.tasks},
         samples=tuple(_samples([(row, answer, outcome) for (_, row), answer, outcome in zip(rows, answers, outcomes, strict=True)])))
@@ -121,10 +122,12 @@ def chance_bits_per_byte(tokenizer: Tokenizer, exam: Exam) -> float:
 
 
 def _outcome(domain: str, row: Example, answer: Answer) -> Outcome:
+    """An answer that was cut never ended, unless the true response isn't shorter: then it may just not have come to its end."""
+    endless = answer.finish_reason == "length" and len(row.response.encode()) < len(answer.text.encode())
     graded = grade(row, answer.text)
     level = row.meta.get("level")
     return Outcome(key=row.key[:16], domain=domain, task=str(row.meta.get("task", row.source)), level=level if isinstance(level, int) else None,
-                   score=None if graded is None else float(graded.score), looped=answer.finish_reason == "length" or loops(answer.token_ids))
+                   score=None if graded is None else float(graded.score), looped=endless or loops(answer.token_ids))
 
 
 def _samples(answered: Sequence[tuple[Example, Answer, Outcome]]) -> list[Sample]:

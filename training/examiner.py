@@ -62,7 +62,7 @@ class Examiner:
         place = self._run.tree.node(node)
         exam = Exam.of(corpus, place.domains, tasks=settings.exam.tasks if place.kind == "expert" else settings.exam.root_tasks,
                        bits_rows=settings.exam.bits_rows)
-        scorecard = examine(candidate, exam, settings=settings.exam)
+        scorecard = examine(candidate, exam, settings=settings.exam, decoding=settings.decoding)
         incumbent = self._incumbent(node)
         served = self._examine_served(incumbent[0], incumbent[1], exam) if incumbent else None
         decision = decide(scorecard, served, settings=settings.promote, seed=settings.run.seed, interim=self._is_early(node, incumbent),
@@ -74,7 +74,7 @@ class Examiner:
         settings = self._run.settings
         exam = Exam.of(corpus, self._run.tree.node(root).domains, tasks=FIRST_TASKS, bits_rows=FIRST_BITS_ROWS)
         short = settings.exam.model_copy(update={"max_new_tokens": min(FIRST_NEW_TOKENS, settings.exam.max_new_tokens)})
-        scorecard = examine(candidate, exam, settings=short)
+        scorecard = examine(candidate, exam, settings=short, decoding=settings.decoding)
         decision = decide(scorecard, None, settings=settings.promote, seed=settings.run.seed,
                           chance_bits_per_byte=chance_bits_per_byte(candidate.tokenizer, exam))
         if not decision.promote:
@@ -93,7 +93,7 @@ class Examiner:
 
     def _examine_served(self, node: str, version: str, exam: Exam) -> Scorecard:
         card = self._run.registry.card(node, version)["scorecard"]
-        sitting = exam.sitting(self._run.settings.exam)
+        sitting = exam.sitting(self._run.settings.exam, self._run.settings.decoding)
         if card["exam"] == sitting:
             return Scorecard.from_json(card)
         file = self._results / f"{node}-{version}-{sitting}.json"
@@ -101,7 +101,7 @@ class Examiner:
             return Scorecard.from_json(json.loads(file.read_text(encoding="utf-8")))
         log.info("examining %s %s again: the exam is another than its card's", node, version)
         expert = Expert.load(Path(self._run.registry.path(node, version)), device=self._device)
-        scorecard = examine(expert, exam, settings=self._run.settings.exam)
+        scorecard = examine(expert, exam, settings=self._run.settings.exam, decoding=self._run.settings.decoding)
         self._results.mkdir(parents=True, exist_ok=True)
         write_json(file, scorecard.to_json())
         return scorecard

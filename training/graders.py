@@ -15,7 +15,7 @@ from data_prep.curriculum.code import program_with_tests
 from data_prep.curriculum.math import final_number
 from data_prep.records import Example
 
-EDITION = 1  # raised when a grader's verdict on some answer changes: what was graded before is examined again
+EDITION = 2  # raised when a grader's verdict on some answer, or on a loop, changes: what was graded before is examined again
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ from experts.device import Device
 from experts.expert import Expert
 from experts.registry import Registry
 from experts.tree import Tree
-from settings import ExamSettings
+from settings import DecodingSettings, ExamSettings
 from training.exam import Exam, examine
 from training.scorecard import Scorecard
 
@@ -60,7 +60,8 @@ class FamilyReport:
         return found
 
 
-def examine_family(registry: Registry, corpus: Corpus, tree: Tree, *, settings: ExamSettings, device: Device, router: Mapping[str, Any]) -> FamilyReport:
+def examine_family(registry: Registry, corpus: Corpus, tree: Tree, *, settings: ExamSettings, decoding: DecodingSettings, device: Device,
+                   router: Mapping[str, Any]) -> FamilyReport:
     """Examine every promoted node: in its own domains with exam.tasks tasks (root and branches: exam.root_tasks), in the others with exam.root_tasks."""
     wide = Exam.of(corpus, tree.domains, tasks=settings.root_tasks, bits_rows=settings.bits_rows)
     nodes, matrix = {}, {}
@@ -70,7 +71,8 @@ def examine_family(registry: Registry, corpus: Corpus, tree: Tree, *, settings: 
             continue
         expert = Expert.load(folder, device=device)
         own = Exam.of(corpus, (name,), tasks=settings.tasks, bits_rows=settings.bits_rows) if name in tree.domains else None
-        row = {domain: examine(expert, own if own is not None and domain == name else wide.restricted(domain), settings=settings) for domain in tree.domains}
+        row = {domain: examine(expert, own if own is not None and domain == name else wide.restricted(domain), settings=settings, decoding=decoding)
+               for domain in tree.domains}
         matrix[name] = row
         nodes[name] = NodeReport(folder.name, row[name] if name in row else pooled([row[domain] for domain in tree.node(name).domains]),
                                  expert.parameters)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Literal, Protocol
 
 from experts.tokenizer import Message
+from settings import DecodingSettings
 
 FinishReason = Literal["stop", "length", "loop", "deadline", "cancelled"]
 
@@ -50,7 +51,7 @@ class EngineLimits:
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How the next token is drawn; temperature 0 is greedy. The defaults switch every filter off."""
+    """How the next token is drawn; temperature 0 is greedy. dry: see experts/repetition.py. The defaults switch every filter off."""
 
     temperature: float = 0.0
     top_k: int | None = None
@@ -59,6 +60,7 @@ class Sampling:
     repetition_penalty: float = 1.0
     repetition_window_tokens: int = 64
     seed: int = 0
+    dry: DecodingSettings | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -40,8 +40,9 @@ from serving.engines.interface import (
 from serving.engines.text_stream import LoopGuard
 
 log = logging.getLogger(__name__)
-_SAMPLERS = ["penalties", "temperature", "top_k", "top_p", "min_p"]  # the order of the torch engine and of transformers
+_SAMPLERS = ["penalties", "dry", "temperature", "top_k", "top_p", "min_p"]  # the order of the torch engine and of transformers
 _NO_SEED = 2**32 - 1  # llama.cpp's word for "any"
+_NO_BREAKER = "\uffff\ufffe\uffff"  # it wants one at least: non-characters, which no text holds
 _LARGE_BYTES = 256 * 2**20
 _KEEP_UNUSED_S = 600.0  # a version that was taken back within this time needs no second export
 
@@ -196,6 +197,9 @@ def options_of(work: Work) -> dict[str, Any]:
         "ignore_eos": work.ignore_end, "temperature": sampling.temperature, "top_k": sampling.top_k or 0, "top_p": sampling.top_p,
         "min_p": sampling.min_p, "repeat_penalty": sampling.repetition_penalty, "repeat_last_n": sampling.repetition_window_tokens,
         "seed": sampling.seed % _NO_SEED, "samplers": _SAMPLERS, "stream_options": {"include_usage": True}}
+    if sampling.dry is not None:
+        options |= {"dry_multiplier": sampling.dry.dry_multiplier, "dry_base": sampling.dry.dry_base, "dry_allowed_length": sampling.dry.dry_allowed_tokens,
+                    "dry_penalty_last_n": sampling.dry.dry_window_tokens, "dry_sequence_breakers": [_NO_BREAKER]}
     if work.logprobs is not None:
         options["logprobs"] = max(1, work.logprobs)
     return options

@@ -48,7 +48,7 @@ class Row:
         """Add the next token and send what text became final; why the answer is over, or None."""
         if token == self._speech.end_id and not self.work.ignore_end:
             return "stop"
-        self.state.ids.append(token)
+        self.state.push(token)
         self._count += 1
         self._unsent += 1
         if logprobs_V is not None:

@@ -1,4 +1,4 @@
-"""Choosing the next token of each row: repetition penalty, temperature, top-k, top-p, min-p, one uniform number a row.
+"""Choosing the next token of each row: repetition penalty, DRY, temperature, top-k, top-p, min-p, one uniform number a row.
 
 Works on CPU tensors row by row, so a row's choice depends on its own logits and seed only. Does not know models.
 Legend: B rows, V vocabulary.
@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from experts.repetition import Repetition
 from serving.engines.interface import Sampling
 
 
@@ -23,9 +24,18 @@ class RowState:
     sampling: Sampling
     ids: list[int]
     numbers: random.Random = field(init=False)
+    repetition: Repetition | None = field(init=False)
 
     def __post_init__(self) -> None:
         self.numbers = random.Random(self.sampling.seed)  # Mersenne twister: the same numbers on every system and version
+        dry = self.sampling.dry
+        self.repetition = Repetition(dry, self.ids) if dry is not None and dry.dry_multiplier else None
+
+    def push(self, token: int) -> None:
+        """Add the token that was chosen."""
+        self.ids.append(token)
+        if self.repetition is not None:
+            self.repetition.push(token)
 
 
 def choose(logits_BV: Tensor, rows: Sequence[RowState]) -> list[int]:
@@ -33,6 +43,8 @@ def choose(logits_BV: Tensor, rows: Sequence[RowState]) -> list[int]:
     for index, row in enumerate(rows):
         if row.sampling.repetition_penalty != 1.0:
             _penalise(logits_BV[index], row)
+        if row.repetition is not None and (losses := row.repetition.penalties()):
+            logits_BV[index, list(losses)] -= torch.tensor(list(losses.values()))
     chosen: list[int] = logits_BV.argmax(dim=-1).tolist()
     drawn = [index for index, row in enumerate(rows) if row.sampling.temperature > 0]
     if drawn:

@@ -15,7 +15,7 @@ from serving.engines.interface import End, EngineClosed, EngineFull, EngineLimit
 from serving.engines.lean_qwen3 import JoinedQwen3
 from serving.engines.slots import Slots
 from serving.engines.torch_engine import TorchEngine
-from settings import ModelSettings, TokenizerSettings
+from settings import DecodingSettings, ModelSettings, TokenizerSettings
 
 MODEL = ModelSettings(layers=2, width=32, heads=4, kv_heads=2, intermediate=48, context_tokens=128)
 LIMITS = EngineLimits(slots=3, queue=8, prefill_tokens=32, loop_repeats=None)
@@ -57,6 +57,16 @@ def test_texts_alone_equal_texts_among_rows_of_every_model(engine, folders):
     assert [text for text, _ in together] == [text for text, _ in alone]
     assert {end.completion_tokens for _, end in together} == {20}
     assert len({text for text, _ in alone}) > 15
+
+
+@pytest.mark.parametrize("decoding", [None, DecodingSettings(), DecodingSettings(dry_multiplier=3.0, dry_allowed_tokens=1)])
+def test_greedy_texts_equal_the_experts_however_repetition_is_kept_down(engine, folders, decoding):
+    expert, model = Expert.load(folders[0], device=cpu_device()), engine.load(folders[0], name="node")
+    talks = [[{"role": "user", "content": text}] for text in ("What is 3 + 4?", "again and again and again", "x")]
+    streams = [model.submit(Work(model.encode(talk), 40, Sampling(dry=decoding))) for talk in talks]
+    wanted = [answer.text for answer in expert.generate(talks, max_new_tokens=40, decoding=decoding)]
+    assert [last_event(stream)[0] for stream in streams] == wanted
+    assert decoding is None or wanted != [answer.text for answer in expert.generate(talks, max_new_tokens=40)]
 
 
 def test_pass_is_shared_by_models_of_one_shape(engine, folders, monkeypatch):

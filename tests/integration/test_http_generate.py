@@ -3,6 +3,7 @@
 import json
 import threading
 import time
+from pathlib import Path
 
 import pytest
 import requests
@@ -10,6 +11,9 @@ import requests
 import settings as configuration
 from benchmarks.live_gateway import live_gateway
 from benchmarks.random_run import add_node, make_run, train_tokenizer
+from experts.device import cpu_device
+from experts.expert import Expert
+from settings import DecodingSettings
 
 TOY = {"tokenizer": {"vocab_size": 400}, "model": {"layers": 2, "width": 32, "heads": 2, "kv_heads": 1, "intermediate": 64, "context_tokens": 256},
        "train": {"row_tokens": 64}}
@@ -57,6 +61,21 @@ def test_generate_without_a_router_the_root_answers_and_says_why(live):
     assert body["finish_reason"] == "length"
     assert set(body["timing_ms"]) == {"queue", "route", "first_token", "total"}
     assert 0 < body["timing_ms"]["first_token"] <= body["timing_ms"]["total"]
+
+
+@pytest.mark.parametrize(("path", "ask"), [
+    ("/generate", {"prompt": "again and again", "node": "math", "max_new_tokens": 60}),
+    ("/v1/chat/completions", {"messages": [{"role": "user", "content": "again and again"}], "model": "math", "max_tokens": 60})])
+def test_greedy_answer_is_written_as_in_an_exam_unless_told_otherwise(live, path, ask):
+    """Expert.generate with decoding is what an exam calls."""
+    expert = Expert.load(Path(live.gateway.settings.run.dir) / "nodes/math/v000001", device=cpu_device())
+    ruled, free = (expert.generate([[{"role": "user", "content": "again and again"}]], max_new_tokens=60, decoding=decoding)[0].text
+                   for decoding in (DecodingSettings(), None))
+    bodies = [requests.post(live.url + path, json={**ask, **more}, timeout=30).json() for more in ({}, {"dry_multiplier": 0})]
+    texts = [body["text"] if path == "/generate" else body["choices"][0]["message"]["content"] for body in bodies]
+    half = "\ufffd"  # llama.cpp leaves half a character at the end out
+    assert [text.rstrip(half) for text in texts] == [ruled.rstrip(half), free.rstrip(half)]
+    assert ruled != free
 
 
 def test_generate_node_by_name_names_its_version_in_the_header(live):

@@ -6,10 +6,11 @@ import pytest
 
 from data_prep.records import Example, content_key
 from experts.expert import Answer, LogLikelihood
-from settings import ExamSettings
+from settings import DecodingSettings, ExamSettings
 from training.exam import Exam, bits_per_byte, examine, stratified
 
 SETTINGS = ExamSettings(tasks=10, root_tasks=10)
+DECODING = DecodingSettings()
 
 
 def _row(number, *, source="gsm8k", level=None, answer="4"):
@@ -24,7 +25,7 @@ class _Scripted:
     def __init__(self, answers):
         self.answers = answers
 
-    def generate(self, conversations, *, max_new_tokens, batch_rows):
+    def generate(self, conversations, *, max_new_tokens, batch_rows, decoding):
         return [Answer(text=text, token_ids=tuple(ids), finish_reason=reason, prompt_tokens=1) for text, ids, reason in self.answers[:len(conversations)]]
 
     def log_likelihood(self, pairs, *, batch_rows):
@@ -55,12 +56,13 @@ def test_exam_fingerprint_changes_with_the_rows_and_only_then():
 def test_sitting_changes_with_rows_answer_length_and_graders(monkeypatch):
     rows = [_row(i) for i in range(4)]
     exam = Exam({"math": rows}, {"math": rows})
-    before = exam.sitting(SETTINGS)
-    assert examine(_Scripted([("#### 4", [1], "stop")] * 4), exam, settings=SETTINGS).exam == before
-    assert exam.sitting(SETTINGS.model_copy(update={"max_new_tokens": 64})) != before
-    assert Exam({"math": rows[:3]}, {"math": rows}).sitting(SETTINGS) != before
-    monkeypatch.setattr("training.exam.EDITION", 2)
-    assert exam.sitting(SETTINGS) != before
+    before = exam.sitting(SETTINGS, DECODING)
+    assert examine(_Scripted([("#### 4", [1], "stop")] * 4), exam, settings=SETTINGS, decoding=DECODING).exam == before
+    assert exam.sitting(SETTINGS.model_copy(update={"max_new_tokens": 64}), DECODING) != before
+    assert Exam({"math": rows[:3]}, {"math": rows}).sitting(SETTINGS, DECODING) != before
+    assert exam.sitting(SETTINGS, DecodingSettings(dry_multiplier=0.0)) != before
+    monkeypatch.setattr("training.exam.EDITION", 99)
+    assert exam.sitting(SETTINGS, DECODING) != before
 
 
 def test_exam_without_rows_names_the_domain_and_the_repair():
@@ -70,18 +72,24 @@ def test_exam_without_rows_names_the_domain_and_the_repair():
 
 def test_examine_grades_answers_and_counts_loops():
     rows = [_row(i) for i in range(4)]
-    answers = [("so\n#### 4", [1, 2, 3], "stop"), ("so\n#### 5", [1, 2, 3], "stop"), ("so\n#### 4", [7] * 16, "stop"), ("4 4 4", [4], "length")]
-    card = examine(_Scripted(answers), Exam({"math": rows}, {"math": rows}), settings=SETTINGS)
+    answers = [("so\n#### 4", [1, 2, 3], "stop"), ("so\n#### 5", [1, 2, 3], "stop"), ("so\n#### 4", [7] * 16, "stop"), ("4 " * 9, [4], "length")]
+    card = examine(_Scripted(answers), Exam({"math": rows}, {"math": rows}), settings=SETTINGS, decoding=DECODING)
     assert [outcome.score for outcome in card.outcomes] == [1.0, 0.0, 1.0, 0.0]
     assert [outcome.looped for outcome in card.outcomes] == [False, False, True, True]
     assert card.accuracy == 0.5
     assert card.loop_rate == 0.5
 
 
+def test_examine_an_answer_cut_before_the_true_one_would_end_is_no_loop():
+    rows = [_row(1, answer="1" * 30), _row(2)]
+    card = examine(_Scripted([("4 " * 9, [4], "length")] * 2), Exam({"math": rows}, {"math": rows}), settings=SETTINGS, decoding=DECODING)
+    assert [outcome.looped for outcome in card.outcomes] == [False, True]
+
+
 def test_examine_keeps_three_samples_with_one_wrong():
     rows = [_row(i) for i in range(6)]
     answers = [("#### 4", [1], "stop")] * 4 + [("#### 9", [1], "stop")] * 2
-    samples = examine(_Scripted(answers), Exam({"math": rows}, {"math": rows}), settings=SETTINGS).samples
+    samples = examine(_Scripted(answers), Exam({"math": rows}, {"math": rows}), settings=SETTINGS, decoding=DECODING).samples
     assert [sample.score for sample in samples] == [1.0, 1.0, 0.0]
 
 
