@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -80,6 +80,12 @@ class Examiner:
         if not decision.promote:
             self.first_refused_step = 2 * step
         return Verdict(decision, scorecard, against=None)
+
+    def forget(self, versions: Iterable[tuple[str, str]]) -> None:
+        """Remove what is remembered of versions, (node, version) each, that were pruned."""
+        for node, version in versions:
+            for file in self._results.glob(f"{node}-{version}-*.json"):
+                file.unlink(missing_ok=True)
 
     def _is_early(self, node: str, incumbent: tuple[str, str] | None) -> bool:
         """Whether the incumbent is this node's own early version, put up in the middle of its first training (judge_first)."""

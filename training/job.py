@@ -6,7 +6,7 @@ Used by the loop and by fast_train.py. Does not choose what to train (agenda.py)
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -70,6 +70,10 @@ class JobRunner:
         if trained.stopped:
             return job, trained
         return self._offer(job, model, trained, cycle=cycle, corpus=corpus, scalars=scalars), trained
+
+    def forget(self, versions: Iterable[tuple[str, str]]) -> None:
+        """Drop what examinations remember of versions, (node, version) each, that were pruned."""
+        self._examiner.forget(versions)
 
     def start_model(self, node: str, corpus: Corpus) -> PreTrainedModel:
         """Weights a job begins with: the node's served version, else the nearest served ancestor's, else model.base or new ones."""

@@ -131,6 +131,7 @@ class Loop:
     def _end_cycle(self) -> None:
         assert self._agenda is not None
         removed = self._run.registry.prune(self._run.settings.registry.keep)
+        self._jobs.forget(removed)
         self._raise_levels(self._agenda)
         self._run.journal.append("cycle_ended", cycle=self._agenda.cycle, pruned=[list(pair) for pair in removed],
                                  jobs=[{"node": job.node, "status": job.status} for job in self._agenda.jobs])

@@ -169,6 +169,9 @@ def test_loop_later_cycle_trains_one_node_and_prunes(toy_settings):
     later = [event for event in events if event.kind == "training_started" and event.facts["cycle"] > 0]
     assert [event.facts["cycle"] for event in later] == [1, 2, 3, 4, 5]
     assert all(len(registry.versions(node)) <= 3 for node in registry.pointer().nodes)
+    remembered = [tuple(file.name.split("-")[:2]) for file in (Path(chosen.run.dir) / "work" / "exams").glob("*.json")]
+    assert remembered
+    assert all(version in registry.versions(node) for node, version in remembered)
 
 
 def test_loop_added_domain_is_one_line_and_a_folder(toy_settings, tmp_path, write_records):
