@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import settings as configuration
-from settings import Settings
+from settings import DecodingSettings, Settings
 
 if TYPE_CHECKING:
     from data_prep.records import Message
@@ -36,7 +36,7 @@ class Family:
         self._decoding = chosen.decoding
         served = self._registry.served("router")
         self._router = Router.load(served, self._tree) if served is not None else None
-        self._experts: dict[str, Expert] = {}
+        self._experts: dict[str, tuple[Expert, DecodingSettings | None]] = {}
 
     @property
     def empty(self) -> bool:
@@ -48,15 +48,18 @@ class Family:
         route = self._router.route(messages) if self._router is not None else None
         wanted = route.node if route is not None else self._tree.root
         node = self._tree.answering(wanted, self._registry.pointer().nodes) or self._tree.root
-        return node, route, self._expert(node).generate([messages], max_new_tokens=max_new_tokens, decoding=self._decoding)[0]
+        expert, rule = self._expert(node)
+        return node, route, expert.generate([messages], max_new_tokens=max_new_tokens, repetition=rule)[0]
 
-    def _expert(self, node: str) -> Expert:
+    def _expert(self, node: str) -> tuple[Expert, DecodingSettings | None]:
         from experts.expert import Expert
+        from experts.repetition import rule_for
 
         if node not in self._experts:
             folder = self._registry.served(node)
             assert folder is not None
-            self._experts[node] = Expert.load(folder, device=self._device)
+            rule = rule_for(self._decoding, circles=bool(self._registry.card(node, folder.name).get("circles")))
+            self._experts[node] = Expert.load(folder, device=self._device), rule
         return self._experts[node]
 
 

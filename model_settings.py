@@ -87,7 +87,9 @@ class ModelSettings(Section):
 
 
 class DecodingSettings(Section):
-    dry_multiplier: float = Field(1.0, description="what a token loses of its logit for going on with a repeated sequence; 0: off", ge=0, le=100)
+    dry: Literal["auto", "always", "never"] = Field(
+        "auto", description="DRY, a cost of repetition in exams and answers; auto: for versions whose plain answers to held-out prompts go in circles")
+    dry_multiplier: float = Field(1.0, description="what a token loses of its logit for going on with a repeated sequence", gt=0, le=100)
     dry_base: float = Field(1.75, description="times as much for each token that the repeated sequence is longer", ge=1, le=16)
     dry_allowed_tokens: int = Field(4, description="longest sequence that may be repeated without a loss", ge=1, le=10_000)
     dry_window_tokens: int = Field(256, description="tokens back in which a sequence counts as repeated, prompt included", ge=2, le=1_048_576)

@@ -5,7 +5,7 @@ Everything goes through the real tokenizer, architectures, registry and router. 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 
 from experts import architectures, tokenizer
@@ -40,10 +40,10 @@ def train_tokenizer(settings: TokenizerSettings) -> Tokenizer:
     return tokenizer.train(LINES * 4, settings=settings)
 
 
-def add_node(registry: Registry, name: str, tokens: Tokenizer, *, model: ModelSettings, seed: int) -> str:
+def add_node(registry: Registry, name: str, tokens: Tokenizer, *, model: ModelSettings, seed: int, circles: bool = False) -> str:
     """Keep a random model as a new version of a node; returns the version, which is not yet in force."""
     built = architectures.build(model, vocab_size=len(tokens), end_id=tokenizer.end_id(tokens), pad_id=tokenizer.pad_id(tokens), seed=seed)
-    return registry.add(name, Expert(built, tokens, device=cpu_device()).save, card={"made": "random"})
+    return registry.add(name, Expert(built, tokens, device=cpu_device()).save, card={"made": "random", "circles": circles})
 
 
 def add_router(registry: Registry, tree: Tree, settings: Settings, *, rows: Iterable[Row]) -> str:
@@ -59,12 +59,15 @@ def prompt_rows(tree: Tree, *, each: int = 60) -> list[Row]:
     return rows + [Row(OUTSIDE[at % len(OUTSIDE)].format(n=at, m=at * 3), "ood", "outside") for at in range(each)]
 
 
-def make_run(settings: Settings, *, nodes: Sequence[str] | None = None, with_router: bool = True) -> Registry:
-    """Fill settings.run.dir: a promoted random version of every named node (None: all with a model of their own) and a router."""
+def make_run(settings: Settings, *, nodes: Sequence[str] | None = None, with_router: bool = True, circles: Collection[str] = ()) -> Registry:
+    """Fill settings.run.dir: a promoted random version of every named node (None: all with a model of their own) and a router.
+
+    circles: nodes whose card says that their plain answers go in circles.
+    """
     tree, registry = Tree.from_settings(settings.tree), Registry(Path(settings.run.dir))
     tokens = train_tokenizer(settings.tokenizer)
     names = tree.trainable if nodes is None else nodes
-    versions = {name: add_node(registry, name, tokens, model=settings.model, seed=seed) for seed, name in enumerate(names)}
+    versions = {name: add_node(registry, name, tokens, model=settings.model, seed=seed, circles=name in circles) for seed, name in enumerate(names)}
     if with_router:
         versions["router"] = add_router(registry, tree, settings, rows=prompt_rows(tree))
     registry.promote(versions, reason="a run for benchmarks and tests")

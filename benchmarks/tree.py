@@ -125,9 +125,11 @@ def _examined(settings: Settings) -> Result:
     for domain in tree.domains:
         place = tree.answering(domain, registry.pointer().nodes)
         folder = registry.served(place) if place is not None else None
-        assert folder is not None, f"{settings.run.dir} ended without a root"
+        assert place is not None, f"{settings.run.dir} ended without a root"
+        assert folder is not None, f"{settings.run.dir} has lost its {place}"
         exam = Exam.of(corpus, (domain,), tasks=settings.exam.tasks, bits_rows=settings.exam.bits_rows)
-        cards[domain] = examine(Expert.load(folder, device=device), exam, settings=settings.exam, decoding=settings.decoding)
+        cards[domain] = examine(Expert.load(folder, device=device), exam, settings=settings.exam, decoding=settings.decoding,
+                                circles=bool(registry.card(place, folder.name).get("circles")))
     return Result({domain: card.mean_bits_per_byte for domain, card in cards.items()}, {domain: card.accuracy for domain, card in cards.items()},
                   loop_rate=sum(card.loop_rate for card in cards.values()) / len(cards))
 

@@ -50,8 +50,7 @@ class Writer:
         self.model, self.device, self.task = model, device, task
         self.answers: list[list[int]] = [[] for _ in task.prompts]
         self.stopped = [False] * len(task.prompts)
-        rule = task.repetition if task.repetition is not None and task.repetition.dry_multiplier else None
-        self._repetitions = [Repetition(rule, prompt) for prompt in task.prompts] if rule is not None else []
+        self._repetitions = [Repetition(task.repetition, prompt) for prompt in task.prompts] if task.repetition is not None else []
 
     def run(self, batch_rows: int) -> None:
         """Fill answers and stopped, so many rows at once."""

@@ -86,18 +86,18 @@ class Expert:
         return sum(parameter.numel() for parameter in self.model.parameters())
 
     def generate(self, conversations: Sequence[Sequence[Message]], *, max_new_tokens: int, temperature: float = 0.0, top_p: float = 1.0,
-                 seed: int = 0, batch_rows: int = 64, decoding: DecodingSettings | None = None) -> list[Answer]:
+                 seed: int = 0, batch_rows: int = 64, repetition: DecodingSettings | None = None) -> list[Answer]:
         """One answer a conversation, in their order; temperature 0 is greedy; batch_rows: how many are written at once.
 
         An answer depends on its own conversation, the seed and its number alone, not on its neighbours in the batch.
-        decoding: how repetition is kept down; None: it isn't.
+        repetition: the rule that keeps it down (repetition.py); None: nothing does.
         A prompt that leaves no room for max_new_tokens loses tokens after its first role mark, down to half of the context.
         """
         prompts = [self._fit_prompt(tokens.prompt_ids(self.tokenizer, messages), max_new_tokens) for messages in conversations]
         limits = [min(max_new_tokens, self.context_tokens - len(prompt)) for prompt in prompts]
         draws = _draws(len(prompts), steps=max(limits, default=0), seed=seed) if temperature > 0 else None
         task = Task(prompts, limits, tokens.end_id(self.tokenizer), tokens.pad_id(self.tokenizer), temperature=temperature, top_p=top_p, draws=draws,
-                    repetition=decoding)
+                    repetition=repetition)
         written = writer(self.model, task, device=self.device)
         with self.device.turn():
             written.run(batch_rows)

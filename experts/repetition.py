@@ -14,6 +14,11 @@ from settings import DecodingSettings
 _MOST_DOUBLINGS = 60  # of the exponent: beyond it every penalty is out of reach of any logit
 
 
+def rule_for(settings: DecodingSettings, *, circles: bool) -> DecodingSettings | None:
+    """The rule under which a version writes, None for none. circles: whether its plain answers go in circles, as its card says."""
+    return settings if settings.dry == "always" or (settings.dry == "auto" and circles) else None
+
+
 class Repetition:
     """Follows the ids of one text, prompt and answer. A token costs as many steps as it stood in the window before."""
 

@@ -76,7 +76,7 @@ def messages_of(body: PromptBody) -> list[Message]:
 def sampling_of(body: SamplingBody) -> Sampling:
     """The engine's options of a body; a seed of its own when none is given."""
     return Sampling(body.temperature, body.top_k, body.top_p, body.min_p, body.repetition_penalty, body.repetition_window_tokens,
-                    random_seed() if body.seed is None else body.seed, the_gateway().decoding(body.dry_multiplier))
+                    random_seed() if body.seed is None else body.seed)
 
 
 def stops_of(stop: str | list[str] | None) -> tuple[str, ...]:
@@ -100,7 +100,8 @@ def generate() -> Response:
     """Answer a prompt, as one body or as events."""
     body = read_body(GenerateBody)
     ask = Ask(messages_of(body), node_of(body.node), body.max_new_tokens, sampling_of(body), stops_of(body.stop),
-              loop_guard=body.loop_guard, ignore_end=body.ignore_end, client_gone=request.environ.get("waitress.client_disconnected", bool))
+              dry_multiplier=body.dry_multiplier, loop_guard=body.loop_guard, ignore_end=body.ignore_end,
+              client_gone=request.environ.get("waitress.client_disconnected", bool))
     answer = the_gateway().answer(ask)
     note_answer(answer, ask.messages)
     if body.stream:

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from experts.device import Device
 from experts.registry import Registry, RegistryError
+from experts.repetition import rule_for
 from experts.tokenizer import Message
 from experts.tree import Tree
 from routing.router import Ranked, Route
@@ -35,7 +36,8 @@ _RETRY_FAILED_S = 30.0
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """One checked request. node: asked for by name, or None for the router. client_gone: whether anybody still waits."""
+    """One checked request. node: asked for by name, or None for the router. dry_multiplier: 0 for plain answers, None for the way in which
+    the version was examined. client_gone: whether anybody still waits."""
 
     messages: Sequence[Message]
     node: str | None = None
@@ -43,6 +45,7 @@ class Ask:
     sampling: Sampling | None = None
     stop: tuple[str, ...] = ()
     logprobs: int | None = None
+    dry_multiplier: float | None = None
     loop_guard: bool = True
     ignore_end: bool = False
     client_gone: Callable[[], bool] = bool
@@ -300,13 +303,14 @@ class Gateway:
         if wanted > serve.max_new_tokens:
             raise ApiError(400, f"max_new_tokens = {wanted} is more than serve.max_new_tokens = {serve.max_new_tokens}; ask for less",
                            param="max_new_tokens", code="max_new_tokens_too_large")
-        return Work(prompt_ids, min(wanted, context - len(prompt_ids)), ask.sampling or Sampling(seed=random_seed(), dry=self.settings.decoding), ask.stop,
+        sampling = replace(ask.sampling or Sampling(seed=random_seed()), dry=self._repetition_rule(ask, resident))
+        return Work(prompt_ids, min(wanted, context - len(prompt_ids)), sampling, ask.stop,
                     arrived + serve.deadline_s, ask.logprobs, ask.loop_guard, ask.ignore_end, tuple(ask.messages))
 
-    def decoding(self, dry_multiplier: float | None) -> DecodingSettings:
-        """How repetition is kept down in an answer; None: as the settings say, which is how exams are written."""
-        settings = self.settings.decoding
-        return settings if dry_multiplier is None else settings.model_copy(update={"dry_multiplier": dry_multiplier})
+    def _repetition_rule(self, ask: Ask, resident: Resident) -> DecodingSettings | None:
+        if ask.dry_multiplier is None:
+            return rule_for(self.settings.decoding, circles=resident.circles)
+        return self.settings.decoding.model_copy(update={"dry_multiplier": ask.dry_multiplier}) if ask.dry_multiplier else None
 
     @property
     def running(self) -> int:

@@ -89,8 +89,8 @@ def _message(message: ChatMessage) -> Message:
 
 def _start(body: OpenAiBody, messages: Sequence[Message], max_tokens: int | None, logprobs: int | None) -> Answer:
     sampling = Sampling(body.temperature or 0.0, body.top_k, body.top_p or 1.0, body.min_p or 0.0, body.repetition_penalty or 1.0,
-                        seed=random_seed() if body.seed is None else body.seed % 2**63, dry=the_gateway().decoding(body.dry_multiplier))
-    ask = Ask(messages, node_of(body.model), max_tokens, sampling, stops_of(body.stop), logprobs=logprobs,
+                        seed=random_seed() if body.seed is None else body.seed % 2**63)
+    ask = Ask(messages, node_of(body.model), max_tokens, sampling, stops_of(body.stop), logprobs=logprobs, dry_multiplier=body.dry_multiplier,
               client_gone=request.environ.get("waitress.client_disconnected", bool))
     try:
         answer = the_gateway().answer(ask)

@@ -50,11 +50,13 @@ def evictions(held: Iterable[Held], *, needed_bytes: int, budget_bytes: int) -> 
 class Resident:
     """One version that a snapshot may use; in memory or not. Every request holds it while it runs."""
 
-    def __init__(self, pool: Pool, name: str, version: str, folder: Path, *, pinned: bool, load: Callable[[], Model] | None = None) -> None:
+    def __init__(self, pool: Pool, name: str, version: str, folder: Path, *, pinned: bool, circles: bool, load: Callable[[], Model] | None = None) -> None:
+        """circles: what the version's card says of its plain answers (experts/repetition.py)."""
         self.name = name
         self.version = version
         self.folder = folder
         self.pinned = pinned
+        self.circles = circles
         self.load = load
         self.model: Model | None = None  # this and the rest under the pool's lock
         self.uses = 0
@@ -92,12 +94,13 @@ class Pool:
         """Load nothing more."""
         self._loader.shutdown(wait=False, cancel_futures=True)
 
-    def resident(self, name: str, version: str, folder: Path, *, pinned: bool, load: Callable[[], Model] | None = None) -> Resident:
+    def resident(self, name: str, version: str, folder: Path, *, pinned: bool, circles: bool = False,
+                 load: Callable[[], Model] | None = None) -> Resident:
         """The resident of a version, new if it isn't known. pinned: never leaves for memory. load: in place of the engine's."""
         with self._lock:
             known = self._residents.get((name, version))
             if known is None or known.retired:
-                known = Resident(self, name, version, folder, pinned=pinned, load=load)
+                known = Resident(self, name, version, folder, pinned=pinned, circles=circles, load=load)
                 self._residents[known.key] = known
             return known
 

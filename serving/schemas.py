@@ -67,7 +67,7 @@ class SamplingBody(Body):
     min_p: float = Field(0.0, ge=0, le=1, description="leave out tokens below this share of the most probable one")
     repetition_penalty: float = Field(1.0, ge=0.1, le=10, description="above 1: recent tokens become less probable")
     repetition_window_tokens: int = Field(64, ge=1, le=4096, description="how far back the penalty looks")
-    dry_multiplier: float | None = Field(None, ge=0, le=100, description="cost of repeating a sequence; 0: none; unset: decoding.dry_multiplier")
+    dry_multiplier: float | None = Field(None, ge=0, le=100, description="cost of repeating a sequence; 0: none; unset: as the version was examined")
     seed: int | None = Field(None, ge=0, le=2**63 - 1, description="same request and seed, same text; unset: another one each time")
 
 

@@ -66,10 +66,11 @@ def _stand(tree: Tree, name: str, promoted: Collection[str]) -> Stand:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """Whole versions in force, read at one generation."""
+    """Whole versions in force, read at one generation. circles: nodes whose version says so in its card."""
 
     generation: int
     folders: Mapping[str, Path]
+    circles: frozenset[str]
     router: Path | None
 
 
@@ -80,7 +81,9 @@ def find(registry: Registry, tree: Tree) -> Found:
         folders = {name: registry.served(name) for name in pointer.nodes if name in tree.nodes}
         router = registry.served("router") if pointer.router else None
         if registry.pointer().generation == pointer.generation:
-            return Found(pointer.generation, {name: folder for name, folder in folders.items() if folder is not None}, router)
+            whole = {name: folder for name, folder in folders.items() if folder is not None}
+            circles = frozenset(name for name, folder in whole.items() if registry.card(name, folder.name).get("circles"))
+            return Found(pointer.generation, whole, circles, router)
     raise RegistryError(f"the pointer changed in each of {_TRIES} looks; promotions come faster than they can be read")
 
 
@@ -95,7 +98,7 @@ def build(found: Found, *, tree: Tree, pool: Pool, before: Snapshot | None, else
     for name, folder in found.folders.items():
         if elsewhere and name in elsewhere:
             continue
-        resident = pool.resident(name, folder.name, folder, pinned=name == tree.root)
+        resident = pool.resident(name, folder.name, folder, pinned=name == tree.root, circles=name in found.circles)
         try:
             resident.acquire()
         except LoadFailed as error:

@@ -14,12 +14,15 @@ from typing import Protocol
 
 from data_prep.records import Example, Message, Split
 from experts.expert import Answer, LogLikelihood
+from experts.repetition import rule_for
 from experts.tokenizer import Tokenizer, answer_ids
 from settings import DecodingSettings, ExamSettings
 from training.graders import EDITION, grade
 from training.scorecard import Outcome, Sample, Scorecard, distinct_n, loops
 
 SAMPLES_A_DOMAIN = 3
+CIRCLE_ROWS = 40  # held-out prompts that are answered to see whether a model goes in circles
+CIRCLES_MAX = 0.025  # share of them: one of 40 may be chance, two are a habit
 
 
 class ExamSource(Protocol):
@@ -33,7 +36,8 @@ class ExamSource(Protocol):
 class Examinee(Protocol):
     """What can be examined; experts.expert.Expert is one."""
 
-    def generate(self, conversations: Sequence[Sequence[Message]], *, max_new_tokens: int, batch_rows: int, decoding: DecodingSettings) -> list[Answer]:
+    def generate(self, conversations: Sequence[Sequence[Message]], *, max_new_tokens: int, batch_rows: int,
+                 repetition: DecodingSettings | None) -> list[Answer]:
         """Greedy answers."""
         ...
 
@@ -67,7 +71,7 @@ class Exam:
 
     def sitting(self, settings: ExamSettings, decoding: DecodingSettings) -> str:
         """What a scorecard of this exam is comparable by: its rows, the longest answer allowed, how answers are written, and the graders' edition."""
-        return "-".join([self.fingerprint, str(settings.max_new_tokens), *(f"{value:g}" for value in decoding.model_dump().values()), str(EDITION)])
+        return "-".join([self.fingerprint, str(settings.max_new_tokens), *map(str, decoding.model_dump().values()), str(EDITION)])
 
     def restricted(self, domain: str) -> Exam:
         """The part of this exam that asks one domain."""
@@ -88,12 +92,22 @@ def stratified(rows: Sequence[Example], *, count: int) -> list[Example]:
     return taken[:count]
 
 
-def examine(expert: Examinee, exam: Exam, *, settings: ExamSettings, decoding: DecodingSettings) -> Scorecard:
-    """Let a model sit an exam, writing as the gateway would. Greedy, so the same model gives the same scorecard (but for seconds)."""
+def goes_in_circles(expert: Examinee, exam: Exam, *, settings: ExamSettings) -> bool:
+    """Whether a model's plain answers to held-out prompts, none of them a task, hold loops more often than a user should see."""
+    share = -(-CIRCLE_ROWS // len(exam.held_out))
+    rows = [row for held_out in exam.held_out.values() for row in held_out[:share]]
+    answers = expert.generate([row.messages for row in rows], max_new_tokens=settings.max_new_tokens, batch_rows=settings.batch_rows, repetition=None)
+    return sum(loops(answer.token_ids) for answer in answers) / len(rows) > CIRCLES_MAX
+
+
+def examine(expert: Examinee, exam: Exam, *, settings: ExamSettings, decoding: DecodingSettings, circles: bool) -> Scorecard:
+    """Let a model sit an exam, writing as the gateway would. circles: see goes_in_circles and the version's card.
+
+    Greedy, so the same model gives the same scorecard (but for seconds)."""
     rows = [(domain, row) for domain, domain_rows in exam.tasks.items() for row in domain_rows]
     started = time.perf_counter()
     answers = expert.generate([row.messages for _, row in rows], max_new_tokens=settings.max_new_tokens, batch_rows=settings.batch_rows,
-                              decoding=decoding)
+                              repetition=rule_for(decoding, circles=circles))
     seconds = (time.perf_counter() - started) / len(rows)
     outcomes = tuple(_outcome(domain, row, answer) for (domain, row), answer in zip(rows, answers, strict=True))
     texts: dict[str, list[str]] = defaultdict(list)

@@ -16,7 +16,7 @@ from data_prep.corpus import Corpus
 from experts.device import Device
 from experts.durable import write_json
 from experts.expert import Expert
-from training.exam import Exam, chance_bits_per_byte, examine
+from training.exam import Exam, chance_bits_per_byte, examine, goes_in_circles
 from training.promote import Decision, decide
 from training.run_folder import Run
 from training.scorecard import Scorecard
@@ -30,16 +30,17 @@ FIRST_NEW_TOKENS = 64
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """A decision with the scorecard it rests on."""
+    """A decision with the scorecard it rests on. circles: whether the candidate's plain answers go in circles."""
 
     decision: Decision
     scorecard: Scorecard
+    circles: bool
     against: str | None
 
     @property
     def card(self) -> Mapping[str, Any]:
         """What a version's card keeps of the exam."""
-        return {"scorecard": self.scorecard.to_json(), "decision": self.decision.reason, "against": self.against}
+        return {"scorecard": self.scorecard.to_json(), "decision": self.decision.reason, "against": self.against, "circles": self.circles}
 
     @property
     def summary(self) -> Mapping[str, Any]:
@@ -62,24 +63,26 @@ class Examiner:
         place = self._run.tree.node(node)
         exam = Exam.of(corpus, place.domains, tasks=settings.exam.tasks if place.kind == "expert" else settings.exam.root_tasks,
                        bits_rows=settings.exam.bits_rows)
-        scorecard = examine(candidate, exam, settings=settings.exam, decoding=settings.decoding)
+        circles = goes_in_circles(candidate, exam, settings=settings.exam)
+        scorecard = examine(candidate, exam, settings=settings.exam, decoding=settings.decoding, circles=circles)
         incumbent = self._incumbent(node)
         served = self._examine_served(incumbent[0], incumbent[1], exam) if incumbent else None
         decision = decide(scorecard, served, settings=settings.promote, seed=settings.run.seed, interim=self._is_early(node, incumbent),
                           chance_bits_per_byte=None if served else chance_bits_per_byte(candidate.tokenizer, exam))
-        return Verdict(decision, scorecard, against="/".join(incumbent) if incumbent else None)
+        return Verdict(decision, scorecard, circles, against="/".join(incumbent) if incumbent else None)
 
     def judge_first(self, root: str, candidate: Expert, corpus: Corpus, *, step: int) -> Verdict:
         """A short look at the root's early version: it must only beat guessing. A refusal waits until twice the steps."""
         settings = self._run.settings
         exam = Exam.of(corpus, self._run.tree.node(root).domains, tasks=FIRST_TASKS, bits_rows=FIRST_BITS_ROWS)
         short = settings.exam.model_copy(update={"max_new_tokens": min(FIRST_NEW_TOKENS, settings.exam.max_new_tokens)})
-        scorecard = examine(candidate, exam, settings=short, decoding=settings.decoding)
+        circles = goes_in_circles(candidate, exam, settings=short)
+        scorecard = examine(candidate, exam, settings=short, decoding=settings.decoding, circles=circles)
         decision = decide(scorecard, None, settings=settings.promote, seed=settings.run.seed,
                           chance_bits_per_byte=chance_bits_per_byte(candidate.tokenizer, exam))
         if not decision.promote:
             self.first_refused_step = 2 * step
-        return Verdict(decision, scorecard, against=None)
+        return Verdict(decision, scorecard, circles, against=None)
 
     def forget(self, versions: Iterable[tuple[str, str]]) -> None:
         """Remove what is remembered of versions, (node, version) each, that were pruned."""
@@ -98,16 +101,16 @@ class Examiner:
         return (place, folder.name) if place is not None and folder is not None else None
 
     def _examine_served(self, node: str, version: str, exam: Exam) -> Scorecard:
-        card = self._run.registry.card(node, version)["scorecard"]
+        card = self._run.registry.card(node, version)
         sitting = exam.sitting(self._run.settings.exam, self._run.settings.decoding)
-        if card["exam"] == sitting:
-            return Scorecard.from_json(card)
+        if card["scorecard"]["exam"] == sitting:
+            return Scorecard.from_json(card["scorecard"])
         file = self._results / f"{node}-{version}-{sitting}.json"
         if file.exists():
             return Scorecard.from_json(json.loads(file.read_text(encoding="utf-8")))
         log.info("examining %s %s again: the exam is another than its card's", node, version)
         expert = Expert.load(Path(self._run.registry.path(node, version)), device=self._device)
-        scorecard = examine(expert, exam, settings=self._run.settings.exam, decoding=self._run.settings.decoding)
+        scorecard = examine(expert, exam, settings=self._run.settings.exam, decoding=self._run.settings.decoding, circles=card.get("circles", False))
         self._results.mkdir(parents=True, exist_ok=True)
         write_json(file, scorecard.to_json())
         return scorecard

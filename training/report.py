@@ -70,9 +70,10 @@ def examine_family(registry: Registry, corpus: Corpus, tree: Tree, *, settings: 
         if folder is None:
             continue
         expert = Expert.load(folder, device=device)
+        circles = bool(registry.card(name, folder.name).get("circles"))
         own = Exam.of(corpus, (name,), tasks=settings.tasks, bits_rows=settings.bits_rows) if name in tree.domains else None
-        row = {domain: examine(expert, own if own is not None and domain == name else wide.restricted(domain), settings=settings, decoding=decoding)
-               for domain in tree.domains}
+        row = {domain: examine(expert, own if own is not None and domain == name else wide.restricted(domain), settings=settings, decoding=decoding,
+                               circles=circles) for domain in tree.domains}
         matrix[name] = row
         nodes[name] = NodeReport(folder.name, row[name] if name in row else pooled([row[domain] for domain in tree.node(name).domains]),
                                  expert.parameters)

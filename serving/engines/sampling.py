@@ -28,8 +28,7 @@ class RowState:
 
     def __post_init__(self) -> None:
         self.numbers = random.Random(self.sampling.seed)  # Mersenne twister: the same numbers on every system and version
-        dry = self.sampling.dry
-        self.repetition = Repetition(dry, self.ids) if dry is not None and dry.dry_multiplier else None
+        self.repetition = Repetition(self.sampling.dry, self.ids) if self.sampling.dry is not None else None
 
     def push(self, token: int) -> None:
         """Add the token that was chosen."""

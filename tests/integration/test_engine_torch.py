@@ -64,7 +64,7 @@ def test_greedy_texts_equal_the_experts_however_repetition_is_kept_down(engine, 
     expert, model = Expert.load(folders[0], device=cpu_device()), engine.load(folders[0], name="node")
     talks = [[{"role": "user", "content": text}] for text in ("What is 3 + 4?", "again and again and again", "x")]
     streams = [model.submit(Work(model.encode(talk), 40, Sampling(dry=decoding))) for talk in talks]
-    wanted = [answer.text for answer in expert.generate(talks, max_new_tokens=40, decoding=decoding)]
+    wanted = [answer.text for answer in expert.generate(talks, max_new_tokens=40, repetition=decoding)]
     assert [last_event(stream)[0] for stream in streams] == wanted
     assert decoding is None or wanted != [answer.text for answer in expert.generate(talks, max_new_tokens=40)]
 

@@ -82,7 +82,7 @@ def test_gguf_greedy_texts_equal_the_experts(served, decoding):
     folder, file = served
     expert = Expert.load(folder, device=cpu_device())
     talks = [[{"role": "user", "content": text}] for text in ("What is 3 + 4?", "def f(x):", "Hello! " * 12, "12345", string.punctuation)]
-    wanted = [answer.text for answer in expert.generate(talks, max_new_tokens=60, decoding=decoding)]
+    wanted = [answer.text for answer in expert.generate(talks, max_new_tokens=60, repetition=decoding)]
     assert decoding is None or wanted != [answer.text for answer in expert.generate(talks, max_new_tokens=60)]
     model = LlamaCppModel(file, expert.tokenizer, name="math", context_tokens=256, limits=EngineLimits(slots=4, loop_repeats=None), threads=1,
                           exact=True, on_close=bool)

@@ -7,7 +7,7 @@ import pytest
 from data_prep.records import Example, content_key
 from experts.expert import Answer, LogLikelihood
 from settings import DecodingSettings, ExamSettings
-from training.exam import Exam, bits_per_byte, examine, stratified
+from training.exam import Exam, bits_per_byte, examine, goes_in_circles, stratified
 
 SETTINGS = ExamSettings(tasks=10, root_tasks=10)
 DECODING = DecodingSettings()
@@ -25,7 +25,7 @@ class _Scripted:
     def __init__(self, answers):
         self.answers = answers
 
-    def generate(self, conversations, *, max_new_tokens, batch_rows, decoding):
+    def generate(self, conversations, *, max_new_tokens, batch_rows, repetition):
         return [Answer(text=text, token_ids=tuple(ids), finish_reason=reason, prompt_tokens=1) for text, ids, reason in self.answers[:len(conversations)]]
 
     def log_likelihood(self, pairs, *, batch_rows):
@@ -57,10 +57,10 @@ def test_sitting_changes_with_rows_answer_length_and_graders(monkeypatch):
     rows = [_row(i) for i in range(4)]
     exam = Exam({"math": rows}, {"math": rows})
     before = exam.sitting(SETTINGS, DECODING)
-    assert examine(_Scripted([("#### 4", [1], "stop")] * 4), exam, settings=SETTINGS, decoding=DECODING).exam == before
+    assert examine(_Scripted([("#### 4", [1], "stop")] * 4), exam, settings=SETTINGS, decoding=DECODING, circles=False).exam == before
     assert exam.sitting(SETTINGS.model_copy(update={"max_new_tokens": 64}), DECODING) != before
     assert Exam({"math": rows[:3]}, {"math": rows}).sitting(SETTINGS, DECODING) != before
-    assert exam.sitting(SETTINGS, DecodingSettings(dry_multiplier=0.0)) != before
+    assert exam.sitting(SETTINGS, DecodingSettings(dry="never")) != before
     monkeypatch.setattr("training.exam.EDITION", 99)
     assert exam.sitting(SETTINGS, DECODING) != before
 
@@ -73,7 +73,7 @@ def test_exam_without_rows_names_the_domain_and_the_repair():
 def test_examine_grades_answers_and_counts_loops():
     rows = [_row(i) for i in range(4)]
     answers = [("so\n#### 4", [1, 2, 3], "stop"), ("so\n#### 5", [1, 2, 3], "stop"), ("so\n#### 4", [7] * 16, "stop"), ("4 " * 9, [4], "length")]
-    card = examine(_Scripted(answers), Exam({"math": rows}, {"math": rows}), settings=SETTINGS, decoding=DECODING)
+    card = examine(_Scripted(answers), Exam({"math": rows}, {"math": rows}), settings=SETTINGS, decoding=DECODING, circles=False)
     assert [outcome.score for outcome in card.outcomes] == [1.0, 0.0, 1.0, 0.0]
     assert [outcome.looped for outcome in card.outcomes] == [False, False, True, True]
     assert card.accuracy == 0.5
@@ -82,14 +82,38 @@ def test_examine_grades_answers_and_counts_loops():
 
 def test_examine_an_answer_cut_before_the_true_one_would_end_is_no_loop():
     rows = [_row(1, answer="1" * 30), _row(2)]
-    card = examine(_Scripted([("4 " * 9, [4], "length")] * 2), Exam({"math": rows}, {"math": rows}), settings=SETTINGS, decoding=DECODING)
+    card = examine(_Scripted([("4 " * 9, [4], "length")] * 2), Exam({"math": rows}, {"math": rows}), settings=SETTINGS, decoding=DECODING, circles=False)
     assert [outcome.looped for outcome in card.outcomes] == [False, True]
+
+
+class _Circling(_Scripted):
+    """Goes in circles on one prompt in `every`, unless repetition is kept down."""
+
+    def __init__(self, *, every):
+        self.every, self.rules = every, []
+
+    def generate(self, conversations, *, max_new_tokens, batch_rows, repetition):
+        self.rules.append(repetition)
+        return [Answer("", (7,) * 16 if repetition is None and not place % self.every else (1, 2), "stop", 1) for place in range(len(conversations))]
+
+
+def test_goes_in_circles_takes_two_of_forty_and_asks_held_out_prompts_alone():
+    exam = Exam({"math": [_row(1)], "code": [_row(2)]}, {"math": [_row(i) for i in range(10, 60)], "code": [_row(i) for i in range(60, 110)]})
+    assert [goes_in_circles(_Circling(every=every), exam, settings=SETTINGS) for every in (40, 20)] == [False, True]
+
+
+@pytest.mark.parametrize(("dry", "circles", "rule"), [("auto", True, True), ("auto", False, False), ("always", False, True), ("never", True, False)])
+def test_examine_writes_under_the_rule_where_settings_and_card_say_so(dry, circles, rule):
+    examinee, decoding = _Circling(every=1), DecodingSettings(dry=dry)
+    card = examine(examinee, Exam({"math": [_row(1)]}, {"math": [_row(2)]}), settings=SETTINGS, decoding=decoding, circles=circles)
+    assert examinee.rules == [decoding if rule else None]
+    assert card.loop_rate == (0.0 if rule else 1.0)
 
 
 def test_examine_keeps_three_samples_with_one_wrong():
     rows = [_row(i) for i in range(6)]
     answers = [("#### 4", [1], "stop")] * 4 + [("#### 9", [1], "stop")] * 2
-    samples = examine(_Scripted(answers), Exam({"math": rows}, {"math": rows}), settings=SETTINGS, decoding=DECODING).samples
+    samples = examine(_Scripted(answers), Exam({"math": rows}, {"math": rows}), settings=SETTINGS, decoding=DECODING, circles=False).samples
     assert [sample.score for sample in samples] == [1.0, 1.0, 0.0]
 
 

@@ -70,5 +70,4 @@ def test_greedy_answers_of_a_model_that_loops_repeat_nothing_long():
     free, ruled = _greedy(model, prompts, None), _greedy(model, prompts, DecodingSettings())
     assert min(map(_longest_repeated, free)) > 12
     assert max(map(_longest_repeated, ruled)) <= 6
-    assert _greedy(model, prompts, DecodingSettings(dry_multiplier=0.0)) == free
     assert [_greedy(model, [prompt], DecodingSettings())[0] for prompt in prompts] == ruled
