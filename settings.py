@@ -159,6 +159,7 @@ class RouterSettings(Section):
     letter_groups: int = Field(50_000, description="most groups of 3 to 5 letters in the vocabulary", ge=100, le=1_000_000)
     forms: int = Field(15_000, description="most groups of words that say how something is asked in the vocabulary", ge=10, le=1_000_000)
     min_rows: int = Field(2, description="prompts that a term must stand in to enter the vocabulary", ge=1, le=1000)
+    common_words: int = Field(5000, description="most frequent words that a word nobody wrote before may be a typo of; 0: none", ge=0, le=1_000_000)
     inverse_regularisation: float = Field(0.3, description="C of the linear classifiers; lower is smoother", gt=0, le=1000)
     everyday_rows: int = Field(2500, description="short everyday prompts a domain that the router's own phrases add", ge=0, le=100_000)
     everyday_weight: float = Field(3.0, description="how much an everyday prompt counts in the fit against a record", gt=0, le=100)

@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from benchmarks.measuring import Figure
 from benchmarks.route_plain import PLAIN, Plain, line
 from experts.tree import Tree
-from routing.features import Counts
 from routing.fit import Prepared, fit_prepared, prepare_rows
 from routing.rows import Row
+from routing.text import Reading, read
 from settings import RouterSettings
 
 log = logging.getLogger(__name__)
@@ -49,13 +49,13 @@ def sources_lines(rows: Sequence[Row], *, lessons: Sequence[Row], tree: Tree, se
     """The figures, at most so many rows a source. only: hold out these sources, None for all."""
     capped = capped_rows(rows, most=most, seed=seed)
     prepared = prepare_rows([*capped, *lessons], tree=tree, settings=settings, seed=seed)
-    counts = Counts.of(prepared.texts)
+    readings = [read(text) for text in prepared.texts]
     sources = [name for name in dict.fromkeys(row.source for row in rows) if only is None or name in only]
 
     def turn(source: str) -> Turn:
         test = [row for row in capped if row.source == source]
         others = [row for row in capped if row.source != source]
-        found = _without(source, prepared, counts, test, tree=tree, settings=settings, seed=seed, plain=Plain(others).accuracy(test))
+        found = _without(source, prepared, readings, test, tree=tree, settings=settings, seed=seed, plain=Plain(others).accuracy(test))
         log.info("%s (%s): accuracy %.3f, plain %.3f, coverage %.3f, selective %.3f", source, found.domain, found.ours, found.plain, found.coverage,
                  found.selective)
         return found
@@ -64,9 +64,10 @@ def sources_lines(rows: Sequence[Row], *, lessons: Sequence[Row], tree: Tree, se
         return _lines(list(pool.map(turn, sources)), most=most)
 
 
-def _without(source: str, prepared: Prepared, counts: Counts, test: Sequence[Row], *, tree: Tree, settings: RouterSettings, seed: int, plain: float) -> Turn:
+def _without(source: str, prepared: Prepared, readings: Sequence[Reading], test: Sequence[Row], *, tree: Tree, settings: RouterSettings, seed: int,
+             plain: float) -> Turn:
     left = np.array([number for number, name in enumerate(prepared.sources) if name != source], dtype=np.int64)
-    router = fit_prepared(prepared.take(left), counts.take(left), tree=tree, settings=settings, seed=seed).router
+    router = fit_prepared(prepared.take(left), [readings[row] for row in left.tolist()], tree=tree, settings=settings, seed=seed).router
     routes = router.route_batch([row.prompt for row in test])
     right = np.array([route.ranked[0].node == row.label for route, row in zip(routes, test, strict=True)])
     decided = np.array([route.expert is not None for route in routes])

@@ -218,6 +218,8 @@ def _show(explanation: Explanation) -> None:
 
     console = Console(highlight=False, markup=False)
     console.print(f"{explanation.route.node}: {explanation.route.reason}")
+    for word, meant in explanation.read_as.items():
+        console.print(f"read {word!r} as {meant!r}")
     nodes = Table("node", "probability")
     for name, probability in explanation.probabilities.items():
         nodes.add_row(name, f"{probability:.3f}")

@@ -16,7 +16,7 @@ from experts.tree import OUT_OF_DOMAIN
 from routing.features import Sparse
 from routing.parts import INSIDE
 from routing.router import Route, RouteContext, Router
-from routing.text import shorten, user_turns
+from routing.text import shorten, tokens, user_turns
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,13 +30,14 @@ class Term:
 @dataclass(frozen=True, slots=True)
 class Explanation:
     """A route with its reasons. probabilities: every node of the tree and "ood". against: what came second where it was decided.
-    terms: the strongest first, of the newest user turn alone."""
+    terms: the strongest first, of the newest user turn alone, as it was read; read_as: words of it that were read as another one."""
 
     route: Route
     probabilities: dict[str, float]
     decided_for: str
     against: str
     terms: tuple[Term, ...]
+    read_as: dict[str, str]
 
     def to_json(self) -> dict[str, Any]:
         """As POST /route and the command give it."""
@@ -47,13 +48,15 @@ def explain(router: Router, prompt: str | Sequence[Message], *, context: RouteCo
     """Explain the route of a prompt."""
     route = router.route(prompt, context=context)
     turns = user_turns(prompt)
-    part = router.features.one(shorten(turns[0], limit=router.rules.max_prompt_chars) if turns else "")
+    newest = shorten(turns[0], limit=router.rules.max_prompt_chars) if turns else ""
+    part = router.features.one(newest)
     leaves = {ranked.node: ranked.probability for ranked in route.ranked}
     probabilities = {name: sum(leaves[domain] for domain in node.domains) for name, node in router.tree.nodes.items()}
     probabilities[OUT_OF_DOMAIN] = max(0.0, 1.0 - probabilities[router.tree.root])
     ordered = sorted({**leaves, OUT_OF_DOMAIN: probabilities[OUT_OF_DOMAIN]}.items(), key=lambda pair: -pair[1])
     first, second = ordered[0][0], ordered[1][0]
-    return Explanation(route, probabilities, first, second, _terms(router, part, first=first, second=second, count=terms))
+    return Explanation(route, probabilities, first, second, _terms(router, part, first=first, second=second, count=terms),
+                       {word: meant for word in tokens(newest) if (meant := router.features.spelling.meant(word)) != word})
 
 
 def _terms(router: Router, part: Sparse, *, first: str, second: str, count: int) -> tuple[Term, ...]:

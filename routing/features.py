@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from itertools import pairwise
 from typing import Any
@@ -17,7 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
-from routing.text import FORM_WORDS, NUMBER, read
+from routing.spelling import AS_WRITTEN, Spelling
+from routing.text import FORM_WORDS, NUMBER, Reading, read
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -48,6 +49,7 @@ class Features:
     forms: dict[str, int]
     idf: Floats
     familiar: NDArray[np.bool_]
+    spelling: Spelling = AS_WRITTEN
     word_grams: Any = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -78,7 +80,7 @@ class Features:
 
     def one(self, text: str) -> Sparse:
         """Features of one text."""
-        reading = read(text)
+        reading = self.spelling.respelled(read(text))
         found = reading.tokens
         counts = Counter(found)
         bigrams = Counter(map(" ".join, pairwise(found)))
@@ -95,7 +97,7 @@ class Features:
 
     def many(self, texts: Sequence[str]) -> sparse.csr_matrix:
         """Features of many texts, one row a text."""
-        return self.of_counts(Counts.of(texts))
+        return self.of_counts(Counts.of(texts, [self.spelling.respelled(read(text)) for text in texts]))
 
     def of_counts(self, counts: Counts) -> sparse.csr_matrix:
         """Features of counted texts; the same numbers as one() gives."""
@@ -175,9 +177,8 @@ class Counts:
     forms: sparse.csr_matrix
 
     @classmethod
-    def of(cls, texts: Sequence[str]) -> Counts:
-        """Count texts."""
-        readings = [read(text) for text in texts]
+    def of(cls, texts: Sequence[str], readings: Sequence[Reading]) -> Counts:
+        """Count texts as they were read."""
         found = tuple(reading.tokens for reading in readings)
         form_names, forms = _count_terms([_form_groups(reading.form) for reading in readings])
         numbers: dict[str, int] = {}
@@ -196,11 +197,6 @@ class Counts:
         by_word = _count(owners, columns, shape=(len(numbers), len(gram_numbers)))
         return cls(tuple(texts), found, tuple(numbers), words, codes, bigrams, tuple(gram_numbers), (words @ by_word).tocsr(), form_names, forms)
 
-    def take(self, rows: Ints) -> Counts:
-        """The same counts for some of the texts."""
-        return replace(self, texts=tuple(self.texts[row] for row in rows), tokens=tuple(self.tokens[row] for row in rows),
-                       words=self.words[rows], bigrams=self.bigrams[rows], grams=self.grams[rows], forms=self.forms[rows])
-
     def bigram_names(self) -> list[str]:
         """Both words of each bigram column."""
         size = max(1, len(self.word_names))
@@ -208,10 +204,11 @@ class Counts:
 
 
 def fit_features(counts: Counts, *, sources: Sequence[str | None], word_limit: int, gram_limit: int, form_limit: int,
-                 min_rows: int) -> Features:
+                 min_rows: int, spelling: Spelling = AS_WRITTEN) -> Features:
     """A vocabulary of the terms that stand in at least min_rows texts, the most frequent first up to the limits.
 
-    sources: where each text is from, None for one of no domain; a term of two or more sources is familiar.
+    sources: where each text is from, None for one of no domain; a term of two or more sources is familiar. spelling: by which the
+    counted texts were read.
     """
     names = [*counts.word_names, *counts.bigram_names()]
     owners = _source_rows(sources)
@@ -219,7 +216,7 @@ def fit_features(counts: Counts, *, sources: Sequence[str | None], word_limit: i
     words, word_idf, word_familiar = _choose(joined, names, owners=owners, limit=word_limit, min_rows=min_rows)
     grams, gram_idf, gram_familiar = _choose(counts.grams, counts.gram_names, owners=owners, limit=gram_limit, min_rows=min_rows)
     forms, form_idf, _ = _choose(counts.forms, counts.form_names, owners=owners, limit=form_limit, min_rows=min_rows)
-    return Features(words, grams, forms, np.concatenate((word_idf, gram_idf, form_idf)), np.concatenate((word_familiar, gram_familiar)))
+    return Features(words, grams, forms, np.concatenate((word_idf, gram_idf, form_idf)), np.concatenate((word_familiar, gram_familiar)), spelling)
 
 
 def letter_groups(word: str) -> list[str]:

@@ -30,7 +30,8 @@ from routing.parts import INSIDE, Rules
 from routing.perturb import perturbed
 from routing.router import Router
 from routing.rows import FEEDBACK, Row, near_duplicate_groups, split_groups
-from routing.text import shorten, user_turns
+from routing.spelling import fit_spelling
+from routing.text import Reading, read, shorten, user_turns
 from settings import RouterSettings
 
 LARGEST_HELD = 20  # rows of a group that may be held back whole; a template with more prompts would be missing from the fit
@@ -56,7 +57,8 @@ class How:
 @dataclass(frozen=True, eq=False)
 class Prepared:
     """Rows ready to fit: texts, labels, sources, how much each counts by itself (emphasis) and in the fit (weights), and the mask
-    of rows kept for calibration. The first `given` are the caller's, the others were added here."""
+    of rows kept for calibration. The first `given` are the caller's, the others were added here; the first `unperturbed`
+    are as they were written, the others are copies with a typo or the like."""
 
     texts: list[str]
     labels: NDArray[np.str_]
@@ -64,6 +66,7 @@ class Prepared:
     emphasis: Floats
     held: NDArray[np.bool_]
     given: int
+    unperturbed: int
 
     @cached_property
     def weights(self) -> Floats:
@@ -73,7 +76,7 @@ class Prepared:
     def take(self, rows: Ints) -> Prepared:
         """The same for some of the rows."""
         return Prepared([self.texts[row] for row in rows], self.labels[rows], [self.sources[row] for row in rows], self.emphasis[rows], self.held[rows],
-                        int((rows < self.given).sum()))
+                        int((rows < self.given).sum()), int((rows < self.unperturbed).sum()))
 
     def origins(self) -> list[str | None]:
         """The source of each text, None for one of no domain."""
@@ -84,14 +87,18 @@ def fit(rows: Sequence[Row], *, tree: Tree, settings: RouterSettings, seed: int)
     """Fit a router on labelled prompts. Raises ValueError for an unknown label or a domain without rows."""
     started = time.perf_counter()
     prepared = prepare_rows(rows, tree=tree, settings=settings, seed=seed)
-    return fit_prepared(prepared, Counts.of(prepared.texts), tree=tree, settings=settings, seed=seed, started=started)
+    return fit_prepared(prepared, [read(text) for text in prepared.texts], tree=tree, settings=settings, seed=seed, started=started)
 
 
-def fit_prepared(prepared: Prepared, counts: Counts, *, tree: Tree, settings: RouterSettings, seed: int, started: float | None = None) -> Fitted:
-    """Fit on prepared rows and the counts of their texts. started: when the work on them began, by time.perf_counter."""
+def fit_prepared(prepared: Prepared, readings: Sequence[Reading], *, tree: Tree, settings: RouterSettings, seed: int,
+                 started: float | None = None) -> Fitted:
+    """Fit on prepared rows and their texts as read() gives them. started: when the work on them began, by time.perf_counter."""
     started = time.perf_counter() if started is None else started
+    own = prepared.unperturbed
+    spelling = fit_spelling(readings[:own], sources=prepared.origins()[:own], most=settings.common_words, min_rows=settings.min_rows)
+    counts = Counts.of(prepared.texts, [spelling.respelled(reading) for reading in readings])
     features = fit_features(counts, sources=prepared.origins(), word_limit=settings.words, gram_limit=settings.letter_groups,
-                            form_limit=settings.forms, min_rows=settings.min_rows)
+                            form_limit=settings.forms, min_rows=settings.min_rows, spelling=spelling)
     matrix = features.of_counts(counts)
     router = _fit_classifiers(prepared, matrix, features=features, tree=tree, settings=settings, seed=seed)
     router, calibration = _calibrated(router, prepared, matrix, settings=settings)
@@ -124,7 +131,7 @@ def prepare_rows(rows: Sequence[Row], *, tree: Tree, settings: RouterSettings, s
     sources = [row.source for row in everything]
     labels = np.array([row.label for row in everything])
     emphasis = np.array([row.weight for row in everything])
-    return Prepared(texts, labels, sources, emphasis, np.concatenate((held, np.zeros(len(chosen), dtype=bool))), given)
+    return Prepared(texts, labels, sources, emphasis, np.concatenate((held, np.zeros(len(chosen), dtype=bool))), given, len(held))
 
 
 def _check(rows: Sequence[Row], *, tree: Tree) -> None:

@@ -22,10 +22,11 @@ from experts.tree import OUT_OF_DOMAIN, Tree
 from routing.classifier import Classifier
 from routing.features import DENSE, Features
 from routing.parts import INSIDE, Parts, Rules
+from routing.spelling import Spelling
 from settings import TreeSettings
 
 FORMAT = "branchwise-router"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2  # 1, without "spelling", is read as well: such a router reads every word as it is
 JSON_NAME = "router.json"
 TENSORS_NAME = "router.safetensors"
 
@@ -47,6 +48,7 @@ def save_parts(router: Parts, folder: Path) -> None:
         "format": FORMAT, "version": FORMAT_VERSION, "tensors_sha256": hashlib.sha256(packed).hexdigest(),
         "tree": _tree_facts(router.tree), "classifiers": described, "dense": list(DENSE), "rules": asdict(router.rules), "facts": dict(router.facts),
         "words": list(router.features.words), "letter_groups": list(router.features.grams), "forms": list(router.features.forms),
+        "spelling": {"known": sorted(router.features.spelling.known), "common": list(router.features.spelling.common)},
     }
     (folder / JSON_NAME).write_text(json.dumps(document, ensure_ascii=True, allow_nan=False) + "\n", encoding="utf-8")
 
@@ -87,7 +89,7 @@ def _assemble(document: Mapping[str, Any], tensors: Mapping[str, Any], *, tree: 
     if list(document["dense"]) != list(DENSE):
         raise ValueError(f"dense facts {document['dense']}, this version reads {list(DENSE)}")
     forms = {form: place for place, form in enumerate(document["forms"])}
-    features = Features(words, grams, forms, tensors["idf"], tensors["familiar"].astype(bool))
+    features = Features(words, grams, forms, tensors["idf"], tensors["familiar"].astype(bool), _spelling(document["spelling"]))
     size = len(words) + len(grams) + len(forms)
     listed = len(document["words"]) + len(document["letter_groups"]) + len(document["forms"])
     if listed != size or features.idf.shape != (size,) or features.familiar.shape != (len(words) + len(grams),):
@@ -102,6 +104,16 @@ def _assemble(document: Mapping[str, Any], tensors: Mapping[str, Any], *, tree: 
         raise ValueError(f"classifiers {found}, the tree needs {expected}")
     children = {name.removeprefix("branch."): part for name, part in parts.items() if name.startswith("branch.")}
     return Parts(tree, features, parts["gate"], parts["root"], children, parts["flat"], _rules(document["rules"]), document["facts"])
+
+
+def _spelling(facts: Mapping[str, Any]) -> Spelling:
+    """The spelling, whose common words have to be known, each once: one that isn't would be read as another."""
+    known, common = frozenset(facts["known"]), tuple(facts["common"])
+    if not all(isinstance(word, str) for word in (*known, *common)):
+        raise ValueError("spelling with something that is no word")
+    if not known.issuperset(common) or len(set(common)) != len(common):
+        raise ValueError(f"spelling with {len(common)} common words, {len(set(common) & known)} different ones of them known")
+    return Spelling(known, common)
 
 
 def _rules(facts: Mapping[str, Any]) -> Rules:
@@ -136,9 +148,11 @@ def _document(path: Path) -> dict[str, Any]:
     if not isinstance(document, dict) or document.get("format") != FORMAT:
         raise DamagedRouter(f"{path} isn't a router of this project (format {document.get('format') if isinstance(document, dict) else None!r}, "
                             f"expected {FORMAT!r}); fit one: python -m routing fit")
-    if document.get("version") != FORMAT_VERSION:
-        raise DamagedRouter(f"{path} is of format version {document.get('version')!r}, this program reads {FORMAT_VERSION}; fit the router again")
-    missing = {"tensors_sha256", "tree", "classifiers", "dense", "rules", "facts", "words", "letter_groups", "forms"} - set(document)
+    if document.get("version") not in (1, FORMAT_VERSION):
+        raise DamagedRouter(f"{path} is of format version {document.get('version')!r}, this program reads 1 and {FORMAT_VERSION}; fit the router again")
+    if document["version"] == 1:
+        document["spelling"] = {"known": [], "common": []}
+    missing = {"tensors_sha256", "tree", "classifiers", "dense", "rules", "facts", "words", "letter_groups", "forms", "spelling"} - set(document)
     if missing:
         raise DamagedRouter(f"{path} lacks {', '.join(sorted(missing))}; fit the router again: python -m routing fit")
     return document

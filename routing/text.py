@@ -56,25 +56,32 @@ def shorten(text: str, *, limit: int) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """tokens: words in lower case, numbers as "0", runs of code signs. form: how it is asked, with the subject left out."""
+    """tokens: words in lower case, numbers as "0", runs of code signs. asked: which of them are the question: the last sentence with a
+    question mark, else the last one."""
 
     tokens: list[str]
-    form: list[str]
+    asked: slice
+
+    @property
+    def form(self) -> list[str]:
+        """How it is asked, with the subject left out: "^" and the opening, then "$" and the question, each at most FORM_TOKENS long,
+        with every run of words that carry the subject as one "x". Empty without tokens."""
+        return ["^", *_skeleton(self.tokens), "$", *_skeleton(self.tokens[self.asked])] if self.tokens else []
+
+    def with_tokens(self, tokens: list[str]) -> Reading:
+        """The same text with other words in their places."""
+        return Reading(tokens, self.asked)
 
 
 def read(text: str) -> Reading:
-    """Tokens and form of a text; marks and politeness dropped.
-
-    form is "^" and the opening, then "$" and the question (the last sentence with a question mark, else the last one),
-    each at most FORM_TOKENS long, with every run of words that carry the subject as one "x".
-    """
+    """Tokens of a text and which of them ask; marks and politeness dropped."""
     if not text.isascii():
         text = unicodedata.normalize("NFKC", text)
     text = _APOSTROPHE.sub("", _LABEL.sub(" ", _OPENING.sub("", text)).lower())
     text = _OPTION.sub(" ", text)
     parts = _SENTENCE_END.split(text)
     found: list[str] = []
-    question: list[str] = []
+    question = slice(0, 0)
     asked = False
     for place in range(0, len(parts), 2):
         sentence = _tokens(parts[place])
@@ -82,11 +89,9 @@ def read(text: str) -> Reading:
             continue
         marked = place + 1 < len(parts) and "?" in parts[place + 1]
         if marked or not asked:
-            question, asked = sentence, asked or marked
+            question, asked = slice(len(found), len(found) + len(sentence)), asked or marked
         found += sentence
-    if not found:
-        return Reading([], [])
-    return Reading(found, ["^", *_skeleton(found), "$", *_skeleton(question)])
+    return Reading(found, question)
 
 
 def tokens(text: str) -> list[str]:

@@ -165,7 +165,8 @@ def route() -> Response:
     if router is not None and node_of(body.node) is None:
         why = explain(router, messages)
         found = found.model_copy(update={"words": [WordReply(text=term.term, weight=term.weight) for term in why.terms],
-                                         "decided_for": why.decided_for, "against": why.against, "probabilities": why.probabilities})
+                                         "decided_for": why.decided_for, "against": why.against, "probabilities": why.probabilities,
+                                         "read_as": why.read_as})
     response = reply(found)
     response.headers["X-Version"] = decision.resident.version
     return response

@@ -156,7 +156,8 @@ class WordReply(Reply):
 
 class RouteOnlyReply(Reply):
     """Answer of POST /route. node, version: who would answer now; words: what tipped the decision, strongest first, for decided_for
-    (weight > 0) or against, the runner-up; probabilities: of every node and "ood". Empty without a router and for a node asked for by name."""
+    (weight > 0) or against, the runner-up; probabilities: of every node and "ood"; read_as: words read as another, one slip away.
+    Empty without a router and for a node asked for by name."""
 
     node: str
     version: str
@@ -165,6 +166,7 @@ class RouteOnlyReply(Reply):
     decided_for: str | None = None
     against: str | None = None
     probabilities: dict[str, float] = {}
+    read_as: dict[str, str] = {}
 
 
 class HealthReply(Reply):

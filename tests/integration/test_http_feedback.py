@@ -114,6 +114,13 @@ def test_route_names_every_nodes_probability_the_runner_up_and_the_words_that_ti
     assert body["words"][0]["weight"] == max((word["weight"] for word in body["words"]), key=abs)
 
 
+def test_route_says_which_words_it_read_as_others(live):
+    body = requests.post(f"{live.url}/route", json={"prompt": "Waht is 3 + 4?"}, timeout=30).json()
+    right = requests.post(f"{live.url}/route", json={"prompt": "What is 3 + 4?"}, timeout=30).json()
+    assert (body["read_as"], right["read_as"]) == ({"waht": "what"}, {})
+    assert body["probabilities"] == right["probabilities"]
+
+
 def test_route_by_name_explains_nothing(live):
     body = requests.post(f"{live.url}/route", json={"prompt": "What is 3 + 4?", "node": "math"}, timeout=30).json()
     assert (body["words"], body["probabilities"], body["decided_for"]) == ([], {}, None)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import random
 import subprocess
 import sys
 
@@ -15,6 +16,7 @@ from routing.explain import explain
 from routing.fit import fit
 from routing.nowhere import none_rows
 from routing.parts import Rules
+from routing.perturb import typo
 from routing.router import RouteContext, Router, decide
 from routing.rows import Row
 from routing.store import DamagedRouter
@@ -132,6 +134,25 @@ def test_router_loaded_decides_the_same(router, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["router.json", "router.safetensors"]
 
 
+def test_router_loaded_reads_typos_as_the_one_that_was_saved(router, tmp_path):
+    router.save(tmp_path)
+    loaded = Router.load(tmp_path, TREE)
+    assert loaded.features.spelling == router.features.spelling
+    assert loaded.route("waht wuold happen if all ice melted").ranked == router.route("what would happen if all ice melted").ranked
+
+
+def test_router_of_the_format_before_spelling_reads_every_word_as_it_is(router, tmp_path):
+    router.save(tmp_path)
+    document = json.loads((tmp_path / "router.json").read_text(encoding="utf-8"))
+    del document["spelling"]
+    (tmp_path / "router.json").write_text(json.dumps({**document, "version": 1}), encoding="utf-8")
+    loaded = Router.load(tmp_path, TREE)
+    right, slip = loaded.route("what would happen if all ice melted"), loaded.route("waht wuold happen if all ice melted")
+    assert right == router.route("what would happen if all ice melted")
+    assert slip.ranked != right.ranked
+    assert explain(loaded, "waht wuold happen if all ice melted").read_as == {}
+
+
 def test_router_with_a_flipped_byte_is_refused(router, tmp_path):
     router.save(tmp_path)
     packed = bytearray((tmp_path / "router.safetensors").read_bytes())
@@ -151,6 +172,8 @@ def test_router_cut_short_is_refused(router, tmp_path):
 
 @pytest.mark.parametrize(("change", "reason"), [
     ({"format": "other"}, "isn't a router of this project"), ({"version": 99}, "format version 99"), ({"words": []}, "vocabulary of"),
+    ({"spelling": {"known": ["what"], "common": ["what", "what"]}}, "2 common words, 1 different"),
+    ({"spelling": {"known": [], "common": ["what"]}}, "0 different"), ({"spelling": {"known": [7], "common": []}}, "no word"),
     ({"classifiers": {}}, "the tree needs"), ({"rules": {"hope": 1}}, "no whole router"), ({"rules": {"expert": "0.5"}}, "rule expert is '0.5'"),
     ({"rules": {"branch": float("nan")}}, "rule branch is nan"), ({"rules": {"history_turns": 1.5}}, "rule history_turns is 1.5")])
 def test_router_foreign_document_is_refused_with_the_reason(router, tmp_path, change, reason):
@@ -239,6 +262,20 @@ def test_explain_gives_every_node_a_probability(router):
     assert set(explanation.probabilities) == {*TREE.nodes, "ood"}
     assert explanation.probabilities["generalist"] + explanation.probabilities["ood"] == pytest.approx(1.0)
     assert json.loads(json.dumps(explanation.to_json()))["route"]["node"] == explanation.route.node
+
+
+def test_explain_names_the_words_that_were_read_as_others_and_weighs_those(router):
+    slip, right = explain(router, "waht wuold happen if all ice melted"), explain(router, "what would happen if all ice melted")
+    assert slip.read_as == {"waht": "what", "wuold": "would"}
+    assert (right.read_as, slip.terms) == ({}, right.terms)
+
+
+def test_route_batch_of_typos_equals_route_of_each(router):
+    rng = random.Random(4)
+    prompts = [typo(row.prompt, rng) for row in everyday_rows(TREE.domains, count=30, seed=9)]
+    for one, other in zip(router.route_batch(prompts), map(router.route, prompts), strict=True):
+        assert one.node == other.node
+        assert [ranked.probability for ranked in one.ranked] == pytest.approx([ranked.probability for ranked in other.ranked], abs=1e-12)
 
 
 def test_none_rows_hold_languages_tasks_and_gibberish():

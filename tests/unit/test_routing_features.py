@@ -19,7 +19,7 @@ TEXTS = [row.prompt for row in ROWS] + ["", "7", "a", "x = [1, 2]\nprint(x)", "c
 
 @pytest.fixture(scope="module")
 def fitted():
-    counts = Counts.of(TEXTS)
+    counts = Counts.of(TEXTS, [read(text) for text in TEXTS])
     features = fit_features(counts, sources=["one"] * len(TEXTS), word_limit=3000, gram_limit=5000, form_limit=1500, min_rows=2)
     return features, counts
 
