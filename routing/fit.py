@@ -158,20 +158,66 @@ def _weights(labels: NDArray[np.str_], sources: Sequence[str], emphasis: Floats)
 
 
 def _fit_classifiers(prepared: Prepared, matrix: Any, *, features: Features, tree: Tree, settings: RouterSettings, seed: int) -> Router:
-    """The gate reads everything; the other classifiers read in-domain rows, and of those not how strange they are."""
+    """The mean of one fit on everything and of fits that each leave some sources out; flat, for comparison, of one fit on everything.
+
+    A term that only one source has gets no weight in the fits without it, so that what several sources share decides (bagging, Breiman
+    1996, over sources in place of rows). The mean of linear scores is a linear score: deciding costs what it does with one fit.
+    """
     how = How(settings.inverse_regularisation, seed)
+    folds = source_folds(prepared, count=settings.source_folds)
+    parts = [np.flatnonzero(folds != left_out) for left_out in range(settings.source_folds)]
+    fits = [_one_fit(prepared.take(rows), matrix[rows], features=features, tree=tree, how=how) for rows in (np.arange(len(folds)), *parts)]
+    shares = np.array([1 - settings.folds_share, *[settings.folds_share / len(parts)] * len(parts)]) if parts else np.ones(1)
+    gate, root, *below = (_mean(classifiers, shares) for classifiers in zip(*fits, strict=True))
+    rows, part = _inside(prepared, matrix, features=features)
+    flat = tree_classifier(part, prepared.labels[rows], prepared.weights[rows], labels=tree.domains, how=how)
+    rules = Rules(history_decay=settings.history_decay, history_turns=settings.history_turns, max_prompt_chars=settings.max_prompt_chars)
+    return Router(tree, features, gate, root, dict(zip(_parted(tree), below, strict=True)), flat, rules)
+
+
+def source_folds(prepared: Prepared, *, count: int) -> Ints:
+    """Which of count fits leaves a row out, -1 for none. A label's sources take turns, the largest first; rows that were added here,
+    users' corrections and labels of a single source stay in every fit."""
+    added = {FEEDBACK, *prepared.sources[prepared.given:prepared.unperturbed]}
+    sizes = Counter((label, source) for label, source in zip(prepared.labels.tolist(), prepared.sources, strict=True) if source not in added)
+    turns: dict[tuple[str, str], int] = {}
+    started = 0
+    for label in dict.fromkeys(label for label, _ in sizes):
+        found = sorted((pair for pair in sizes if pair[0] == label), key=lambda pair: (-sizes[pair], pair))
+        if len(found) > 1 and count:
+            turns |= {pair: (started + place) % count for place, pair in enumerate(found)}
+            started += len(found)
+    return np.array([turns.get(pair, -1) for pair in zip(prepared.labels.tolist(), prepared.sources, strict=True)], dtype=np.int64)
+
+
+def _one_fit(prepared: Prepared, matrix: Any, *, features: Features, tree: Tree, how: How) -> list[Classifier]:
+    """Gate, root and one classifier a branch with several experts. The gate reads everything; the others read in-domain rows, and of
+    those not how strange they are."""
     fitted = np.flatnonzero(~prepared.held)
     outside = np.where(prepared.labels[fitted] == OUT_OF_DOMAIN, OUT_OF_DOMAIN, INSIDE)
     gate = tree_classifier(matrix[fitted], outside, prepared.weights[fitted], labels=(INSIDE, OUT_OF_DOMAIN), how=how)
-    inside = fitted[outside == INSIDE]
-    part, labels, weights = without_novelty(matrix[inside], features), prepared.labels[inside], prepared.weights[inside]
+    rows, part = _inside(prepared, matrix, features=features)
+    labels, weights = prepared.labels[rows], prepared.weights[rows]
     branch_of = {domain: branch for branch in tree.branches for domain in tree.nodes[branch].children}
     root = tree_classifier(part, np.array([branch_of[label] for label in labels.tolist()]), weights, labels=tree.branches, how=how)
-    children = {branch: _child(part, labels, weights, tree.nodes[branch].children, how=how)
-                for branch in tree.branches if len(tree.nodes[branch].children) > 1}
-    flat = tree_classifier(part, labels, weights, labels=tree.domains, how=how)
-    rules = Rules(history_decay=settings.history_decay, history_turns=settings.history_turns, max_prompt_chars=settings.max_prompt_chars)
-    return Router(tree, features, gate, root, children, flat, rules)
+    return [gate, root, *(_child(part, labels, weights, tree.nodes[branch].children, how=how) for branch in _parted(tree))]
+
+
+def _inside(prepared: Prepared, matrix: Any, *, features: Features) -> tuple[Ints, Any]:
+    """The rows of a domain that are fitted on, and their features but for how strange they are."""
+    rows = np.flatnonzero(~prepared.held & (prepared.labels != OUT_OF_DOMAIN))
+    return rows, without_novelty(matrix[rows], features)
+
+
+def _parted(tree: Tree) -> list[str]:
+    """Branches with several experts."""
+    return [branch for branch in tree.branches if len(tree.nodes[branch].children) > 1]
+
+
+def _mean(parts: Sequence[Classifier], shares: Floats) -> Classifier:
+    """The classifier whose scores are the weighted means of theirs."""
+    return replace(parts[0], weights=sum(share * part.weights for share, part in zip(shares, parts, strict=True)),
+                   bias=sum(share * part.bias for share, part in zip(shares, parts, strict=True)))
 
 
 def without_novelty(matrix: Any, features: Features) -> Any:
