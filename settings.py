@@ -117,7 +117,7 @@ class LoopSettings(Section):
     replay_share: float = Field(0.1, description="share of an expert's batches from the other domains", ge=0, le=0.9)
     root_final_lr_share: float = Field(0.2, description="learning rate at which the root's first training ends, for branches to go on from", ge=0, le=1)
     leaf_lr_share: float = Field(0.2, description="peak learning rate of branches and experts as a share of the root's", gt=0, le=1)
-    root_learns_prompts: bool = Field(False, description="a root of new weights learns from prompts of records, too; all else from responses")
+    root_learns_prompts: bool = Field(True, description="a root of new weights learns from prompts of records, too; all else from responses")
     level_pass: float = Field(0.9, description="accuracy on its hardest level from which a curriculum domain gets the next one", ge=0, le=1)
     level_floor: float = Field(0.8, description="accuracy that every easier level must have for that", ge=0, le=1)
 
