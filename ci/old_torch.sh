@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The default test suite on the oldest torch of the range: what the extra directml pins (torch 2.4.1, transformers 5.12.1).
 # Makes its own environment in .venv-old-torch (about 5 GB, mostly CUDA libraries that torch 2.4.1 brings along) and keeps it for the next time.
-# Arguments go to pytest, as in: bash ci/old_torch.sh -k device. PYTHON: another Python 3.11; TRANSFORMERS=4.57.6: the lower end of the range.
+# Arguments go to pytest, as in: bash ci/old_torch.sh -k device. PYTHON: another Python 3.11; TRANSFORMERS=5.0.0: another version than the lower end of the range.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 environment=.venv-old-torch
