@@ -30,6 +30,8 @@ NOVELTY = 4  # so many of DENSE, at the end, say how strange a text is: only the
 GRAM_SIZES = (3, 4, 5)
 FORM_SIZES = (2, 3, 4)
 _CACHED_WORDS = 1 << 16
+
+
 @dataclass(frozen=True, slots=True)
 class Sparse:
     """One prompt's features: ids ascending, values of the same length. empty: no word of it is in the vocabulary."""
@@ -105,17 +107,19 @@ class Features:
         bigrams = self._block(counts.bigrams, counts.bigram_names(), self.words)
         grams = self._block(counts.grams, counts.gram_names, self.grams)
         forms = self._block(counts.forms, counts.form_names, self.forms)
-        familiar_words = np.array([self._is_familiar(word) for word in counts.word_names], dtype=np.float64)
-        known_words = counts.words @ familiar_words
+        facts = np.array([(word == NUMBER, not word[0].isalnum(), word in FORM_WORDS, self._is_familiar(word)) for word in counts.word_names],
+                         dtype=np.float64).reshape(len(counts.word_names), 4)
+        lengths = np.maximum(1, [len(found) for found in counts.tokens])
+        shares = (counts.words @ facts) / lengths[:, None]  # of the words of each text
         known_grams = grams @ self.familiar[len(self.words):].astype(np.float64)
         total = np.maximum(1.0, np.asarray(counts.grams.sum(axis=1)).ravel())
-        lengths = np.maximum(1, [len(found) for found in counts.tokens])
-        dense = np.array([_dense(text, found, unknown_words=unknown_words, unknown_grams=unknown_grams)
-                          for text, found, unknown_words, unknown_grams
-                          in zip(counts.texts, counts.tokens, 1 - known_words / lengths, 1 - known_grams / total, strict=True)])
+        foreign = [_foreign(text) for text in counts.texts]
+        wordless = np.array([not found for found in counts.tokens], dtype=np.bool_)
+        dense = np.column_stack((shares[:, 0], shares[:, 1], foreign, shares[:, 2],
+                                 1 - shares[:, 3], np.where(wordless, 1.0, 1 - known_grams / total)))
         first_gram, first_form = len(self.words), len(self.words) + len(self.grams)
         blocks = (self._tfidf((words + bigrams).tocsr(), self.idf[:first_gram]), self._tfidf(grams, self.idf[first_gram:first_form]),
-                  self._tfidf(forms, self.idf[first_form:]), sparse.csr_matrix(dense.reshape(len(counts.texts), len(DENSE))))
+                  self._tfidf(forms, self.idf[first_form:]), sparse.csr_matrix(dense))
         return sparse.hstack(blocks, format="csr")
 
     def _is_familiar(self, word: str) -> bool:
@@ -274,12 +278,16 @@ def _count(rows: Ints, columns: Ints, *, shape: tuple[int, int]) -> sparse.csr_m
 def _dense(text: str, found: Sequence[str], *, unknown_words: float, unknown_grams: float) -> Floats:
     """The DENSE facts, each between 0 and about 1."""
     size = max(1, len(found))
-    letters = max(1, len(text))
     return np.array((
         sum(token == NUMBER for token in found) / size,
         sum(not token[0].isalnum() for token in found) / size,
-        0.0 if text.isascii() else sum(letter > "\x7f" and letter.isalpha() for letter in text) / letters,
+        _foreign(text),
         sum(token in FORM_WORDS for token in found) / size,
         unknown_words if found else 1.0,
         unknown_grams if found else 1.0,
     ), dtype=np.float64)
+
+
+def _foreign(text: str) -> float:
+    """Share of letters beyond ASCII."""
+    return 0.0 if text.isascii() else sum(letter > "\x7f" and letter.isalpha() for letter in text) / max(1, len(text))

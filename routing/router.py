@@ -161,14 +161,14 @@ class Router(Parts):
 
 def decide(shares: Floats, *, tree: Tree, rules: Rules, empty: bool = False) -> Route:
     """The route for the probabilities of "ood" and of each expert. empty: nothing of the prompt is known."""
-    order = np.argsort(-shares[1:], kind="stable")
-    ranked = tuple(Ranked(tree.domains[place], float(shares[1 + place])) for place in order.tolist())
+    outside, *inside = shares.tolist()
+    ranked = tuple(Ranked(tree.domains[place], inside[place]) for place in sorted(range(len(inside)), key=lambda place: -inside[place]))
     if empty:
         return Route(tree.root, None, None, 0.0, ranked, True, f"no known word in the prompt, so {tree.root} answers")
     best = ranked[0]
-    below = {branch: float(sum(shares[1 + tree.domains.index(domain)] for domain in tree.nodes[branch].children)) for branch in tree.branches}
+    by_domain = dict(zip(tree.domains, inside, strict=True))
+    below = {branch: sum(by_domain[domain] for domain in tree.nodes[branch].children) for branch in tree.branches}
     branch = max(below, key=below.__getitem__)
-    outside = float(shares[0])
     if tree.nodes[best.node].parent == branch and (best.probability >= rules.expert or (
             len(tree.nodes[branch].children) == 1 and below[branch] >= rules.branch)):
         runner_up = f", next {ranked[1].node} {ranked[1].probability:.2f}" if len(ranked) > 1 else ""
