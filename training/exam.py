@@ -135,12 +135,17 @@ def chance_bits_per_byte(tokenizer: Tokenizer, exam: Exam) -> float:
     return sum(shares) / len(shares)
 
 
+def task_of(row: Example) -> str:
+    """Name of the task that a row asks: the curriculum's, else the row's source."""
+    return str(row.meta.get("task", row.source))
+
+
 def _outcome(domain: str, row: Example, answer: Answer) -> Outcome:
     """An answer that was cut never ended, unless the true response isn't shorter: then it may just not have come to its end."""
     endless = answer.finish_reason == "length" and len(row.response.encode()) < len(answer.text.encode())
     graded = grade(row, answer.text)
     level = row.meta.get("level")
-    return Outcome(key=row.key[:16], domain=domain, task=str(row.meta.get("task", row.source)), level=level if isinstance(level, int) else None,
+    return Outcome(key=row.key[:16], domain=domain, task=task_of(row), level=level if isinstance(level, int) else None,
                    score=None if graded is None else float(graded.score), looped=endless or loops(answer.token_ids))
 
 

@@ -30,7 +30,7 @@ def grade(example: Example, text: str) -> Grade | None:
     """The grade of an answer to an example, or None where its source has no grader (free text). Never raises for a bad text."""
     if example.source.startswith("curriculum/"):
         return _right(curriculum.grade(example.source.removeprefix("curriculum/"), example.meta, text))
-    grader = _GRADERS.get(_family(example.source))
+    grader = _GRADERS.get(family(example.source))
     return None if grader is None else grader(example, text)
 
 
@@ -39,17 +39,22 @@ def graded_sources() -> tuple[str, ...]:
     return tuple(_GRADERS)
 
 
+def runs_programs(example: Example) -> bool:
+    """Whether grading an answer runs it."""
+    return family(example.source) in _PROGRAMS
+
+
+_PROGRAMS = frozenset(("curriculum/code", "mbpp"))
 _SUFFIX = re.compile(r"[_-](train|test|valid|validation|dev|en)$")
 
 
-def _family(source: str) -> str:
+def family(source: str) -> str:
+    """Name of a source without its suffix, so that gsm8k_train and gsm8k_test are one."""
     return _SUFFIX.sub("", source.lower())
 
 
 def _right(correct: bool) -> Grade:
     return Grade(float(correct), correct)
-
-
 
 
 def _number(example: Example, text: str) -> Grade:

@@ -5,8 +5,9 @@ Runs the exams of exam.py and lays the figures out. Does not promote and does no
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from rich.table import Table
@@ -18,8 +19,9 @@ from experts.expert import Expert
 from experts.registry import Registry
 from experts.tree import Tree
 from settings import DecodingSettings, ExamSettings
+from training.constant import constant_scores
 from training.exam import Exam, examine
-from training.scorecard import Scorecard
+from training.scorecard import Scorecard, wilson
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,12 +35,14 @@ class NodeReport:
 
 @dataclass(frozen=True, slots=True)
 class FamilyReport:
-    """nodes: every promoted node. matrix: node -> domain -> results of every node with a model in every domain."""
+    """nodes: every promoted node. matrix: node -> domain -> results of every node with a model in every domain. constant: "domain/task" ->
+    what always giving the same answer would score there (constant.py)."""
 
     nodes: Mapping[str, NodeReport]
     matrix: Mapping[str, Mapping[str, Scorecard]]
     router: Mapping[str, Any]
     experts: tuple[str, ...]
+    constant: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def mean_accuracy(self) -> float | None:
@@ -77,7 +81,8 @@ def examine_family(registry: Registry, corpus: Corpus, tree: Tree, *, settings: 
         matrix[name] = row
         nodes[name] = NodeReport(folder.name, row[name] if name in row else pooled([row[domain] for domain in tree.node(name).domains]),
                                  expert.parameters)
-    return FamilyReport(nodes, matrix, router, experts=tree.domains)
+    constant = constant_scores(corpus, Exam.of(corpus, tree.domains, tasks=settings.tasks, bits_rows=settings.bits_rows))
+    return FamilyReport(nodes, matrix, router, experts=tree.domains, constant=constant)
 
 
 def pooled(parts: Sequence[Scorecard]) -> Scorecard:
@@ -98,7 +103,7 @@ def to_json(report: FamilyReport) -> dict[str, Any]:
                     "per_task": node.scorecard.by(lambda outcome: f"{outcome.domain}/{outcome.task}")} for name, node in report.nodes.items()}
     return {"nodes": nodes, "matrix": report.accuracies,
             "bits_matrix": {name: {domain: card.mean_bits_per_byte for domain, card in row.items()} for name, row in report.matrix.items()},
-            "router": dict(report.router), "mean_accuracy": report.mean_accuracy}
+            "constant_answer": dict(report.constant), "router": dict(report.router), "mean_accuracy": report.mean_accuracy}
 
 
 def faults(report: FamilyReport, *, exam: ExamSettings) -> list[str]:
@@ -120,7 +125,7 @@ def faults(report: FamilyReport, *, exam: ExamSettings) -> list[str]:
 
 
 def to_tables(report: FamilyReport) -> list[Table | Text]:
-    """What a person reads: nodes, matrix of accuracies and of bits per byte, router, sample answers."""
+    """What a person reads: nodes, matrix of accuracies and of bits per byte, each expert by task, router, sample answers."""
     nodes = Table("node", "version", "accuracy", "95 %", "loop rate", "bits/byte", "distinct-2", "s/answer", "parameters", title="promoted nodes")
     for name, node in report.nodes.items():
         card, interval = node.scorecard, node.scorecard.interval()
@@ -134,7 +139,7 @@ def to_tables(report: FamilyReport) -> list[Table | Text]:
     for name, row in report.matrix.items():
         accuracy.add_row(name, *(_percent(compared[name][domain]) for domain in domains))
         bits.add_row(name, *(f"{row[domain].mean_bits_per_byte:.3f}" for domain in domains))
-    tables += [accuracy, bits]
+    tables += [accuracy, bits, _by_task(report)]
     if report.router:
         tables.append(Text(f"router {report.router['version']}: accuracy {report.router['accuracy']:.1%} on {report.router['n']} exam prompts"))
     oracle = report.router.get("oracle")
@@ -146,6 +151,19 @@ def to_tables(report: FamilyReport) -> list[Table | Text]:
                     + ("" if sample.score is None else f"   ({sample.score:.0%})"))
                for name, node in report.nodes.items() if name in domains for sample in node.scorecard.samples]
     return tables
+
+
+def _by_task(report: FamilyReport) -> Table:
+    table = Table("task", "graded", "accuracy", "95 %", "one answer to all", title="experts by task")
+    for domain in report.experts:
+        scores: dict[str, list[float]] = defaultdict(list)
+        for outcome in report.nodes[domain].scorecard.outcomes if domain in report.nodes else ():
+            if outcome.score is not None:
+                scores[f"{domain}/{outcome.task}"].append(outcome.score)
+        for task, found in sorted(scores.items()):
+            low, high = wilson(sum(found), n=len(found))
+            table.add_row(task, str(len(found)), _percent(sum(found) / len(found)), f"{low:.0%}-{high:.0%}", _percent(report.constant.get(task)))
+    return table
 
 
 def _percent(value: float | None) -> str:
