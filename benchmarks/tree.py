@@ -33,11 +33,11 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What answers in each domain of one finished run: bits per byte on held-out rows, exam accuracy (None: ungraded) and loop rate."""
+    """What answers in each domain of one finished run, a domain: bits per byte on held-out rows, exam accuracy (None: ungraded), loop rate."""
 
     bits: Mapping[str, float]
     accuracy: Mapping[str, float | None]
-    loop_rate: float
+    loop_rate: Mapping[str, float]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -92,7 +92,7 @@ def side_by_side(tree: Result, one: Result, *, steps: int, peer_name: str) -> li
     figures.append(Figure(f"{steps} steps: bits per byte, mean", "bits/byte", mine, theirs, peer_name, mine / theirs))
     graded = [domain for domain, value in tree.accuracy.items() if value is not None and one.accuracy[domain] is not None]
     figures += [Figure(f"{steps} steps: exam accuracy, {domain}", "share", tree.accuracy[domain] or 0.0, one.accuracy[domain], peer_name) for domain in graded]
-    figures.append(Figure(f"{steps} steps: loop rate", "share", tree.loop_rate, one.loop_rate, peer_name))
+    figures += [Figure(f"{steps} steps: loop rate, {domain}", "share", rate, one.loop_rate[domain], peer_name) for domain, rate in tree.loop_rate.items()]
     return figures
 
 
@@ -131,7 +131,7 @@ def _examined(settings: Settings) -> Result:
         cards[domain] = examine(Expert.load(folder, device=device), exam, settings=settings.exam, decoding=settings.decoding,
                                 circles=bool(registry.card(place, folder.name).get("circles")))
     return Result({domain: card.mean_bits_per_byte for domain, card in cards.items()}, {domain: card.accuracy for domain, card in cards.items()},
-                  loop_rate=sum(card.loop_rate for card in cards.values()) / len(cards))
+                  {domain: card.loop_rate for domain, card in cards.items()})
 
 
 def _mean(bits: Mapping[str, float]) -> float:

@@ -21,13 +21,15 @@ def test_one_model_gets_every_step_and_decays_to_the_end():
 
 
 def test_side_by_side_divides_the_trees_bits_by_the_single_models():
-    tree = Result({"math": 1.0, "code": 3.0}, {"math": 0.5, "code": None}, loop_rate=0.0)
-    one = Result({"math": 2.0, "code": 2.0}, {"math": 0.25, "code": None}, loop_rate=0.5)
+    tree = Result({"math": 1.0, "code": 3.0}, {"math": 0.5, "code": None}, {"math": 0.0, "code": 0.25})
+    one = Result({"math": 2.0, "code": 2.0}, {"math": 0.25, "code": None}, {"math": 0.5, "code": 0.0})
     figures = {figure.name: figure for figure in side_by_side(tree, one, steps=10, peer_name="one")}
     assert {name: figure.ratio for name, figure in figures.items() if "bits" in name} == {
         "10 steps: bits per byte, math": 0.5, "10 steps: bits per byte, code": 1.5, "10 steps: bits per byte, mean": 1.0}
     assert (figures["10 steps: exam accuracy, math"].ours, figures["10 steps: exam accuracy, math"].peer) == (0.5, 0.25)
     assert "10 steps: exam accuracy, code" not in figures
+    assert [(figures[f"10 steps: loop rate, {domain}"].ours, figures[f"10 steps: loop rate, {domain}"].peer) for domain in ("math", "code")] == [
+        (0.0, 0.5), (0.25, 0.0)]
 
 
 @pytest.fixture
