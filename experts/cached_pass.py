@@ -1,32 +1,24 @@
 """One pass of a model that goes on from a cache, whatever this transformers calls its arguments.
 
-Versions differ: `past_key_values` until 5.23, `cache` since 5.24; transformers 4 has a cache class beside some hybrids and wants `cache_position`.
+Versions differ: `past_key_values` until 5.23, `cache` since 5.24.
 Knows names alone; does not choose tokens and does not build masks.
 """
 
 from __future__ import annotations
 
 import inspect
-import sys
 from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import Any
 
-import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
 CACHE_NAMES = "cache", "past_key_values", "cache_params"  # of models and layers, newest first
 
 
-def new_cache(model: PreTrainedModel, *, rows: int, place: torch.device) -> Any:
-    """The memory that transformers' own generate would begin with. None where the model makes its own."""
-    kind = getattr(sys.modules[type(model).__module__], "HybridMambaAttentionDynamicCache", None)
-    return None if kind is None else kind(model.config, rows, torch.float32, device=place)
-
-
 def read_on(model: PreTrainedModel, ids: Tensor, *, cache: Any, **more: Any) -> tuple[Tensor, Any]:
-    """Logits of a pass over ids (B, T) that follow what the cache holds, and the cache with them in it.
+    """Logits of a pass over ids (B, T) that follow what the cache holds, and the cache with them in it. cache: None at the beginning.
 
     more: further arguments of the model's forward; those that it doesn't know are left out, since places have other names from version to version.
     """

@@ -64,7 +64,7 @@ def with_fast_layers(model: PreTrainedModel) -> PreTrainedModel:
 
 
 def _groups_are_others(model: PreTrainedModel) -> bool:
-    """Whether this transformers gives heads to groups in another order and norms over all of them (4.57 does); new weights hardly show it."""
+    """Whether this transformers gives heads to groups in another order and norms over all of them (5.12 does); new weights hardly show it."""
     norms = [module.norm for module in model.modules() if isinstance(module, modeling_bamba.BambaMixer) and module.n_groups > 1]
     return any(not hasattr(norm, "group_size") for norm in norms)
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.cache_utils import Cache
 
-from experts.cached_pass import new_cache, read_on
+from experts.cached_pass import read_on
 from experts.device import Device
 from experts.device_rules import attention_mask, place_model
 from serving.engines.passes import Forward, Placed, Rows, place, write_columns
@@ -117,7 +117,7 @@ class CacheForward(HubForward):
         assert offset == 0 or len(ids) == 1, "a prompt is read in one pass"
         to = self._device.torch
         positions = torch.arange(offset, offset + len(ids))
-        cache = slots.caches[place] if offset else new_cache(self._model, rows=1, place=to)
+        cache = slots.caches[place] if offset else None
         logits_BTV, slots.caches[place] = read_on(self._model, torch.tensor([ids]).to(to), cache=cache,
                                                   position_ids=positions[None].to(to), cache_position=positions.to(to))
         return logits_BTV[:, rows.last[index]].float().cpu()
