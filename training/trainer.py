@@ -18,6 +18,7 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedModel
 
+from experts.allocator import Keeper
 from experts.checkpoint import State, load_newest, prune_states, save_state
 from experts.device import Device
 from experts.device_rules import clip_gradients, place_model
@@ -50,7 +51,9 @@ def train(model: PreTrainedModel, *, corpus: AnyCorpus, mix: Mix, plan: Plan, de
     with device.turn():
         run = _Run(model, corpus=corpus, mix=mix, plan=plan, device=device, folder=state_folder, settings=settings)
         run.start()
+    keeper = Keeper()
     while run.step < run.pace.steps and not should_stop():
+        keeper.tick()
         with device.turn():
             facts = run.take_step()
             if facts is None:
