@@ -11,7 +11,7 @@ from random import Random
 from typing import Any
 
 from data_prep.curriculum import conversation_wording as say
-from data_prep.curriculum import names
+from data_prep.curriculum.names import NAMES
 from data_prep.curriculum.tasks import Curriculum, Item, Task
 from data_prep.curriculum.wording import as_typed, fill, pick, sample
 from data_prep.records import Message, join_turns
@@ -56,7 +56,7 @@ def _plain(text: str) -> str:
 
 
 def _introduction(rng: Random, _level: int) -> Item:
-    name, form = names.draw(rng), int(rng.random() * len(say.INTRODUCTIONS))
+    name, form = pick(rng, say.CALLED), int(rng.random() * len(say.INTRODUCTIONS))
     opening = pick(rng, say.REMARKS["greeting"][0])
     return Item(as_typed(rng, say.INTRODUCTIONS[form].format(hello=opening, name=name)), fill(rng, say.MEETINGS, name=name),
                 f"introduction {name} {form}", {"kind": "greeting", "any_of": [name]})
@@ -85,7 +85,7 @@ def _choice(rng: Random, _level: int) -> Item:
 def _recall(rng: Random, level: int) -> Item:
     """A fact told earlier is asked for. Level 1: in the same turn; 2: one turn on, with a second fact; from 3 on more turns, and changed facts."""
     slot, other = sample(rng, tuple(say.SLOTS), 2)
-    value, decoy = say.SLOTS[slot].draw(rng), say.SLOTS[other].draw(rng)
+    value, decoy = pick(rng, say.SLOTS[slot].values), pick(rng, say.SLOTS[other].values)
     told, question = fill(rng, say.SLOTS[slot].tell, v=value), fill(rng, say.SLOTS[slot].ask)
     reply = say.SLOTS[slot].reply.format(v=value)
     key = f"recall {slot} {value}"
@@ -101,7 +101,7 @@ def _recall(rng: Random, level: int) -> Item:
         key += f" beside {other} {decoy}"
     if level >= 3:
         if rng.random() < 0.25:
-            old = say.SLOTS[slot].draw(rng, unlike=value)
+            old = pick(rng, [old for old in say.SLOTS[slot].values if old != value])
             turns.insert(0, (fill(rng, say.SLOTS[slot].tell, v=old), _acknowledge(rng, slot, old)))
             turns = [(fill(rng, say.CHANGES) + text if text == told else text, answer) for text, answer in turns]
             facts["none_of"] = [old]
@@ -118,7 +118,7 @@ def _not_told(rng: Random, level: int) -> Item:
     slot, *others = sample(rng, tuple(say.SLOTS), min(level, 4))
     turns, told = [], []
     for other in others:
-        value = say.SLOTS[other].draw(rng)
+        value = pick(rng, say.SLOTS[other].values)
         turns.append((fill(rng, say.SLOTS[other].tell, v=value), _acknowledge(rng, other, value)))
         told.append(f"{other} {value}")
     question = pick(rng, say.SLOTS[slot].ask)
@@ -145,7 +145,7 @@ def _unknowable(rng: Random, _level: int) -> Item:
 
 def _greet_person(rng: Random, _level: int) -> Item:
     """A request to write a line for somebody: the name and the kind must be there."""
-    name, (occasion, line, pattern) = names.draw(rng), pick(rng, say.OCCASIONS)
+    name, (occasion, line, pattern) = pick(rng, NAMES), pick(rng, say.OCCASIONS)
     return Item(as_typed(rng, fill(rng, say.LINE_REQUESTS, name=name, occasion=occasion)), line.format(name=name), f"line {name} {occasion}",
                 {"kind": pattern, "any_of": [name]})
 

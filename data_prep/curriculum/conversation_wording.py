@@ -6,15 +6,13 @@ Text only; conversation.py puts turns together.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from random import Random
 
-from data_prep.curriculum import names
-from data_prep.curriculum.wording import pick
+from data_prep.curriculum.names import NAMES
 
 
 @dataclass(frozen=True, slots=True)
 class Slot:
-    """A fact a user may tell of themselves: its values (none: people's names), how it is told and asked for, how it is recalled, what it is called."""
+    """A fact a user may tell of themselves: its values, how it is told and asked for, how it is recalled, what it is called."""
 
     values: tuple[str, ...]
     tell: tuple[str, ...]
@@ -22,17 +20,11 @@ class Slot:
     reply: str
     noun: str
 
-    def draw(self, rng: Random, *, unlike: str | None = None) -> str:
-        """One value, another one than unlike."""
-        while True:
-            value = pick(rng, self.values) if self.values else names.draw(rng)
-            if value != unlike:
-                return value
 
-
+CALLED = NAMES
 SLOTS = {
-    "name": Slot((), ("My name is {v}.", "I'm {v}.", "I am {v}.", "Call me {v}.", "You can call me {v}.", "People call me {v}.", "{v} is my name.",
-                      "Hi, my name is {v}.", "This is {v}."),
+    "name": Slot(NAMES, ("My name is {v}.", "I'm {v}.", "I am {v}.", "Call me {v}.", "You can call me {v}.", "People call me {v}.", "{v} is my name.",
+                         "Hi, my name is {v}.", "This is {v}."),
                  ("What is my name?", "What's my name?", "Do you remember my name?", "Who am I?", "What am I called?", "Tell me my name.",
                   "Can you say my name?", "what was my name again?"),
                  "Your name is {v}.", "name"),

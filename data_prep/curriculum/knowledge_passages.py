@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from random import Random
 
-from data_prep.curriculum import names
+from data_prep.curriculum.names import NAMES
 from data_prep.curriculum.wording import fill, pick, sample
 
 # slot: its values, sentences that tell it ({p} person, {v} value), questions for it
@@ -38,7 +38,7 @@ SLOTS: dict[str, tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]] = {
 
 def draw(rng: Random, level: int) -> tuple[str, str, str, str]:
     """A passage of level + 1 sentences: at level 1 one person, later two, so that the right one must be found."""
-    people = names.several(rng, 1 if level == 1 else 2)
+    people = sample(rng, NAMES, 1 if level == 1 else 2)
     slots = sample(rng, tuple(SLOTS), 2 if level <= 2 else 3)
     told = [(people[0], slot, pick(rng, SLOTS[slot][0])) for slot in slots]
     if level >= 2:

@@ -11,11 +11,11 @@ from collections.abc import Mapping
 from random import Random
 from typing import Any
 
-from data_prep.curriculum import names
 from data_prep.curriculum.arithmetic import answer, instance, steps_of
 from data_prep.curriculum.math_wording import ASK, COMPARE, EQUATIONS, FRACTIONS, PERCENTS, STEP_STORIES, STORIES, UNITS
+from data_prep.curriculum.names import NAMES
 from data_prep.curriculum.tasks import Curriculum, Item, Task
-from data_prep.curriculum.wording import THINGS, as_typed, fill, pick
+from data_prep.curriculum.wording import THINGS, as_typed, fill, pick, sample
 
 
 def grade(facts: Mapping[str, Any], text: str) -> bool:
@@ -101,7 +101,7 @@ def _story(rng: Random, level: int) -> Item:
     first, second = operands(rng, sign, level)
     if sign == "+" and first < second:
         first, second = second, first
-    name, other = names.several(rng, 2)
+    name, other = sample(rng, NAMES, 2)
     prompt = as_typed(rng, fill(rng, STORIES[sign], a=first, b=second, name=name, other=other, things=pick(rng, THINGS)))
     steps, result = steps_of(first, sign, second)
     return _item(prompt, f"{first}{sign}{second}", steps, result, key=instance(first, sign, second))
@@ -120,7 +120,7 @@ def _steps_story(rng: Random, level: int) -> Item:
         steps += [f"{value}{sign}{number}", *more, f"={result}"]
         value, expression = result, f"{expression}{sign}{number}"
         numbers.append(number)
-    name, other = names.several(rng, 2)
+    name, other = sample(rng, NAMES, 2)
     places = dict(zip("abcd", numbers, strict=False))
     prompt = as_typed(rng, fill(rng, STEP_STORIES[signs], **places, name=name, other=other, things=pick(rng, THINGS)))
     return _item(prompt, expression, steps, value, key=f"steps {expression}")
@@ -167,7 +167,7 @@ def _part(rng: Random, level: int) -> Item:
     word, digit = pick(rng, _PERCENTS if percent else _FRACTIONS)
     whole = rng.randint(11, 40 if level <= 3 else 250) * digit
     steps, result = steps_of(whole, "/", digit)
-    asked = fill(rng, PERCENTS if percent else FRACTIONS, part=word, whole=whole, things=pick(rng, THINGS), name=names.draw(rng))
+    asked = fill(rng, PERCENTS if percent else FRACTIONS, part=word, whole=whole, things=pick(rng, THINGS), name=pick(rng, NAMES))
     return _item(as_typed(rng, asked), f"{whole}/{digit}", steps, result, key=instance(whole, "/", digit))
 
 

@@ -10,8 +10,8 @@ from itertools import pairwise
 from random import Random
 from typing import Any
 
-from data_prep.curriculum import names
 from data_prep.curriculum import reasoning_wording as say
+from data_prep.curriculum.names import NAMES
 from data_prep.curriculum.tasks import Curriculum, Item, Task
 from data_prep.curriculum.wording import as_typed, fill, pick, sample
 
@@ -37,7 +37,7 @@ def _rules(rng: Random, level: int) -> Item:
     kinds = sample(rng, say.KINDS, hops + 1)
     wanted, other = sample(rng, say.PROPERTIES, 2)
     outcome = pick(rng, ("yes", "no", "unknown"))
-    name = names.draw(rng)
+    name = pick(rng, NAMES)
     chain = kinds[:hops]
     rules = [fill(rng, say.RULES, a=a, b=b, an_a=_an(a), an_b=_an(b)) for a, b in pairwise(chain)]
     reached = other if outcome == "unknown" else wanted
@@ -60,7 +60,7 @@ def _individual(rng: Random, level: int) -> Item:
     """Somebody is of a kind; all of a kind are of another, as many steps as the level says. Is that one of the last kind, or of one never reached?"""
     hops = min(level, 3)
     *chain, stray = sample(rng, (*say.KINDS, *say.CLASSES), hops + 2)
-    name = names.draw(rng)
+    name = pick(rng, NAMES)
     outcome = pick(rng, ("yes", "yes", "no", "unknown"))
     rules = [fill(rng, say.RULES, a=a, b=b, an_a=_an(a), an_b=_an(b)) for a, b in pairwise(chain)]
     asked = chain[-1]
@@ -100,7 +100,7 @@ def _shared(rng: Random, level: int) -> Item:
     first, second = [both, *rest[::2]], [both, *rest[1::2]]
     rng.shuffle(first)
     rng.shuffle(second)
-    name, other = names.several(rng, 2)
+    name, other = sample(rng, NAMES, 2)
     sentences = [fill(rng, say.OWNS, name=name, things=_list(first)), fill(rng, say.OWNS, name=other, things=_list(second))]
     prompt = as_typed(rng, f"{' '.join(sentences)} {fill(rng, say.WHAT_BOTH, name=name, other=other)}")
     return _item(prompt, f"{', '.join(first)}\n{', '.join(second)}", both, key=f"shared {both} {sorted(first)} {sorted(second)}")
@@ -108,7 +108,7 @@ def _shared(rng: Random, level: int) -> Item:
 
 def _ordering(rng: Random, level: int) -> Item:
     """Who is tallest, oldest, ... of two (level 1), three, four: each sentence as a > b, then the whole order, then its end that is asked."""
-    people = names.several(rng, min(level + 1, 5))
+    people = sample(rng, NAMES, min(level + 1, 5))
     more, less, most, least = pick(rng, say.SCALES)
     pairs = list(pairwise(people))
     rng.shuffle(pairs)
@@ -123,7 +123,7 @@ def _ordering(rng: Random, level: int) -> Item:
 def _membership(rng: Random, level: int) -> Item:
     """Level 1: is a thing in a list. Level 2: which of two places has it. From level 3: after it was moved."""
     things = sample(rng, say.OBJECTS, 3 if level == 1 else 4)
-    name, other = names.several(rng, 2)
+    name, other = sample(rng, NAMES, 2)
     if level == 1:
         place = pick(rng, say.PLACES)
         asked = pick(rng, things) if rng.random() < 0.5 else pick(rng, [thing for thing in say.OBJECTS if thing not in things])
@@ -152,7 +152,7 @@ def _list(things: Sequence[str]) -> str:
 
 def _family(rng: Random, level: int) -> Item:
     """Level 1: the other side of one relation. From level 2: two relations make a third."""
-    people = names.several(rng, 3)
+    people = sample(rng, NAMES, 3)
     if level == 1:
         parent = pick(rng, ("mother", "father", "parent", "teacher", "boss", "coach"))
         child = say.CONVERSE[parent]
