@@ -130,11 +130,9 @@ def _examined(settings: Settings) -> Result:
         assert folder is not None, f"{settings.run.dir} has lost its {place}"
         exam = Exam.of(corpus, (domain,), tasks=settings.exam.tasks, bits_rows=settings.exam.bits_rows)
         kept = registry.card(place, folder.name)
-        if kept["scorecard"]["exam"] == exam.sitting(settings.exam, settings.decoding):  # an expert sat it before it was promoted
-            cards[domain] = Scorecard.from_json(kept["scorecard"])
-        else:
-            cards[domain] = examine(Expert.load(folder, device=device), exam, settings=settings.exam, decoding=settings.decoding,
-                                    circles=bool(kept.get("circles")))
+        before = Scorecard.of_card(kept, sitting=exam.sitting(settings.exam, settings.decoding))  # an expert sat it before it was promoted
+        cards[domain] = before or examine(Expert.load(folder, device=device), exam, settings=settings.exam, decoding=settings.decoding,
+                                          circles=bool(kept.get("circles")))
     return Result({domain: card.mean_bits_per_byte for domain, card in cards.items()}, {domain: card.accuracy for domain, card in cards.items()},
                   {domain: card.loop_rate for domain, card in cards.items()})
 

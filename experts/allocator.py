@@ -1,6 +1,6 @@
 """Memory that the C library keeps after tensors of many sizes came and went, given back to the system.
 
-A training step makes tensors of other sizes than the one before, and glibc keeps the gaps between those that live: in two minutes a
+A training step makes tensors of other sizes than the one before, and glibc keeps the gaps between those that live: after 90 steps a
 process of 1 GB held 2.4. Does nothing where the library isn't glibc.
 """
 
@@ -21,13 +21,11 @@ class Keeper:
     def __init__(self) -> None:
         self._last = time.monotonic()
 
-    def tick(self) -> bool:
-        """Give back when it is time; whether it was."""
-        if time.monotonic() - self._last < EVERY_S:
-            return False
-        give_back()
-        self._last = time.monotonic()
-        return True
+    def tick(self) -> None:
+        """Give back when it is time."""
+        if time.monotonic() - self._last >= EVERY_S:
+            give_back()
+            self._last = time.monotonic()
 
 
 def give_back() -> bool:

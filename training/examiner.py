@@ -103,8 +103,9 @@ class Examiner:
     def _examine_served(self, node: str, version: str, exam: Exam) -> Scorecard:
         card = self._run.registry.card(node, version)
         sitting = exam.sitting(self._run.settings.exam, self._run.settings.decoding)
-        if card["scorecard"]["exam"] == sitting:
-            return Scorecard.from_json(card["scorecard"])
+        kept = Scorecard.of_card(card, sitting=sitting)
+        if kept is not None:
+            return kept
         file = self._results / f"{node}-{version}-{sitting}.json"
         if file.exists():
             return Scorecard.from_json(json.loads(file.read_text(encoding="utf-8")))

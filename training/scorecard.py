@@ -105,6 +105,11 @@ class Scorecard:
                    distinct_2=dict(data["distinct_2"]), seconds_per_answer=data["seconds_per_answer"],
                    samples=tuple(Sample(**sample) for sample in data["samples"]))
 
+    @classmethod
+    def of_card(cls, card: Mapping[str, Any], *, sitting: str) -> Scorecard | None:
+        """The results that a version's card keeps, where they are of this sitting (Exam.sitting); else None."""
+        return cls.from_json(card["scorecard"]) if card["scorecard"]["exam"] == sitting else None
+
 
 def wilson(successes: float, *, n: int, z: float = 1.959964) -> tuple[float, float]:
     """Wilson score interval of a proportion, bounds in 0..1. n must be positive."""

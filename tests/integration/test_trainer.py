@@ -9,6 +9,7 @@ import torch
 from fake_clock import FakeClock
 from toy_corpus import MemoryCorpus, counting_corpus, counting_documents, shard_of, toy_model, toy_training
 
+from experts import allocator
 from experts.checkpoint import load_newest
 from experts.device import choose
 from training import execution
@@ -279,3 +280,11 @@ def test_train_where_compiling_fails_goes_on_without(tmp_path, monkeypatch, capl
     execution._compiled.clear()
     assert (trained.compiled, trained.step) == (False, 6)
     assert "goes on without it: RuntimeError: no compiler worth the name" in caplog.text
+
+
+def test_memory_is_given_back_while_it_trains(tmp_path, monkeypatch):
+    given, steps = [], []
+    monkeypatch.setattr(allocator, "EVERY_S", 0.0)
+    monkeypatch.setattr(allocator, "give_back", lambda: given.append(len(steps)))
+    run(toy_model(), tmp_path, settings=toy_training(), steps=3, on_step=steps.append)
+    assert given == [0, 1, 2]

@@ -1,6 +1,6 @@
 """The family's table: a column of the matrix compares nodes on the same tasks, whatever more one of them sat."""
 
-from training.report import FamilyReport, NodeReport, to_json
+from training.report import FamilyReport, NodeReport, to_json, to_tables
 from training.scorecard import Outcome, Scorecard
 
 
@@ -22,3 +22,15 @@ def test_matrix_counts_the_tasks_that_all_nodes_answered_and_the_node_its_own_wh
 def test_matrix_of_ungraded_tasks_is_empty():
     matrix = {"chat": {"chat": card("chat", a=None)}}
     assert FamilyReport({}, matrix, {}, experts=("chat",)).accuracies == {"chat": {"chat": None}}
+
+
+def test_each_task_of_an_expert_stands_beside_what_one_answer_to_all_scores():
+    outcomes = [Outcome(f"{task}{number}", "math", task, 1, score, looped=False)
+                for task, scores in (("add", (1.0, 1.0, 0.0, 1.0)), ("code", (0.0, None))) for number, score in enumerate(scores)]
+    own = Scorecard("exam", tuple(outcomes), {"math": 1.0}, {"math": 1.0}, 0.1)
+    report = FamilyReport({"math": NodeReport("v000001", own, 10)}, {"math": {"math": own}}, {}, experts=("math",), constant={"math/add": 0.25})
+    table = next(table for table in to_tables(report) if getattr(table, "title", "") == "experts by task")
+    # Wilson's interval of 3 in 4 and of 0 in 1, by hand: 0.3006-0.9544 and 0-0.7935
+    assert list(zip(*(column.cells for column in table.columns), strict=True)) == [
+        ("math/add", "4", "75.0%", "30%-95%", "25.0%"), ("math/code", "1", "0.0%", "0%-79%", "-")]
+    assert to_json(report)["constant_answer"] == {"math/add": 0.25}
