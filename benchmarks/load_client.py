@@ -1,6 +1,6 @@
 """A client in a process of its own: sends prepared requests over many connections and says when the first and last byte came.
 
-Reads JSON from stdin ({"url", "path", "streams": [[body, ...], ...]}, one list a connection, sent in turn) and writes JSON to stdout.
+Reads JSON from stdin ({"urls", "path", "streams": [[body, ...], ...]}, one list a connection, sent in turn) and writes JSON to stdout.
 Speaks our /generate and OpenAI's chat completions.
 """
 
@@ -45,9 +45,10 @@ class Seen:
         return sum(sent.tokens for sent in self.requests)
 
 
-def send(url: str, streams: Sequence[Sequence[dict[str, Any]]], *, path: str = "/generate", timeout_s: float = 300.0) -> Seen:
-    """Send from a new process, so that the client doesn't share the gateway's interpreter."""
-    done = subprocess.run([sys.executable, "-m", "benchmarks.load_client"], input=json.dumps({"url": url, "path": path, "streams": list(streams)}),
+def send(url: str | Sequence[str], streams: Sequence[Sequence[dict[str, Any]]], *, path: str = "/generate", timeout_s: float = 300.0) -> Seen:
+    """Send from a new process, so that the client doesn't share the gateway's interpreter. Several servers get the streams in turn."""
+    urls = [url] if isinstance(url, str) else list(url)
+    done = subprocess.run([sys.executable, "-m", "benchmarks.load_client"], input=json.dumps({"urls": urls, "path": path, "streams": list(streams)}),
                           text=True, stdout=subprocess.PIPE, cwd=configuration.HOME, timeout=timeout_s, check=True)
     found = json.loads(done.stdout)
     return Seen([Sent(**{**one, "versions": tuple(one["versions"])}) for one in found["requests"]], found["wall_s"])
@@ -59,12 +60,13 @@ def main() -> None:
     found: list[Sent] = []
     start = threading.Barrier(len(asked["streams"]) + 1)
 
-    def run(bodies: Sequence[dict[str, Any]]) -> None:
+    def run(url: str, bodies: Sequence[dict[str, Any]]) -> None:
         start.wait()
         for body in bodies:
-            found.append(one(asked["url"], body, path=asked["path"]))
+            found.append(one(url, body, path=asked["path"]))
 
-    threads = [threading.Thread(target=run, args=(bodies,)) for bodies in asked["streams"]]
+    urls = asked["urls"]
+    threads = [threading.Thread(target=run, args=(urls[number % len(urls)], bodies)) for number, bodies in enumerate(asked["streams"])]
     for thread in threads:
         thread.start()
     start.wait()

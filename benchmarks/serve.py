@@ -113,10 +113,9 @@ def _transformers(run_dir: str, arguments: argparse.Namespace) -> list[Figure]:
         log.warning("transformers serve isn't measured: it needs pip install \"transformers[serving]\"")
         return []
     settings = toy_settings(run_dir, streams=arguments.streams, engine="torch")
-    folder = Registry(Path(run_dir)).served(EXPERTS[0])
-    assert folder is not None
-    return against_transformers_serve(settings, folder, experts=EXPERTS, talk=TALK, streams=arguments.streams, new_tokens=arguments.tokens,
-                                      rounds=arguments.rounds)
+    registry = Registry(Path(run_dir))
+    folders = {name: folder for name in EXPERTS if (folder := registry.served(name)) is not None}
+    return against_transformers_serve(settings, folders, talk=TALK, streams=arguments.streams, new_tokens=arguments.tokens, rounds=arguments.rounds)
 
 
 def _llamacpp(settings: Settings, registry: Registry, arguments: argparse.Namespace) -> list[Figure]:

@@ -1,7 +1,8 @@
 """`transformers serve` (continuous batching) as a peer of the torch engine: both over HTTP, asked by the same client in another process.
 
-It holds one model at a time for continuous batching and stops when another is asked for, so it gets every stream for one expert, which is
-its best form, and is compared with ours over one expert and over five. Needs pip install "transformers[serving]". Says nothing about quality.
+It holds one model at a time for continuous batching and stops when another is asked for. So five experts take five servers, and ours over
+five experts is compared with these, asked for the same mix, and with one server that gets every stream for one expert, its best form.
+Needs pip install "transformers[serving]". Says nothing about quality.
 """
 
 from __future__ import annotations
@@ -16,8 +17,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
@@ -30,7 +32,7 @@ from experts.tokenizer import Message
 from settings import Settings
 
 log = logging.getLogger(__name__)
-_PEER = "transformers serve, continuous batching, one expert"
+_PEER = "transformers serve, continuous batching"
 _BLOCK_TOKENS = 256  # of its paged cache, by default
 
 
@@ -39,32 +41,57 @@ def installed() -> bool:
     return all(importlib.util.find_spec(name) is not None for name in ("fastapi", "uvicorn", "openai"))
 
 
-def against_transformers_serve(settings: Settings, folder: Path, *, experts: Sequence[str], talk: Sequence[Message], streams: int,
+def against_transformers_serve(settings: Settings, folders: Mapping[str, Path], *, talk: Sequence[Message], streams: int,
                                new_tokens: int, rounds: int) -> list[Figure]:
-    """Tokens a second of both, with the same number of streams. folder: of the version that the peer serves."""
-    theirs = [[{"model": str(folder), "messages": talk, "max_tokens": new_tokens, "stream": True, "generation_config": json.dumps(
-        {"do_sample": False, "eos_token_id": -1, "pad_token_id": 0, "max_new_tokens": new_tokens})}]] * streams
+    """Tokens a second of both, with the same number of streams. folders: version of each expert, the first is the one that gets all streams alone."""
+    experts = list(folders)
+    blocks = streams * -(-settings.model.context_tokens // _BLOCK_TOKENS)
+    load = _Load(talk, streams, new_tokens)
     figures = []
-    with gateway_process(settings) as child, transformers_serve(folder, blocks=streams * -(-settings.model.context_tokens // _BLOCK_TOKENS)) as url:
+    with gateway_process(settings) as child:
         wait_ready(child.url)
-        for name, nodes in (("one expert", experts[:1]), (f"{len(experts)} experts", experts)):
-            ours = [[{"messages": talk, "node": nodes[number % len(nodes)], "max_new_tokens": new_tokens, "ignore_end": True, "loop_guard": False,
-                      "stream": True}] for number in range(streams)]
-            ways = {"ours": functools.partial(_rate, child.url, "/generate", ours, new_tokens),
-                    "peer": functools.partial(_rate, url, "/v1/chat/completions", theirs, new_tokens)}
-            for way in ways.values():
-                way()  # a warm-up
-            found = alternate(ways, rounds=rounds)
-            figures.append(compared(f"torch engine over HTTP, {streams} streams, {name}", unit="tok/s", ours=found["ours"], peer=found["peer"],
-                                    peer_name=_PEER))
-            log.info("%s", figures[-1])
+        for peers, cases in ((experts[:1], (experts[:1], experts)), (experts, (experts,))):
+            with ExitStack() as running:
+                urls = [running.enter_context(transformers_serve(folders[name], blocks=blocks)) for name in peers]
+                for asked in cases:
+                    ways = {"ours": functools.partial(load.ours, child.url, asked),
+                            "peer": functools.partial(load.theirs, urls, [folders[name] for name in peers])}
+                    for way in ways.values():
+                        way()  # a warm-up
+                    found = alternate(ways, rounds=rounds)
+                    figures.append(compared(f"torch engine over HTTP, {streams} streams, {_experts(len(asked))}", unit="tok/s", ours=found["ours"],
+                                            peer=found["peer"], peer_name=f"{_PEER}, {_experts(len(peers))}, a server each"))
+                    log.info("%s", figures[-1])
     return figures
 
 
-def _rate(url: str, path: str, bodies: Sequence[Sequence[dict[str, Any]]], new_tokens: int) -> float:
-    seen = load_client.send(url, bodies, path=path)
-    assert {sent.tokens for sent in seen.requests} == {new_tokens}, [(sent.status, sent.ended, sent.tokens) for sent in seen.requests]
-    return seen.tokens / seen.wall_s
+def _experts(count: int) -> str:
+    return "one expert" if count == 1 else f"{count} experts"
+
+
+@dataclass(frozen=True, slots=True)
+class _Load:
+    """So many streams of one prompt each, answered with exactly new_tokens tokens."""
+
+    talk: Sequence[Message]
+    streams: int
+    new_tokens: int
+
+    def ours(self, url: str, nodes: Sequence[str]) -> float:
+        """Tokens a second of our gateway, stream by stream another node."""
+        return self._rate([url], "/generate", [[{"messages": self.talk, "node": nodes[number % len(nodes)], "max_new_tokens": self.new_tokens,
+                                                 "ignore_end": True, "loop_guard": False, "stream": True}] for number in range(self.streams)])
+
+    def theirs(self, urls: Sequence[str], folders: Sequence[Path]) -> float:
+        """Tokens a second of the servers together, stream by stream another one; folders: the version that each serves."""
+        config = json.dumps({"do_sample": False, "eos_token_id": -1, "pad_token_id": 0, "max_new_tokens": self.new_tokens})
+        return self._rate(urls, "/v1/chat/completions", [[{"model": str(folders[number % len(folders)]), "messages": self.talk, "max_tokens": self.new_tokens,
+                                                           "stream": True, "generation_config": config}] for number in range(self.streams)])
+
+    def _rate(self, urls: Sequence[str], path: str, bodies: Sequence[Sequence[dict[str, Any]]]) -> float:
+        seen = load_client.send(urls, bodies, path=path)
+        assert {sent.tokens for sent in seen.requests} == {self.new_tokens}, [(sent.status, sent.ended, sent.tokens) for sent in seen.requests]
+        return seen.tokens / seen.wall_s
 
 
 @contextmanager

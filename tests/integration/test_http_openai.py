@@ -1,5 +1,8 @@
 """OpenAI's own client against our endpoints."""
 
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
+
 import openai
 import pytest
 import requests
@@ -132,3 +135,12 @@ def test_load_client_reads_the_counts_of_streamed_chat_completions(live, client)
     assert all(0 < sent.first_s <= sent.total_s for sent in seen)
     (refused,) = load_client.send(live.url, [[{**ASK, "model": "nobody"}]], path="/v1/chat/completions").requests
     assert (refused.status, refused.ended, refused.tokens) == (404, "model_not_found", 0)
+
+
+def test_load_client_gives_streams_to_several_servers_in_turn(live):
+    with HTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler) as other:  # knows no POST: 501
+        threading.Thread(target=other.serve_forever, daemon=True).start()
+        urls = [live.url, f"http://127.0.0.1:{other.server_port}"]
+        seen = load_client.send(urls, [[ASK]] * 5, path="/v1/chat/completions").requests
+        other.shutdown()
+    assert sorted(sent.status for sent in seen) == [200, 200, 200, 501, 501]
