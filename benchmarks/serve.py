@@ -33,6 +33,7 @@ from settings import Settings
 
 log = logging.getLogger(__name__)
 EXPERTS = ("math", "reasoning", "conversation", "knowledge", "code")
+_FIRSTS = 40  # first tokens a round
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -173,20 +174,23 @@ def _direct(models: Sequence[Any], streams: int, new_tokens: int) -> float:
 
 
 def _first_token(settings: Settings, registry: Registry, arguments: argparse.Namespace) -> list[Figure]:
-    """What router, gateway and HTTP add to the first token: seen by a client, less what the engine alone needs."""
-    count = 40 * arguments.rounds
+    """What router, gateway and HTTP add to the first token: seen by a client, less what the engine alone needs, the two taking turns."""
     engine = LlamaCppEngine(Path(settings.run.dir) / "gguf", limits=EngineLimits(slots=arguments.streams, loop_repeats=None),
                             models=len(Tree.from_settings(settings.tree).trainable))
     folder = registry.served("math")
     assert folder is not None
     model = engine.load(folder, name="math")
-    alone = [_first_of(model) for _ in range(count)]
-    engine.close()
+    body = {"messages": TALK, "max_new_tokens": 2, "ignore_end": True, "stream": True}
+    seen: list[float] = []
+    alone: list[float] = []
     with gateway_process(settings) as child:
         wait_ready(child.url)
-        body = {"messages": TALK, "max_new_tokens": 2, "ignore_end": True, "stream": True}
         load_client.send(child.url, [[body] * 5])
-        seen = [sent.first_s for sent in load_client.send(child.url, [[body] * count]).requests]
+        _first_of(model)
+        for _ in range(arguments.rounds):
+            alone += [_first_of(model) for _ in range(_FIRSTS)]
+            seen += [sent.first_s for sent in load_client.send(child.url, [[body] * _FIRSTS]).requests]
+    engine.close()
     figures = []
     for name, share in (("p50", 0.5), ("p99", 0.99)):
         ours, peer = (statistics.quantiles(times, n=100, method="inclusive")[round(share * 100) - 1] * 1e3 for times in (seen, alone))
