@@ -52,8 +52,7 @@ class DataSettings(Section):
     path: str | None = Field(None, description="folder with one sub-folder a domain, or a text file for plain-text recipes")
     format: Literal["records", "text"] = Field("records", description="what data.path holds: records by domain, or one text file for a model of plain text")
     hub: dict[str, tuple[str, ...]] = Field(default={}, description="Hub data sets by domain: \"owner/name config=C split=train prompt=FIELD response=FIELD\"")
-    curriculum: Literal["auto", "always", "never"] = Field(
-        "auto", description="embedded curriculum; auto: for domains without records of their own")
+    curriculum: Literal["auto", "always", "never"] = Field("auto", description="embedded curriculum; auto: for domains without records of their own")
     curriculum_records: int = Field(32000, description="records a domain that the curriculum makes a cycle", ge=100, le=5_000_000)
     curriculum_level: int = Field(3, description="highest curriculum level made at the start", ge=1, le=9)
     min_chars: int = Field(1, description="shortest prompt or response kept, in characters", ge=1)
@@ -74,9 +73,8 @@ class TrainSettings(Section):
     row_tokens: int = Field(384, description="tokens a packed row; at most model.context_tokens", ge=16, le=1_048_576)
     batch_rows: int = Field(8, description="packed rows a step and accumulation phase", ge=1, le=65_536)
     accumulate: int = Field(1, description="batches a step (gradient accumulation)", ge=1, le=4096)
-    optimizer: Literal["adamw", "muon", "muon_sophia"] = Field(
-        "muon", description="adamw, or muon for matrices with adamw or sophia (needs the extra sophia) for the rest")
-    lr: float = Field(3e-3, description="peak learning rate of AdamW", gt=0, le=1)
+    optimizer: Literal["adamw", "muon", "muon_sophia"] = Field("muon", description="adamw, or muon for matrices and adamw or sophia (an extra) for the rest")
+    lr: float | None = Field(None, description="peak rate of AdamW or Sophia; unset: 0.01 for embeddings and norms beside Muon, 0.002 without it", gt=0, le=1)
     muon_lr: float = Field(0.02, description="peak learning rate of Muon", gt=0, le=1)
     beta1: float = Field(0.9, description="AdamW first moment", ge=0, lt=1)
     beta2: float = Field(0.95, description="AdamW second moment", ge=0, lt=1)
@@ -88,8 +86,7 @@ class TrainSettings(Section):
     clip_norm: float = Field(1.0, description="largest gradient norm", gt=0)
     precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="auto: bf16 autocast where it measures faster")
     compile: Literal["auto", "off"] = Field("auto", description="torch.compile where there is a compiler and the run is long enough")
-    lora_rank: int | None = Field(None, description="rank of LoRA adapters, merged at promotion (needs the extra pretrained); unset: train all weights",
-                                  ge=1, le=4096)
+    lora_rank: int | None = Field(None, description="rank of LoRA adapters, merged at promotion (extra pretrained); unset: all weights", ge=1, le=4096)
     lora_alpha: float = Field(32.0, description="LoRA adapters count lora_alpha / lora_rank", gt=0, le=4096)
     gradient_checkpointing: bool = Field(False, description="compute layers again in the backward pass: less memory, about a third slower")
     checkpoint_every_s: float = Field(60.0, description="seconds of training between saved states", gt=0)
@@ -236,14 +233,7 @@ class Settings(Section):
 
 def known_keys() -> tuple[str, ...]:
     """Every settable key as section.key, in the order of config.toml."""
-    return tuple(f"{section}.{key}" for section, field in Settings.model_fields.items()
-                 for key in _section_class(field.annotation).model_fields)
-
-
-def _section_class(annotation: Any) -> type[Section]:
-    assert isinstance(annotation, type)
-    assert issubclass(annotation, Section)
-    return annotation
+    return tuple(f"{section}.{key}" for section, table in Settings() for key in type(table).model_fields)
 
 
 def load(*, config: Path | None = None, recipe: str | None = None, overrides: Sequence[str] = (),
@@ -258,10 +248,18 @@ def load(*, config: Path | None = None, recipe: str | None = None, overrides: Se
         _merge(tables, read_toml(config or DEFAULT_CONFIG))
     if recipe is not None:
         _merge(tables, read_toml(_recipe_file(recipe)))
-    if run_dir is not None:
-        _merge(tables, {"run": {"dir": run_dir}})
-    if data_path is not None:
-        _merge(tables, {"data": {"path": data_path}})
+    for section, key, value in (("run", "dir", run_dir), ("data", "path", data_path)):
+        if value is not None:
+            _merge(tables, {section: {key: value}})
+    return _overridden(tables, overrides)
+
+
+def changed(settings: Settings, overrides: Sequence[str]) -> Settings:
+    """These settings with overrides as load() takes them. Raises SettingsError."""
+    return _overridden(settings.model_dump(exclude_none=True), overrides)
+
+
+def _overridden(tables: dict[str, Any], overrides: Sequence[str]) -> Settings:
     for override in overrides:
         _merge(tables, _parse_override(override), add_branches=override.startswith("tree.branches."))
     return check(tables)

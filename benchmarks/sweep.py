@@ -118,13 +118,7 @@ class _Watch:
 
 def _variant(settings: Settings, text: str) -> TrainSettings:
     """Train settings with the changes of one --variant, checked like any other."""
-    changes = [f"train.{change}" for change in text.split(",") if change]
-    tables = settings.model_dump()
-    for change in changes:
-        key, _, value = change.partition("=")
-        kind = type(tables["train"][key.removeprefix("train.")])
-        tables["train"][key.removeprefix("train.")] = kind(value)
-    return configuration.check(tables).train
+    return configuration.changed(settings, [f"train.{change}" for change in text.split(",") if change]).train
 
 
 def _train(settings: Settings, corpus: Corpus, tree: Tree, *, train_settings: TrainSettings, steps: int, seed: int) -> _Found:

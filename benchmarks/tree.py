@@ -99,7 +99,7 @@ def side_by_side(tree: Result, one: Result, *, steps: int, peer_name: str) -> li
 
 def _finished(settings: Settings, folder: Path, *, words: Sequence[str]) -> Result:
     """The result of a run, trained first when it hasn't ended its first cycle."""
-    chosen = configuration.check(_changed(settings, folder, words))
+    chosen = configuration.changed(settings, [f'run.dir="{folder.as_posix()}"', *words])
     if not Journal(folder / "journal.db", read_only=True).events(kind="cycle_ended", limit=1):
         folder.parent.mkdir(parents=True, exist_ok=True)
         file = folder.parent / f"{folder.name}.toml"
@@ -108,15 +108,6 @@ def _finished(settings: Settings, folder: Path, *, words: Sequence[str]) -> Resu
         command = [sys.executable, str(HOME / "continuous_loop.py"), "--config", str(file), "--cycles", "1", "--no-serve", "--quiet"]
         subprocess.run(command, check=True, cwd=Path.cwd(), stdout=sys.stderr)
     return _examined(chosen)
-
-
-def _changed(settings: Settings, folder: Path, words: Sequence[str]) -> dict[str, object]:
-    tables: dict[str, dict[str, object]] = settings.model_dump(exclude_none=True)
-    tables["run"]["dir"] = str(folder)
-    for word in words:
-        section, key, value = (*word.partition("=")[0].split("."), float(word.partition("=")[2]))
-        tables[section][key] = int(value) if value == int(value) and key == "steps" else value
-    return dict(tables)
 
 
 def _examined(settings: Settings) -> Result:

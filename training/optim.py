@@ -18,6 +18,7 @@ from experts.moe.block import expert_parameters, router_parameters
 from settings import TrainSettings
 from training.batches import Batch
 from training.packed_loss import PackedLoss
+from training.plan import peak_lr
 from training.sophia import curvature, estimate_due, make_sophia
 
 # Quintic Newton-Schulz coefficients and steps of Muon (Keller Jordan, https://kellerjordan.github.io/posts/muon/), as in torch.optim.Muon.
@@ -97,13 +98,13 @@ class Optimizers:
         rest = [param for param in self._names if param not in chosen]
         self.muon = BatchedMuon(matrices, lr=settings.muon_lr, weight_decay=settings.weight_decay,
                                 dtype=torch.bfloat16 if rules.bf16 else torch.float32, pairs=gate_up) if settings.optimizer != "adamw" and matrices else None
-        self.sophia = make_sophia(rest, lr=settings.lr) if settings.optimizer == "muon_sophia" and rest else None
+        self.sophia = make_sophia(rest, lr=peak_lr(settings)) if settings.optimizer == "muon_sophia" and rest else None
         self._curvature: list[Tensor] | None = None
         groups = [{"params": rest if self.sophia is None else [], "weight_decay": 0.0}]
         if self.muon is None:
             groups.append({"params": matrices, "weight_decay": settings.weight_decay})
         groups = [group for group in groups if group["params"]]
-        self.adamw = make_adamw(groups, lr=settings.lr, betas=(settings.beta1, settings.beta2), rules=rules) if groups else None
+        self.adamw = make_adamw(groups, lr=peak_lr(settings), betas=(settings.beta1, settings.beta2), rules=rules) if groups else None
 
     @property
     def parameters(self) -> list[nn.Parameter]:

@@ -13,6 +13,9 @@ from typing import Any
 from experts.moe.health import Reading
 from settings import TrainSettings
 
+# Where train.lr is unset: of embeddings and norms beside Muon, of all weights, Sophia's (RESULTS.md, "Training").
+LR_OF_OPTIMIZER = {"muon": 0.01, "adamw": 0.002, "muon_sophia": 0.003}
+
 
 class TrainingDiverged(RuntimeError):
     """The loss stayed non-finite after every return to the last good state that train.max_rollbacks allows."""
@@ -20,6 +23,11 @@ class TrainingDiverged(RuntimeError):
 
 class StateMismatch(RuntimeError):
     """A saved trainer state belongs to another run: the message lists each difference."""
+
+
+def peak_lr(settings: TrainSettings) -> float:
+    """Peak rate of AdamW or Sophia: train.lr, or what suits the optimizer."""
+    return LR_OF_OPTIMIZER[settings.optimizer] if settings.lr is None else settings.lr
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +70,7 @@ class Plan:
             raise ValueError(f"a plan needs at least one step, got {steps}; raise loop.minutes or loop.steps")
         warmup = min(round(steps * settings.warmup_share), steps - 1)
         decay = min(round(steps * settings.decay_share), steps - warmup)
-        return cls(steps, settings.lr * lr_share, settings.muon_lr * lr_share, settings.schedule, warmup, decay, settings.final_lr_share, seed, seconds)
+        return cls(steps, peak_lr(settings) * lr_share, settings.muon_lr * lr_share, settings.schedule, warmup, decay, settings.final_lr_share, seed, seconds)
 
     def at_speed(self, *, step: int, train_s: float) -> Plan:
         """This plan after so many steps in train_s seconds: as many steps as fill its seconds at their mean speed, itself where it has none.

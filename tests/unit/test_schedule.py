@@ -21,6 +21,12 @@ def test_lr_share_during_warmup_rises_in_equal_parts(schedule: str) -> None:
     assert shares == pytest.approx([1 / 3, 2 / 3, 1])
 
 
+@pytest.mark.parametrize(("optimizer", "lr", "found"), [("muon", None, 0.01), ("adamw", None, 0.002), ("muon_sophia", None, 0.003), ("muon", 5e-3, 5e-3)])
+def test_plan_takes_the_rate_that_is_set_or_the_one_that_suits_the_optimizer(optimizer: str, lr: float | None, found: float) -> None:
+    made = Plan.from_settings(TrainSettings.model_validate({"optimizer": optimizer, "lr": lr}), steps=10, seed=0, lr_share=0.5)
+    assert (made.lr, made.muon_lr) == pytest.approx((found * 0.5, 0.01))
+
+
 def test_lr_share_linear_falls_evenly_to_the_final_share() -> None:
     shares = [lr_share(step, plan=plan("linear", final=0.2)) for step in (4, 7, 11)]
     assert shares == pytest.approx([0.2 + 0.8 * 7 / 8, 0.2 + 0.8 * 4 / 8, 0.2])

@@ -92,3 +92,12 @@ def test_load_branches_one_is_added_a_table_replaces_all(override, branches):
 def test_load_branches_of_a_recipe_replace_those_of_the_config(tmp_path):
     (tmp_path / "r.toml").write_text('[tree.branches]\nlegal = ["law"]\n', encoding="utf-8")
     assert set(load(recipe=str(tmp_path / "r.toml")).tree.branches) == {"legal"}
+
+
+def test_changed_lays_overrides_over_settings_and_keeps_the_rest():
+    first = settings.load(overrides=["run.seed=7", "train.lr=1e-3", "tree.branches.arts=[\"painting\"]"])
+    again = settings.changed(first, ["run.dir=\"runs/1500\"", "train.lr=2e-3", "loop.root_share=1", "loop.branch_share=0"])
+    assert (again.run.seed, again.run.dir, again.train.lr, again.loop.root_share) == (7, "runs/1500", 2e-3, 1.0)
+    assert again.tree == first.tree
+    with pytest.raises(settings.SettingsError, match=r"loop\.root_share"):
+        settings.changed(first, ["loop.root_share=2"])
