@@ -25,7 +25,6 @@ from experts.journal import Journal
 from experts.registry import Registry
 from experts.tree import Tree
 from settings import HOME, Settings
-from training.agenda import founding
 from training.exam import Exam, examine
 from training.scorecard import Scorecard
 
@@ -65,7 +64,7 @@ def measure(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> l
         for name, result in (("tree", tree), ("one model", one)):
             curves[name].append((steps, _mean(result.bits)))
         if arguments.side_by_side:
-            way = way_steps(settings, steps=steps)
+            way = way_steps(arguments.work / f"tree-{steps}", Tree.from_settings(settings.tree))
             figures += side_by_side(tree, _finished(settings, arguments.work / f"one-{way}", words=one_model(settings, steps=way)), steps=steps,
                                     peer_name=f"one model, the {way} steps of one way down the tree")
     if arguments.picture is not None:
@@ -78,11 +77,10 @@ def one_model(settings: Settings, *, steps: int) -> list[str]:
     return [f"loop.steps={steps}", "loop.root_share=1", "loop.branch_share=0", f"loop.root_final_lr_share={settings.train.final_lr_share}"]
 
 
-def way_steps(settings: Settings, *, steps: int) -> int:
-    """Most steps on one way from the root to an expert, of a tree that has so many in all."""
-    tree = Tree.from_settings(settings.tree)
-    jobs = {job.node: job.steps or 0 for job in founding(tree, settings=settings.loop.model_copy(update={"steps": steps}))}
-    return max(sum(jobs.get(name, 0) for name in tree.path(domain)) for domain in tree.domains)
+def way_steps(folder: Path, tree: Tree) -> int:
+    """Most steps on one way from the root to an expert of a finished run, as its journal has them."""
+    steps = {event.node: int(event.facts["steps"]) for event in Journal(folder / "journal.db", read_only=True).events(kind="training_started")}
+    return max(sum(steps.get(name, 0) for name in tree.path(domain)) for domain in tree.domains)
 
 
 def side_by_side(tree: Result, one: Result, *, steps: int, peer_name: str) -> list[Figure]:

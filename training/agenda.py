@@ -34,6 +34,12 @@ class Job:
             return self
         return replace(self, steps=max(1, round(self.seconds / step_s)))
 
+    def scaled(self, factor: float) -> Job:
+        """The job with so many times the training, at least one step."""
+        if self.steps is not None:
+            return replace(self, steps=max(1, round(self.steps * factor)))
+        return replace(self, seconds=(self.seconds or 0.0) * factor)
+
     @property
     def size(self) -> str:
         """How much training, in words."""
@@ -42,11 +48,12 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class Agenda:
-    """The jobs of one cycle, in order, and whether its router was looked at."""
+    """The jobs of one cycle, in order, whether its router was looked at, and whether the root's part was (with_root_share)."""
 
     cycle: int
     jobs: tuple[Job, ...]
     router_done: bool = False
+    shared_out: bool = False
 
     @property
     def pending(self) -> Job | None:
@@ -58,6 +65,15 @@ class Agenda:
         index = next(i for i, other in enumerate(self.jobs) if other.status == "pending")
         return replace(self, jobs=(*self.jobs[:index], job, *self.jobs[index + 1:]))
 
+    def with_root_share(self, share: float) -> Agenda:
+        """This agenda with at least that share for its first job, the root's; what the others lose, they lose alike."""
+        sizes = [job.seconds if job.steps is None else float(job.steps) for job in self.jobs]
+        whole, rest = sum(size or 0.0 for size in sizes), sum(size or 0.0 for size in sizes[1:])
+        if not rest or rest <= (1 - share) * whole:
+            return replace(self, shared_out=True)
+        factors = (share * whole / (whole - rest), *[(1 - share) * whole / rest] * (len(sizes) - 1))
+        return replace(self, shared_out=True, jobs=tuple(job.scaled(factor) for job, factor in zip(self.jobs, factors, strict=True)))
+
     def to_json(self) -> dict[str, Any]:
         """Plain data for work/agenda.json."""
         return asdict(self)
@@ -65,7 +81,8 @@ class Agenda:
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Agenda:
         """The inverse of to_json."""
-        return cls(cycle=data["cycle"], jobs=tuple(Job(**job) for job in data["jobs"]), router_done=data["router_done"])
+        return cls(cycle=data["cycle"], jobs=tuple(Job(**job) for job in data["jobs"]), router_done=data["router_done"],
+                   shared_out=data.get("shared_out", True))  # one of an earlier version goes on as it began
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +119,15 @@ def founding(tree: Tree, *, settings: LoopSettings) -> tuple[Job, ...]:
     shares |= {name: (1 - settings.root_share - branch_share) / len(tree.domains) for name in tree.domains}
     return tuple(_job(name, 1.0 if name == tree.root else settings.leaf_lr_share, share=share, steps=settings.steps, minutes=settings.minutes)
                  for name, share in shares.items() if share > 0)
+
+
+def root_share(settings: LoopSettings, *, needed: float, steps: float) -> float:
+    """The root's share of a first cycle of so many steps, when it needs `needed` of them to have read loop.root_reads tokens a weight.
+
+    An expert starts from what its root knows, and steps that all domains share teach more as long as the root still learns fast: a short
+    cycle belongs to the root, up to loop.root_share_most, a long one to the experts (RESULTS.md, "Tree against one model").
+    """
+    return max(settings.root_share, min(settings.root_share_most, needed / steps))
 
 
 def newcomers(tree: Tree, served: Collection[str], *, settings: LoopSettings) -> tuple[Job, ...]:

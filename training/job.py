@@ -18,7 +18,7 @@ from experts.adapters import merged
 from experts.device import Device
 from experts.expert import Expert
 from experts.moe.recorder import HealthRecorder
-from training.agenda import Job, mix_of
+from training.agenda import Job, mix_of, root_share
 from training.examiner import Examiner, Verdict
 from training.plan import Mix, Plan, StepFacts, Trained, TrainingDiverged
 from training.progress import Reporter
@@ -97,6 +97,16 @@ class JobRunner:
     def step_s(self, node: str, corpus: Corpus) -> float:
         """Seconds a step of this node's training takes here, measured on a few real steps."""
         return measure_step_s(self.start_model(node, corpus), corpus=corpus, mix=self.mix(node, corpus), device=self._device, settings=self._run.settings.train)
+
+    def root_share(self, corpus: Corpus) -> float:
+        """Share of the first cycle for the root (agenda.root_share); loop.root_share for one that begins with a pretrained model."""
+        settings, root = self._run.settings, self._run.tree.root
+        if settings.model.base is not None:
+            return settings.loop.root_share
+        weights = sum(param.numel() for param in self.start_model(root, corpus).parameters())
+        tokens = settings.train.row_tokens * settings.train.batch_rows * settings.train.accumulate
+        steps = settings.loop.steps or max(1.0, settings.loop.minutes * 60 / self.step_s(root, corpus))
+        return root_share(settings.loop, needed=settings.loop.root_reads * weights / tokens, steps=steps)
 
     def epoch_steps(self, node: str, corpus: Corpus, *, epochs: float) -> int:
         """Steps that read the training tokens of a node's own domains so many times (replayed tokens come on top)."""

@@ -101,6 +101,7 @@ class Loop:
         """All jobs of a cycle, then its end; False when stopped before."""
         self._agenda = agenda
         self._route(corpus)
+        self._share_out(corpus)
         while (job := self._agenda.pending) is not None:
             if self._should_stop():
                 return False
@@ -183,6 +184,17 @@ class Loop:
             self._run.journal.append("refused", node="router", reason=candidate.reason)
             self._reporter.note(f"router refused: {candidate.reason}")
         self._save(replace(self._agenda, router_done=True))
+
+    def _share_out(self, corpus: Corpus) -> None:
+        """Give the root of a founding cycle the share that it needs; after the router's fit, since it takes a model to measure its speed."""
+        assert self._agenda is not None
+        first = self._agenda.jobs[0]
+        if self._agenda.shared_out or first.status != "pending" or first.node != self._run.tree.root or first.lr_share != 1.0:
+            return
+        changed = self._agenda.with_root_share(self._jobs.root_share(corpus))
+        if changed.jobs != self._agenda.jobs:
+            self._reporter.note(f"{first.node} gets {changed.jobs[0].size} in place of {first.size}: it has much to learn that all domains share")
+        self._save(changed)
 
     def _open_agenda(self) -> Agenda:
         settings, tree = self._run.settings.loop, self._run.tree

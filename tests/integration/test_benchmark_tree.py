@@ -7,13 +7,17 @@ import pytest
 import settings
 from benchmarks import tree as benchmark
 from benchmarks.tree import Result, one_model, side_by_side, way_steps
+from experts.journal import Journal
+from experts.tree import Tree
 from training.exam import Exam
 
 
-def test_way_from_root_to_expert_of_a_thousand_steps():
-    """root 400; two branches share 120, 60 each; five experts share 480, 96 each: 400 + 60 + 96."""
-    chosen = settings.load(overrides=["loop.root_share=0.4", "loop.branch_share=0.12"])
-    assert way_steps(chosen, steps=1000) == 556
+def test_way_from_root_to_expert_is_read_from_the_journal(tmp_path):
+    """root 400; analytical 60, language 50; math 90, reasoning 96, conversation 99: 400 + 60 + 96."""
+    journal = Journal(tmp_path / "journal.db")
+    for node, steps in (("generalist", 400), ("analytical", 60), ("language", 50), ("math", 90), ("reasoning", 96), ("conversation", 99)):
+        journal.append("training_started", node=node, cycle=0, steps=steps)
+    assert way_steps(tmp_path, Tree.from_settings(settings.load().tree)) == 556
 
 
 def test_one_model_gets_every_step_and_decays_to_the_end():

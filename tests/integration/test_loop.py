@@ -243,6 +243,15 @@ def test_loop_raises_the_level_of_what_was_promoted_and_teaches_it_next(toy_sett
     assert {row.meta["level"] for row in corpus.examples(domain, "train")} == {1, 2}
 
 
+def test_loop_gives_a_root_that_has_read_little_more_of_a_short_cycle_and_keeps_it_over_a_stop(toy_settings):
+    """20 steps hold far fewer tokens than 3.5 a weight: the root gets loop.root_share_most, 15 in place of 8, and the expert what is left."""
+    chosen = toy_settings("tree.branches={technical=[\"code\"]}", "loop.root_share_most=0.75")
+    turn(chosen, router=False, should_stop=Stop(after=5))
+    _, events = turn(chosen, router=False)
+    started = [(event.node, event.facts["steps"]) for event in events if event.kind == "training_started"]
+    assert started == [("generalist", 15), ("generalist", 15), ("code", 5)]
+
+
 def test_loop_without_a_root_trains_nothing_below_it(toy_settings):
     registry, events = turn(toy_settings("train.lr=1e-9", "train.muon_lr=1e-9"), router=False)
     assert [event.node for event in events if event.kind == "training_started"] == ["generalist"]
@@ -251,7 +260,7 @@ def test_loop_without_a_root_trains_nothing_below_it(toy_settings):
 
 
 def test_loop_writes_curves_of_every_training_unless_told_not_to(toy_settings):
-    chosen = toy_settings("tree.branches={technical=[\"code\"]}", "train.validate_every_steps=5")
+    chosen = toy_settings("tree.branches={technical=[\"code\"]}", "train.validate_every_steps=5", "loop.root_reads=0")
     turn(chosen, router=False)
     home = Path(chosen.run.dir) / "tensorboard"
     assert {folder.name for folder in home.iterdir()} == {"generalist-cycle00000", "code-cycle00000"}

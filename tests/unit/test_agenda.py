@@ -6,7 +6,7 @@ import pytest
 
 from experts.tree import Tree
 from settings import LoopSettings, load
-from training.agenda import Agenda, Job, Standing, founding, gain, mix_of, most_to_gain, newcomers
+from training.agenda import Agenda, Job, Standing, founding, gain, mix_of, most_to_gain, newcomers, root_share
 
 TREE = Tree.from_settings(load().tree)
 
@@ -29,6 +29,37 @@ def test_job_seconds_become_steps_once():
 def test_founding_given_steps_leaves_the_clock_out():
     jobs = founding(TREE, settings=LoopSettings(steps=100, root_share=0.5, branch_share=0.0))
     assert [(job.node, job.steps) for job in jobs] == [("generalist", 50), *((name, 10) for name in TREE.domains)]
+
+
+@pytest.mark.parametrize(("steps", "share"), [(100, 0.75), (1200, 0.75), (1500, 0.6), (2250, 0.4), (90_000, 0.4)])
+def test_root_share_is_what_it_needs_of_the_cycle_within_the_bounds(steps, share):
+    """900 steps are 90 % of 1,000, 60 % of 1,500, 40 % of 2,250."""
+    assert root_share(LoopSettings(root_share=0.4, root_share_most=0.75), needed=900, steps=steps) == pytest.approx(share)
+
+
+def test_root_share_that_is_set_higher_than_the_most_stays():
+    assert root_share(LoopSettings(root_share=1.0, branch_share=0.0), needed=1, steps=1000) == 1.0
+
+
+@pytest.mark.parametrize("given", [{"steps": 1000}, {"minutes": 1000 / 60}])
+def test_agenda_with_a_larger_root_takes_from_the_others_alike(given):
+    """Of 1,000 the root gets 700 in place of 400; 600 of the others become 300: branches 60 -> 30, experts 96 -> 48."""
+    agenda = Agenda(cycle=0, jobs=founding(TREE, settings=LoopSettings(root_share=0.4, branch_share=0.12, **given))).with_root_share(0.7)
+    assert agenda.shared_out
+    assert [job.steps or job.seconds for job in agenda.jobs] == pytest.approx([700, 30, 30, 48, 48, 48, 48, 48])
+
+
+def test_agenda_never_takes_from_the_root():
+    agenda = Agenda(cycle=0, jobs=founding(TREE, settings=LoopSettings(steps=1000, root_share=0.4)))
+    assert agenda.with_root_share(0.3).jobs == agenda.jobs
+    alone = Agenda(cycle=0, jobs=founding(TREE, settings=LoopSettings(steps=1000, root_share=1.0, branch_share=0.0)))
+    assert alone.with_root_share(0.5).jobs == alone.jobs
+
+
+def test_agenda_of_an_earlier_version_goes_on_as_it_began():
+    data = Agenda(cycle=0, jobs=(Job("generalist", 1.0, steps=5),)).to_json()
+    del data["shared_out"]
+    assert Agenda.from_json(data).shared_out
 
 
 def test_newcomers_share_one_cycle():
