@@ -52,7 +52,8 @@ def against_transformers_serve(settings: Settings, folders: Mapping[str, Path], 
         wait_ready(child.url)
         for peers, cases in ((experts[:1], (experts[:1], experts)), (experts, (experts,))):
             with ExitStack() as running:
-                urls = [running.enter_context(transformers_serve(folders[name], blocks=blocks)) for name in peers]
+                threads = max(1, (os.cpu_count() or 1) // len(peers))
+                urls = [running.enter_context(transformers_serve(folders[name], blocks=blocks, threads=threads)) for name in peers]
                 for asked in cases:
                     ways = {"ours": functools.partial(load.ours, child.url, asked),
                             "peer": functools.partial(load.theirs, urls, [folders[name] for name in peers])}
@@ -95,15 +96,15 @@ class _Load:
 
 
 @contextmanager
-def transformers_serve(folder: Path, *, blocks: int, start_s: float = 120.0) -> Iterator[str]:
+def transformers_serve(folder: Path, *, blocks: int, threads: int, start_s: float = 120.0) -> Iterator[str]:
     """Its address, once it answers; killed at the end. blocks: of its paged cache, for which it otherwise takes 80 to 90 % of all memory at the
-    first request, with masks for 8,192 tokens a pass."""
+    first request, with masks for 8,192 tokens a pass. threads: of its products; several servers with every core each wait for one another."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     command = [sys.executable, "-m", "transformers.cli.transformers", "serve", str(folder), "--continuous-batching", "--device", "cpu",
                "--dtype", "float32", "--host", "127.0.0.1", "--port", str(port), "--cb-num-blocks", str(blocks), "--cb-max-batch-tokens", "1024"]
     with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as words:
-        process = subprocess.Popen(command, env={**os.environ, "HF_HUB_OFFLINE": "1"}, stdout=subprocess.DEVNULL, stderr=words)
+        process = subprocess.Popen(command, env={**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": str(threads)}, stdout=subprocess.DEVNULL, stderr=words)
         try:
             url = f"http://127.0.0.1:{port}"
             _wait_healthy(url, process, words, until=time.monotonic() + start_s)
