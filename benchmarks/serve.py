@@ -115,7 +115,7 @@ def _transformers(run_dir: str, arguments: argparse.Namespace) -> list[Figure]:
         return []
     settings = toy_settings(run_dir, streams=arguments.streams, engine="torch")
     registry = Registry(Path(run_dir))
-    folders = {name: folder for name in EXPERTS if (folder := registry.served(name)) is not None}
+    folders = dict(zip(EXPERTS, _folders(registry), strict=True))
     return against_transformers_serve(settings, folders, talk=TALK, streams=arguments.streams, new_tokens=arguments.tokens, rounds=arguments.rounds)
 
 

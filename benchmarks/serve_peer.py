@@ -52,7 +52,7 @@ def against_transformers_serve(settings: Settings, folders: Mapping[str, Path], 
         wait_ready(child.url)
         for peers, cases in ((experts[:1], (experts[:1], experts)), (experts, (experts,))):
             with ExitStack() as running:
-                threads = max(1, (os.cpu_count() or 1) // len(peers))
+                threads = max(1, _cores() // len(peers)) if len(peers) > 1 else None
                 urls = [running.enter_context(transformers_serve(folders[name], blocks=blocks, threads=threads)) for name in peers]
                 for asked in cases:
                     ways = {"ours": functools.partial(load.ours, child.url, asked),
@@ -64,6 +64,10 @@ def against_transformers_serve(settings: Settings, folders: Mapping[str, Path], 
                                             peer=found["peer"], peer_name=f"{_PEER}, {_experts(len(peers))}, a server each"))
                     log.info("%s", figures[-1])
     return figures
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _experts(count: int) -> str:
@@ -96,15 +100,17 @@ class _Load:
 
 
 @contextmanager
-def transformers_serve(folder: Path, *, blocks: int, threads: int, start_s: float = 120.0) -> Iterator[str]:
+def transformers_serve(folder: Path, *, blocks: int, threads: int | None, start_s: float = 120.0) -> Iterator[str]:
     """Its address, once it answers; killed at the end. blocks: of its paged cache, for which it otherwise takes 80 to 90 % of all memory at the
-    first request, with masks for 8,192 tokens a pass. threads: of its products; several servers with every core each wait for one another."""
+    first request, with masks for 8,192 tokens a pass. threads: of its products, None: its own choice; several servers
+    with every core each wait for one another."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     command = [sys.executable, "-m", "transformers.cli.transformers", "serve", str(folder), "--continuous-batching", "--device", "cpu",
                "--dtype", "float32", "--host", "127.0.0.1", "--port", str(port), "--cb-num-blocks", str(blocks), "--cb-max-batch-tokens", "1024"]
+    bound = {} if threads is None else {"OMP_NUM_THREADS": str(threads)}
     with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as words:
-        process = subprocess.Popen(command, env={**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": str(threads)}, stdout=subprocess.DEVNULL, stderr=words)
+        process = subprocess.Popen(command, env={**os.environ, "HF_HUB_OFFLINE": "1", **bound}, stdout=subprocess.DEVNULL, stderr=words)
         try:
             url = f"http://127.0.0.1:{port}"
             _wait_healthy(url, process, words, until=time.monotonic() + start_s)

@@ -7,6 +7,7 @@ trained again, so a long comparison goes on where it was stopped.
 from __future__ import annotations
 
 import argparse
+import json
 import logging
 import subprocess
 import sys
@@ -78,8 +79,9 @@ def one_model(settings: Settings, *, steps: int) -> list[str]:
 
 
 def way_steps(folder: Path, tree: Tree) -> int:
-    """Most steps on one way from the root to an expert of a finished run, as its journal has them."""
-    steps = {event.node: int(event.facts["steps"]) for event in Journal(folder / "journal.db", read_only=True).events(kind="training_started")}
+    """Most steps on one way from the root to an expert in the first cycle of a finished run, as its journal has them."""
+    events = Journal(folder / "journal.db", read_only=True).events(kind="training_started")
+    steps = {event.node: int(event.facts["steps"]) for event in events if event.facts["cycle"] == 0}
     return max(sum(steps.get(name, 0) for name in tree.path(domain)) for domain in tree.domains)
 
 
@@ -97,10 +99,12 @@ def side_by_side(tree: Result, one: Result, *, steps: int, peer_name: str) -> li
 
 def _finished(settings: Settings, folder: Path, *, words: Sequence[str]) -> Result:
     """The result of a run, trained first when it hasn't ended its first cycle."""
-    chosen = configuration.changed(settings, [f'run.dir="{folder.as_posix()}"', *words])
+    chosen = configuration.changed(settings, [f"run.dir={json.dumps(str(folder))}", *words])
+    file = folder.parent / f"{folder.name}.toml"
+    if file.exists() and file.read_text(encoding="utf-8") != configuration.to_toml(chosen):
+        raise SystemExit(f"{folder} was trained with other settings than these ({file} has them); give another --work, or delete both")
     if not Journal(folder / "journal.db", read_only=True).events(kind="cycle_ended", limit=1):
         folder.parent.mkdir(parents=True, exist_ok=True)
-        file = folder.parent / f"{folder.name}.toml"
         file.write_text(configuration.to_toml(chosen), encoding="utf-8")
         _log.info("training %s", folder)
         command = [sys.executable, str(HOME / "continuous_loop.py"), "--config", str(file), "--cycles", "1", "--no-serve", "--quiet"]

@@ -65,13 +65,17 @@ class Agenda:
         index = next(i for i, other in enumerate(self.jobs) if other.status == "pending")
         return replace(self, jobs=(*self.jobs[:index], job, *self.jobs[index + 1:]))
 
-    def with_root_share(self, share: float) -> Agenda:
-        """This agenda with at least that share for its first job, the root's; what the others lose, they lose alike."""
-        sizes = [job.seconds if job.steps is None else float(job.steps) for job in self.jobs]
-        whole, rest = sum(size or 0.0 for size in sizes), sum(size or 0.0 for size in sizes[1:])
-        if not rest or rest <= (1 - share) * whole:
+    def with_root_share(self, share: float | None) -> Agenda:
+        """This agenda with that share of the training for its first job, the root's; what the others lose, they lose alike. None: as it is.
+
+        For an agenda of which nothing has begun: its jobs are all in steps or all in seconds.
+        """
+        if share is None:
             return replace(self, shared_out=True)
-        factors = (share * whole / (whole - rest), *[(1 - share) * whole / rest] * (len(sizes) - 1))
+        assert len({job.steps is None for job in self.jobs}) == 1, "an agenda that has begun isn't shared out again"
+        sizes = [float(job.seconds or 0.0 if job.steps is None else job.steps) for job in self.jobs]
+        whole, first = sum(sizes), sizes[0]
+        factors = (share * whole / first, *[(1 - share) * whole / (whole - first)] * (len(sizes) - 1))
         return replace(self, shared_out=True, jobs=tuple(job.scaled(factor) for job, factor in zip(self.jobs, factors, strict=True)))
 
     def to_json(self) -> dict[str, Any]:
@@ -121,13 +125,15 @@ def founding(tree: Tree, *, settings: LoopSettings) -> tuple[Job, ...]:
                  for name, share in shares.items() if share > 0)
 
 
-def root_share(settings: LoopSettings, *, needed: float, steps: float) -> float:
-    """The root's share of a first cycle of so many steps, when it needs `needed` of them to have read loop.root_reads tokens a weight.
+def root_share(settings: LoopSettings, *, needed: float, steps: float) -> float | None:
+    """The root's share of a first cycle of so many steps, when it needs `needed` of them to read loop.root_reads tokens a weight.
 
-    An expert starts from what its root knows, and steps that all domains share teach more as long as the root still learns fast: a short
-    cycle belongs to the root, up to loop.root_share_most, a long one to the experts (RESULTS.md, "Tree against one model").
+    None where loop.root_share is enough. An expert starts from what its root knows, and steps that all domains share teach more as long as
+    the root still learns fast: a short cycle belongs to the root, up to loop.root_share_most, a long one to the experts (RESULTS.md, "How
+    much of a short cycle the root should get"; 3.5 tokens a weight are the 2,300 steps with which a tree of 6,000 was ahead of one model).
     """
-    return max(settings.root_share, min(settings.root_share_most, needed / steps))
+    share = min(settings.root_share_most, needed / steps)
+    return share if share > settings.root_share else None
 
 
 def newcomers(tree: Tree, served: Collection[str], *, settings: LoopSettings) -> tuple[Job, ...]:

@@ -98,11 +98,11 @@ class JobRunner:
         """Seconds a step of this node's training takes here, measured on a few real steps."""
         return measure_step_s(self.start_model(node, corpus), corpus=corpus, mix=self.mix(node, corpus), device=self._device, settings=self._run.settings.train)
 
-    def root_share(self, corpus: Corpus) -> float:
-        """Share of the first cycle for the root (agenda.root_share); loop.root_share for one that begins with a pretrained model."""
+    def root_share(self, corpus: Corpus) -> float | None:
+        """Share of the first cycle for the root (agenda.root_share); None, as set, for one that begins with a pretrained model."""
         settings, root = self._run.settings, self._run.tree.root
-        if settings.model.base is not None:
-            return settings.loop.root_share
+        if settings.model.base is not None or not settings.loop.root_reads:
+            return None
         weights = sum(param.numel() for param in self.start_model(root, corpus).parameters())
         tokens = settings.train.row_tokens * settings.train.batch_rows * settings.train.accumulate
         steps = settings.loop.steps or max(1.0, settings.loop.minutes * 60 / self.step_s(root, corpus))

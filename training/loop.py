@@ -186,15 +186,16 @@ class Loop:
         self._save(replace(self._agenda, router_done=True))
 
     def _share_out(self, corpus: Corpus) -> None:
-        """Give the root of a founding cycle the share that it needs; after the router's fit, since it takes a model to measure its speed."""
+        """Let the root of a founding cycle grow as far as it needs; after the router's fit, since it takes a model to measure its speed."""
         assert self._agenda is not None
         first = self._agenda.jobs[0]
-        if self._agenda.shared_out or first.status != "pending" or first.node != self._run.tree.root or first.lr_share != 1.0:
+        begun = self._agenda.shared_out or first.status != "pending" or len(self._agenda.jobs) == 1
+        if begun or first.node != self._run.tree.root or first.lr_share != 1.0 or self._should_stop():
             return
-        changed = self._agenda.with_root_share(self._jobs.root_share(corpus))
-        if changed.jobs != self._agenda.jobs:
-            self._reporter.note(f"{first.node} gets {changed.jobs[0].size} in place of {first.size}: it has much to learn that all domains share")
-        self._save(changed)
+        share = self._jobs.root_share(corpus)
+        if share is not None:
+            self._reporter.note(f"{first.node} gets {share:.0%} of this cycle, the others what is left: it has much to learn that all domains share")
+        self._save(self._agenda.with_root_share(share))
 
     def _open_agenda(self) -> Agenda:
         settings, tree = self._run.settings.loop, self._run.tree

@@ -19,6 +19,7 @@ from experts.expert import Expert
 from experts.tree import Tree
 from training import job as job_module
 from training import loop as loop_module
+from training.job import JobRunner
 from training.loop import Loop
 from training.progress import Reporter
 from training.run_folder import RunMismatch, open_run
@@ -243,13 +244,25 @@ def test_loop_raises_the_level_of_what_was_promoted_and_teaches_it_next(toy_sett
     assert {row.meta["level"] for row in corpus.examples(domain, "train")} == {1, 2}
 
 
-def test_loop_gives_a_root_that_has_read_little_more_of_a_short_cycle_and_keeps_it_over_a_stop(toy_settings):
+def test_loop_gives_a_root_that_has_read_little_more_of_a_short_cycle(toy_settings):
     """20 steps hold far fewer tokens than 3.5 a weight: the root gets loop.root_share_most, 15 in place of 8, and the expert what is left."""
-    chosen = toy_settings("tree.branches={technical=[\"code\"]}", "loop.root_share_most=0.75")
-    turn(chosen, router=False, should_stop=Stop(after=5))
+    _, events = turn(toy_settings("tree.branches={technical=[\"code\"]}", "loop.root_share_most=0.75"), router=False)
+    assert [(event.node, event.facts["steps"]) for event in events if event.kind == "training_started"] == [("generalist", 15), ("code", 5)]
+
+
+def test_loop_of_minutes_shares_them_out_once_and_keeps_that_over_a_stop(toy_settings, monkeypatch):
+    """A minute at half a second a step is 120 steps; the root gets 75 % of it, 90, and after a stop the expert still gets its 15 s, 30 steps."""
+    monkeypatch.setattr(JobRunner, "step_s", lambda *_: 0.5)
+    asked = []
+    share = JobRunner.root_share
+    monkeypatch.setattr(JobRunner, "root_share", lambda self, corpus: asked.append(share(self, corpus)) or asked[-1])
+    chosen = toy_settings("tree.branches={technical=[\"code\"]}")
+    chosen = chosen.model_copy(update={"loop": chosen.loop.model_copy(update={"steps": None, "minutes": 1.0})})
+    turn(chosen, router=False, should_stop=Stop(after=6))
     _, events = turn(chosen, router=False)
     started = [(event.node, event.facts["steps"]) for event in events if event.kind == "training_started"]
-    assert started == [("generalist", 15), ("generalist", 15), ("code", 5)]
+    assert started == [("generalist", 90), ("generalist", 90), ("code", 30)]
+    assert asked == [0.75]
 
 
 def test_loop_without_a_root_trains_nothing_below_it(toy_settings):

@@ -28,6 +28,7 @@ def test_loop_from_a_base_promotes_stock_folders_with_equal_logits_and_its_templ
     base = small_base(tmp_path / "base", kind)
     registry, events = turn(toy_settings(*SHORT, *more, f"model.base={base}"))
     assert {"generalist"} <= {event.node for event in events if event.kind == "promoted"}
+    assert next(event.facts["steps"] for event in events if event.kind == "training_started") == 36  # 40 % of 90: a base has read enough
     folder = registry.served("generalist")
     stock, ours = AutoModelForCausalLM.from_pretrained(folder), Expert.load(folder, device=choose("cpu"))
     tokenizer, original = AutoTokenizer.from_pretrained(folder), AutoTokenizer.from_pretrained(base)

@@ -31,14 +31,15 @@ def test_founding_given_steps_leaves_the_clock_out():
     assert [(job.node, job.steps) for job in jobs] == [("generalist", 50), *((name, 10) for name in TREE.domains)]
 
 
-@pytest.mark.parametrize(("steps", "share"), [(100, 0.75), (1200, 0.75), (1500, 0.6), (2250, 0.4), (90_000, 0.4)])
+@pytest.mark.parametrize(("steps", "share"), [(100, 0.75), (1200, 0.75), (1500, 0.6), (2250, None), (90_000, None)])
 def test_root_share_is_what_it_needs_of_the_cycle_within_the_bounds(steps, share):
     """900 steps are 90 % of 1,000, 60 % of 1,500, 40 % of 2,250."""
-    assert root_share(LoopSettings(root_share=0.4, root_share_most=0.75), needed=900, steps=steps) == pytest.approx(share)
+    found = root_share(LoopSettings(root_share=0.4, root_share_most=0.75), needed=900, steps=steps)
+    assert found == (share if share is None else pytest.approx(share))
 
 
 def test_root_share_that_is_set_higher_than_the_most_stays():
-    assert root_share(LoopSettings(root_share=1.0, branch_share=0.0), needed=1, steps=1000) == 1.0
+    assert root_share(LoopSettings(root_share=1.0, branch_share=0.0), needed=1000, steps=1000) is None
 
 
 @pytest.mark.parametrize("given", [{"steps": 1000}, {"minutes": 1000 / 60}])
@@ -49,11 +50,14 @@ def test_agenda_with_a_larger_root_takes_from_the_others_alike(given):
     assert [job.steps or job.seconds for job in agenda.jobs] == pytest.approx([700, 30, 30, 48, 48, 48, 48, 48])
 
 
-def test_agenda_never_takes_from_the_root():
-    agenda = Agenda(cycle=0, jobs=founding(TREE, settings=LoopSettings(steps=1000, root_share=0.4)))
-    assert agenda.with_root_share(0.3).jobs == agenda.jobs
-    alone = Agenda(cycle=0, jobs=founding(TREE, settings=LoopSettings(steps=1000, root_share=1.0, branch_share=0.0)))
-    assert alone.with_root_share(0.5).jobs == alone.jobs
+def test_agenda_whose_root_stays_is_shared_out_as_it_is():
+    agenda = Agenda(cycle=0, jobs=founding(TREE, settings=LoopSettings(minutes=240)))
+    assert agenda.with_root_share(None) == Agenda(cycle=0, jobs=agenda.jobs, shared_out=True)
+
+
+def test_agenda_that_has_begun_is_not_shared_out_again():
+    with pytest.raises(AssertionError, match="has begun"):
+        Agenda(cycle=0, jobs=(Job("generalist", 1.0, steps=90), Job("math", 0.2, seconds=30.0))).with_root_share(0.7)
 
 
 def test_agenda_of_an_earlier_version_goes_on_as_it_began():
