@@ -19,9 +19,9 @@ def command(script, run, data, overrides, *extra):
 
 @pytest.fixture(scope="module")
 def family(tmp_path_factory, records_folder, toy_overrides):
-    """Run folder of a toy family after one cycle; tests may add versions but break nothing."""
+    """Run folder of a toy family after one cycle, slow enough that its answers still go in circles; tests may add versions but break nothing."""
     run = tmp_path_factory.mktemp("family") / "run"
-    done = command("continuous_loop.py", run, records_folder, toy_overrides, "--no-serve", "--cycles=1")
+    done = command("continuous_loop.py", run, records_folder, toy_overrides, "--set=train.lr=3e-3", "--set=loop.root_reads=0", "--no-serve", "--cycles=1")
     assert done.returncode == 0, done.stderr
     return run
 

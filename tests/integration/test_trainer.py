@@ -134,7 +134,7 @@ def test_loss_not_a_number_is_not_applied_and_the_run_goes_back_with_half_the_ra
 
     trained = run(model, tmp_path, settings=toy_training(schedule="constant_then_decay", warmup_share=0.0, decay_share=0.0), on_step=on_step)
     assert [facts.step for facts in seen] == [1, 2, 3, 4, 1, 2, 3, 4, 5, 6]
-    assert [facts.lr for facts in seen] == pytest.approx([3e-3] * 4 + [1.5e-3] * 6)
+    assert [facts.lr for facts in seen] == pytest.approx([0.01] * 4 + [0.005] * 6)
     assert [facts.rollbacks for facts in seen] == [0] * 4 + [1] * 6
     assert (trained.rollbacks, len(trained.losses), trained.stopped) == (1, 6, False)
     assert trained.losses[0] == seen[0].loss  # the same batches again
