@@ -108,11 +108,11 @@ class LoopSettings(Section):
     cycle_minutes: float = Field(5.0, description="training minutes of a later cycle", gt=0, le=100_000)
     steps: int | None = Field(None, description="steps of the first cycle in place of minutes (same numbers on every machine)", ge=1)
     cycle_steps: int | None = Field(None, description="steps of a later cycle in place of cycle_minutes", ge=1)
-    first_answer_s: float = Field(60.0, description="seconds of root training before its first version is offered", gt=0)
-    root_share: float = Field(0.4, description="share of the first cycle that the root gets at least", ge=0, le=1)
+    first_answer_s: float = Field(60.0, description="seconds of root training before its first version is offered; data and router come before", gt=0)
+    root_share: float = Field(0.4, description="the root's share of a long first cycle; a short one gives it more, see the next two", ge=0, le=1)
     root_reads: float = Field(3.5, description="tokens a weight that a root of new weights should read in the first cycle; 0: always root_share", ge=0, le=1000)
-    root_share_most: float = Field(0.75, description="share of the first cycle up to which the root grows to read them", ge=0, lt=1)
-    branch_share: float = Field(0.12, description="share of the first cycle of all branches, before a root that grows takes its part", ge=0, le=1)
+    root_share_most: float = Field(0.75, description="most of the first cycle that the root gets to read them; a higher root_share stays", ge=0, lt=1)
+    branch_share: float = Field(0.12, description="share of the first cycle of all branches; less where the root gets more", ge=0, le=1)
     replay_share: float = Field(0.1, description="share of an expert's batches from the other domains", ge=0, le=0.9)
     root_final_lr_share: float = Field(0.2, description="learning rate at which the root's first training ends, for branches to go on from", ge=0, le=1)
     leaf_lr_share: float = Field(0.2, description="peak learning rate of branches and experts as a share of the root's", gt=0, le=1)
@@ -139,7 +139,7 @@ class ExamSettings(Section):
 
 
 class PromoteSettings(Section):
-    confidence: float = Field(0.95, description="how sure the paired bootstrap must be that the accuracy did not fall", gt=0.5, lt=1)
+    confidence: float = Field(0.95, description="how sure the paired bootstrap must be that accuracy rose or fell; between: a tie, bits decide", gt=0.5, lt=1)
     bootstrap_samples: int = Field(2000, description="resamples of the paired bootstrap", ge=100, le=1_000_000)
     loop_rate_max: float = Field(0.05, description="loop rate above which no version with a served parent is promoted", ge=0, le=1)
     guessing_accuracy: float = Field(0.05, description="when candidate and served version both are below it, accuracy says nothing and bits decide", ge=0, le=1)
