@@ -44,12 +44,12 @@ def _wait_idle(live, *, timeout_s):
     return False
 
 
-def test_ten_times_the_capacity_is_answered_refused_with_429_and_nothing_else(live):
+def test_ten_times_the_capacity_is_answered_refused_with_429_and_nothing_else(live, monkeypatch):
+    monkeypatch.setattr(live.gateway, "most_answers", 40)  # all of them: on a busy machine 18 may stand in the doorway, which refuses before a queue is asked
     body = {"prompt": "x", "max_new_tokens": 40, "ignore_end": True}
     seen = load_client.send(live.url, [[body] * 4 for _ in range(40)]).requests
     assert {sent.status for sent in seen} == {200, 429}
-    # A busy machine may hold more requests in the doorway than the whole gateway takes: refused before a queue is asked.
-    assert {sent.ended for sent in seen if sent.status == 429} <= {"queue_full", "gateway_full"}
+    assert {sent.ended for sent in seen if sent.status == 429} == {"queue_full"}
     assert all(sent.tokens == 40 for sent in seen if sent.status == 200)
     assert statistics.quantiles([sent.total_s for sent in seen if sent.status == 429], n=100)[49] < 0.5  # shared machines: the figure is the benchmark's
     assert _wait_idle(live, timeout_s=5)
