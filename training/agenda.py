@@ -18,8 +18,8 @@ Status = Literal["pending", "promoted", "refused", "set_aside"]
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """Train one node and offer the result. Either steps or seconds of training is given; seconds become steps, at the speed
-    measured when the job begins, and stay fixed then, so that a resume makes the same steps. lr_share: of the settings' rates."""
+    """Train one node and offer the result. Either steps or seconds of training is given; seconds get the steps that they hold at the speed
+    measured when the job begins, and what it comes to follows the clock (Plan.at_speed). lr_share: of the settings' rates."""
 
     node: str
     lr_share: float
@@ -29,7 +29,7 @@ class Job:
     outcome: str = ""
 
     def with_speed(self, step_s: float) -> Job:
-        """The job with its steps fixed, at least one; step_s: seconds a step."""
+        """The job with the steps that it is expected to make, at least one; step_s: seconds a step."""
         if self.steps is not None or self.seconds is None:
             return self
         return replace(self, steps=max(1, round(self.seconds / step_s)))

@@ -121,13 +121,13 @@ class JobRunner:
         assert job.steps is not None
         founding_root = job.node == self._run.tree.root and job.lr_share == 1.0
         train_settings = settings.train.model_copy(update={"final_lr_share": settings.loop.root_final_lr_share}) if founding_root else settings.train
-        return Plan.from_settings(train_settings, steps=job.steps, lr_share=job.lr_share, seed=settings.run.seed * 1_000_003 + cycle)
+        return Plan.from_settings(train_settings, steps=job.steps, lr_share=job.lr_share, seed=settings.run.seed * 1_000_003 + cycle, seconds=job.seconds)
 
     def _offer(self, job: Job, model: PreTrainedModel, trained: Trained, *, cycle: int, corpus: Corpus, scalars: Scalars) -> Job:
         verdict = self._examiner.judge(job.node, expert := Expert(merged(model), corpus.tokenizer, device=self._device), corpus)
         scalars.exam(verdict.scorecard, step=trained.step)
         self._reporter.samples(verdict.scorecard.samples)
-        facts = {"cycle": cycle, "steps": job.steps, "corpus": corpus.fingerprint, **training_facts(trained)}
+        facts = {"cycle": cycle, "steps": trained.step, "corpus": corpus.fingerprint, **training_facts(trained)}
         reason = verdict.decision.reason
         if verdict.decision.promote:
             self._promote(job.node, expert, training=facts, verdict=verdict, reason=reason)
@@ -153,7 +153,7 @@ class JobRunner:
         verdict = self._examiner.judge_first(job.node, expert, corpus, step=facts.step)
         if verdict.decision.promote:
             training = {"cycle": cycle, "step": facts.step, "train_s": facts.train_s}
-            reason = f"{verdict.decision.reason} (early, after {facts.step} of {job.steps} steps)"
+            reason = f"{verdict.decision.reason} (early, after {facts.step} of {facts.steps} steps)"
             self._promote(job.node, expert, training=training, verdict=verdict, reason=reason)
 
 

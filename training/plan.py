@@ -132,7 +132,7 @@ class Validation:
 class Trained:
     """What a call of train() left behind; the model itself was trained in place.
 
-    stopped: should_stop ended it before plan.steps. losses: one a step since step 1, in nats a target token.
+    stopped: should_stop ended it before its last step. losses: one a step since step 1, in nats a target token.
     tokens: tokens in the rows, targets: those that carried a loss. train_s: steps only, no validation and no saving.
     """
 

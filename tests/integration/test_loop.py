@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from fake_clock import FakeClock
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -250,19 +251,26 @@ def test_loop_gives_a_root_that_has_read_little_more_of_a_short_cycle(toy_settin
     assert [(event.node, event.facts["steps"]) for event in events if event.kind == "training_started"] == [("generalist", 15), ("code", 5)]
 
 
-def test_loop_of_minutes_shares_them_out_once_and_keeps_that_over_a_stop(toy_settings, monkeypatch):
-    """A minute at half a second a step is 120 steps; the root gets 75 % of it, 90, and after a stop the expert still gets its 15 s, 30 steps."""
-    monkeypatch.setattr(JobRunner, "step_s", lambda *_: 0.5)
+@pytest.mark.parametrize(("pace", "made"), [(0.5, (90, 30)), (2.5, (18, 6)), (0.3, (150, 50))])
+def test_loop_of_minutes_shares_them_out_once_keeps_that_over_a_stop_and_follows_the_clock(toy_settings, monkeypatch, pace, made):
+    """A minute at half a second a step is planned with 120 steps: the root's 75 % are 90 of them, and after a stop the expert still has its 15 s, 30 steps.
+
+    When the steps then take another time than those that were measured, their number changes, not the minute.
+    """
+    FakeClock(monkeypatch, lambda plan, step: 0.5 if plan.seconds is None else pace)  # the steps that are measured have no time to fill
     asked = []
     share = JobRunner.root_share
     monkeypatch.setattr(JobRunner, "root_share", lambda self, corpus: asked.append(share(self, corpus)) or asked[-1])
-    chosen = toy_settings("tree.branches={technical=[\"code\"]}")
+    chosen = toy_settings("tree.branches={technical=[\"code\"]}", "loop.first_answer_s=1000")
     chosen = chosen.model_copy(update={"loop": chosen.loop.model_copy(update={"steps": None, "minutes": 1.0})})
     turn(chosen, router=False, should_stop=Stop(after=6))
     _, events = turn(chosen, router=False)
     started = [(event.node, event.facts["steps"]) for event in events if event.kind == "training_started"]
     assert started == [("generalist", 90), ("generalist", 90), ("code", 30)]
     assert asked == [0.75]
+    trained = {event.node: event.facts["training"] for event in events if event.kind in {"promoted", "refused"}}
+    assert {node: (facts["steps"], facts["train_s"]) for node, facts in trained.items()} == {
+        "generalist": (made[0], pytest.approx(45.0)), "code": (made[1], pytest.approx(15.0))}
 
 
 def test_loop_without_a_root_trains_nothing_below_it(toy_settings):
