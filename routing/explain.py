@@ -62,17 +62,27 @@ def explain(router: Router, prompt: str | Sequence[Message], *, context: RouteCo
 def _terms(router: Router, part: Sparse, *, first: str, second: str, count: int) -> tuple[Term, ...]:
     if part.empty:
         return ()
-    weights = _difference(router, first, second)[part.ids] * part.values
+    weights = _difference(router, part, first, second)[part.ids] * part.values
     strongest = np.argsort(-np.abs(weights), kind="stable")[:count]
     names = router.features.names_of(part.ids[strongest])
     return tuple(Term(name, float(weight)) for name, weight in zip(names, weights[strongest], strict=True))
 
 
-def _difference(router: Router, first: str, second: str) -> Any:
+def _difference(router: Router, part: Sparse, first: str, second: str) -> Any:
     """Weights at the node where the paths to both part: at the gate, at the root, or at their common branch."""
     if OUT_OF_DOMAIN in (first, second):
         return router.gate.margin_weights(*((OUT_OF_DOMAIN, INSIDE) if first == OUT_OF_DOMAIN else (INSIDE, OUT_OF_DOMAIN)))
     parents = [str(router.tree.nodes[name].parent) for name in (first, second)]
     if parents[0] == parents[1]:
         return router.children[parents[0]].margin_weights(first, second)
-    return router.root.margin_weights(parents[0], parents[1])
+    return router.root.margin_weights(_root_label(router, part, first), _root_label(router, part, second))
+
+
+def _root_label(router: Router, part: Sparse, domain: str) -> str:
+    """What speaks for a domain at the root: its own label, else (the root is older than the domain) the most probable one of its branch."""
+    labels = router.root.labels
+    if domain in labels:
+        return domain
+    shares = router.root.from_scores((part.values @ router.root.weights[:, part.ids].T + router.root.bias)[None, :])[0]
+    branch = str(router.tree.nodes[domain].parent)
+    return max((label for label in labels if router.branch_of(label) == branch), key=lambda label: float(shares[labels.index(label)]))

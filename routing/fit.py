@@ -159,7 +159,7 @@ def _weights(labels: NDArray[np.str_], sources: Sequence[str], emphasis: Floats)
 
 
 def _fit_classifiers(prepared: Prepared, matrix: Any, *, features: Features, tree: Tree, settings: RouterSettings, seed: int) -> Router:
-    """The mean of one fit on everything and of fits that each leave some sources out; flat, for comparison, of one fit on everything.
+    """The mean of one fit on everything and of fits that each leave some sources out; flat, for comparison, is the root of the one on everything.
 
     A term that only one source has gets no weight in the fits without it, so that what several sources share decides (bagging, Breiman
     1996, over sources in place of rows). The mean of linear scores is a linear score: deciding costs what it does with one fit.
@@ -170,10 +170,8 @@ def _fit_classifiers(prepared: Prepared, matrix: Any, *, features: Features, tre
     fits = [_one_fit(prepared.take(rows), matrix[rows], features=features, tree=tree, how=how) for rows in (np.arange(len(folds)), *parts)]
     shares = np.array([1 - settings.folds_share, *[settings.folds_share / len(parts)] * len(parts)]) if parts else np.ones(1)
     gate, root, *below = (_mean(classifiers, shares) for classifiers in zip(*fits, strict=True))
-    rows, part = _inside(prepared, matrix, features=features)
-    flat = tree_classifier(part, prepared.labels[rows], prepared.weights[rows], labels=tree.domains, how=how)
     rules = Rules(history_decay=settings.history_decay, history_turns=settings.history_turns, max_prompt_chars=settings.max_prompt_chars)
-    return Router(tree, features, gate, root, dict(zip(_parted(tree), below, strict=True)), flat, rules)
+    return Router(tree, features, gate, root, dict(zip(_parted(tree), below, strict=True)), fits[0][1], rules)
 
 
 def source_folds(prepared: Prepared, *, count: int) -> Ints:
@@ -193,14 +191,14 @@ def source_folds(prepared: Prepared, *, count: int) -> Ints:
 
 def _one_fit(prepared: Prepared, matrix: Any, *, features: Features, tree: Tree, how: How) -> list[Classifier]:
     """Gate, root and one classifier a branch with several experts. The gate reads everything; the others read in-domain rows, and of
-    those not how strange they are."""
+    those not how strange they are. The root is fitted on domains: a branch is what any of its domains is, for which one plane is too few
+    (held-out accuracy +0.2 to 0.5 points on three draws)."""
     fitted = np.flatnonzero(~prepared.held)
     outside = np.where(prepared.labels[fitted] == OUT_OF_DOMAIN, OUT_OF_DOMAIN, INSIDE)
     gate = tree_classifier(matrix[fitted], outside, prepared.weights[fitted], labels=(INSIDE, OUT_OF_DOMAIN), how=how)
     rows, part = _inside(prepared, matrix, features=features)
     labels, weights = prepared.labels[rows], prepared.weights[rows]
-    branch_of = {domain: branch for branch in tree.branches for domain in tree.nodes[branch].children}
-    root = tree_classifier(part, np.array([branch_of[label] for label in labels.tolist()]), weights, labels=tree.branches, how=how)
+    root = tree_classifier(part, labels, weights, labels=tree.domains, how=how)
     return [gate, root, *(_child(part, labels, weights, tree.nodes[branch].children, how=how) for branch in _parted(tree))]
 
 
@@ -274,10 +272,9 @@ def _calibrated(router: Router, prepared: Prepared, matrix: Any, *, settings: Ro
     part = matrix[held]
     inside = np.flatnonzero(labels != OUT_OF_DOMAIN)
     known, domains = part[inside], labels[inside]
-    above = np.array([str(router.tree.nodes[label].parent) for label in domains.tolist()])
     gated = np.where(labels == OUT_OF_DOMAIN, OUT_OF_DOMAIN, INSIDE)
     gate = replace(router.gate, temperature=best_temperature(router.gate, part, gated))
-    root = replace(router.root, temperature=best_temperature(router.root, known, above))
+    root = replace(router.root, temperature=best_temperature(router.root, known, domains))
     children = {}
     for branch, child in router.children.items():
         here = np.flatnonzero(np.isin(domains, child.labels))

@@ -41,9 +41,8 @@ def grow(served: Router, rows: Sequence[Row], *, tree: Tree, settings: RouterSet
     known = prepared.take(inside)
     matrix = without_novelty(served.features.many(known.texts), served.features)
     how = How(settings.inverse_regularisation, seed)
-    branch_of = {domain: branch for branch in tree.branches for domain in tree.nodes[branch].children}
-    above = np.array([branch_of[label] for label in known.labels.tolist()])
-    root = served.root if served.root.labels == tree.branches else _fitted(known, matrix, above, labels=tree.branches, how=how)
+    kept = {served.branch_of(label) for label in served.root.labels} == set(tree.branches)
+    root = served.root if kept else _fitted(known, matrix, known.labels, labels=tree.domains, how=how)
     children = {branch: served.children[branch] if branch in served.children and served.children[branch].labels == tree.nodes[branch].children
                 else _fitted(known, matrix, known.labels, labels=tree.nodes[branch].children, how=how)
                 for branch in tree.branches if len(tree.nodes[branch].children) > 1}

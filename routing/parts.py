@@ -37,8 +37,9 @@ class Rules:
 
 @dataclass(frozen=True, eq=False)
 class Parts:
-    """What a fitted router consists of. gate: whether a prompt is of any domain ("inside" or "ood"); root: which branch; children: which expert, one
-    a branch with two or more; flat: all experts at once, for comparison only. facts: what was fitted, on what, with which risk-coverage curve."""
+    """What a fitted router consists of. gate: whether a prompt is of any domain ("inside" or "ood"); root: which branch, by labels
+    that are domains and count for their branch (routers of file format 2 and before: branches); children: which expert, one a branch with two or
+    more; flat: all experts at once, for comparison only. facts: what was fitted, on what, with which risk-coverage curve."""
 
     tree: Tree
     features: Features
@@ -48,3 +49,7 @@ class Parts:
     flat: Classifier
     rules: Rules
     facts: Mapping[str, Any] = field(default_factory=dict)
+
+    def branch_of(self, label: str) -> str:
+        """The branch for which a label of the root counts."""
+        return label if label in self.tree.branches else str(self.tree.nodes[label].parent)

@@ -57,12 +57,15 @@ class Router(Parts):
 
     _stack: Floats = field(init=False, repr=False)
     _bias: Floats = field(init=False, repr=False)
+    _branches: Floats = field(init=False, repr=False)  # (labels of the root, branches): 1 where a label counts for a branch
 
     def __post_init__(self) -> None:
         # In the tree's order, in which _joint takes them apart: a file may have been written for the same branches in another one.
         parts = [self.gate, self.root, *(self.children[branch] for branch in self.tree.branches if branch in self.children)]
         object.__setattr__(self, "_stack", np.ascontiguousarray(np.vstack([part.weights for part in parts]).T))
         object.__setattr__(self, "_bias", np.concatenate([part.bias for part in parts]))
+        object.__setattr__(self, "_branches", np.array([[float(self.branch_of(label) == branch) for branch in self.tree.branches]
+                                                        for label in self.root.labels]))
 
     @classmethod
     def load(cls, folder: Path, tree: Tree) -> Router:
@@ -125,12 +128,12 @@ class Router(Parts):
     def _joint(self, scores: Floats) -> Floats:
         width = 1 + len(self.root.bias)
         inside = self.gate.from_scores(scores[:, :1])
-        branches = inside[:, :1] * self.root.from_scores(scores[:, 1:width])
+        branches = inside[:, :1] * (self.root.from_scores(scores[:, 1:width]) @ self._branches)
         shares = np.empty((len(scores), 1 + len(self.tree.domains)))
         shares[:, 0] = inside[:, 1]
         place = 1
-        for branch in self.tree.branches:
-            share = branches[:, self.root.labels.index(branch)]
+        for number, branch in enumerate(self.tree.branches):
+            share = branches[:, number]
             children = self.tree.nodes[branch].children
             if branch in self.children:
                 child = self.children[branch]

@@ -26,7 +26,7 @@ from routing.spelling import Spelling
 from settings import TreeSettings
 
 FORMAT = "branchwise-router"
-FORMAT_VERSION = 2  # 1, without "spelling", is read as well: such a router reads every word as it is
+FORMAT_VERSION = 3  # 2, whose root has branches for labels, is read as well, and 1, without "spelling": such a router reads every word as it is
 JSON_NAME = "router.json"
 TENSORS_NAME = "router.safetensors"
 
@@ -97,13 +97,19 @@ def _assemble(document: Mapping[str, Any], tensors: Mapping[str, Any], *, tree: 
     if features.idf.dtype != np.float64 or not np.isfinite(features.idf).all():
         raise ValueError(f"idf of {features.idf.dtype} with a number that isn't finite, or not of float64")
     parts = {name: _classifier(name, facts, tensors, width=features.width) for name, facts in document["classifiers"].items()}
-    expected = {"gate": {INSIDE, OUT_OF_DOMAIN}, "root": {*tree.branches}, "flat": {*tree.domains},
+    expected = {"gate": {INSIDE, OUT_OF_DOMAIN}, "root": _root_labels(parts.get("root"), tree=tree), "flat": {*tree.domains},
                 **{f"branch.{name}": set(tree.nodes[name].children) for name in tree.branches if len(tree.nodes[name].children) > 1}}
     found = {name: set(part.labels) for name, part in parts.items()}
     if found != expected:
         raise ValueError(f"classifiers {found}, the tree needs {expected}")
     children = {name.removeprefix("branch."): part for name, part in parts.items() if name.startswith("branch.")}
     return Parts(tree, features, parts["gate"], parts["root"], children, parts["flat"], _rules(document["rules"]), document["facts"])
+
+
+def _root_labels(root: Classifier | None, *, tree: Tree) -> set[str]:
+    """The labels that a root may have, given its own: the branches, or domains of every branch (a grown router's lacks the newest)."""
+    domains = set(root.labels) & set(tree.domains) if root is not None else set()
+    return domains if {tree.nodes[domain].parent for domain in domains} == set(tree.branches) else {*tree.branches}
 
 
 def _spelling(facts: Mapping[str, Any]) -> Spelling:
@@ -148,8 +154,8 @@ def _document(path: Path) -> dict[str, Any]:
     if not isinstance(document, dict) or document.get("format") != FORMAT:
         raise DamagedRouter(f"{path} isn't a router of this project (format {document.get('format') if isinstance(document, dict) else None!r}, "
                             f"expected {FORMAT!r}); fit one: python -m routing fit")
-    if document.get("version") not in (1, FORMAT_VERSION):
-        raise DamagedRouter(f"{path} is of format version {document.get('version')!r}, this program reads 1 and {FORMAT_VERSION}; fit the router again")
+    if document.get("version") not in range(1, FORMAT_VERSION + 1):
+        raise DamagedRouter(f"{path} is of format version {document.get('version')!r}, this program reads 1 to {FORMAT_VERSION}; fit the router again")
     if document["version"] == 1:
         document["spelling"] = {"known": [], "common": []}
     missing = {"tensors_sha256", "tree", "classifiers", "dense", "rules", "facts", "words", "letter_groups", "forms", "spelling"} - set(document)

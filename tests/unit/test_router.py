@@ -8,9 +8,11 @@ import sys
 
 import numpy as np
 import pytest
+from scipy.special import softmax
 
 import settings
 from experts.tree import Tree
+from routing.classifier import Classifier
 from routing.everyday import everyday_rows
 from routing.explain import explain
 from routing.fit import fit
@@ -153,6 +155,48 @@ def test_router_of_the_format_before_spelling_reads_every_word_as_it_is(router, 
     assert explain(loaded, "waht wuold happen if all ice melted").read_as == {}
 
 
+def _by_hand(router, text, branch_share):
+    """Expert's probability: inside, times its branch's share of the root's probabilities, times its share among its siblings."""
+    part = router.features.one(text)
+
+    def shares(classifier):
+        scores = (classifier.weights[:, part.ids] @ part.values + classifier.bias) / classifier.temperature
+        return dict(zip(classifier.labels, softmax([0.0, *scores] if len(classifier.labels) == 2 else scores), strict=True))
+
+    root = shares(router.root)
+    siblings = {domain: share for child in router.children.values() for domain, share in shares(child).items()}
+    return {domain: shares(router.gate)["inside"] * branch_share(root, str(TREE.nodes[domain].parent)) * siblings.get(domain, 1.0) for domain in TREE.domains}
+
+
+PROMPTS = ["what is 12 plus 30", "capital of france", "hello, how are you", "reverse a list in python", "if all cats are animals, is Tom an animal"]
+
+
+@pytest.mark.parametrize("text", PROMPTS)
+def test_router_counts_a_domain_at_the_root_for_its_branch(router, text):
+    assert router.root.labels == TREE.domains
+    expected = _by_hand(router, text, lambda root, branch: sum(root[domain] for domain in TREE.nodes[branch].children))
+    assert {ranked.node: ranked.probability for ranked in router.route(text).ranked} == pytest.approx(expected, abs=1e-9)
+
+
+def test_router_of_the_format_whose_root_has_branches_is_read_and_routes_by_them(router, tmp_path):
+    above = Classifier(TREE.branches, router.root.weights[[0, 2, 4]], router.root.bias[[0, 2, 4]], 0.7)
+    old = dataclasses.replace(router, root=above)
+    old.save(tmp_path)
+    document = json.loads((tmp_path / "router.json").read_text(encoding="utf-8"))
+    (tmp_path / "router.json").write_text(json.dumps({**document, "version": 2}), encoding="utf-8")
+    loaded = Router.load(tmp_path, TREE)
+    for text in PROMPTS:
+        found = {ranked.node: ranked.probability for ranked in loaded.route(text).ranked}
+        assert found == pytest.approx(_by_hand(old, text, lambda root, branch: root[branch]), abs=1e-9)
+        assert explain(loaded, text).terms
+
+
+def test_router_whose_root_leaves_a_branch_out_is_refused(router, tmp_path):
+    dataclasses.replace(router, root=Classifier(TREE.domains[:3], router.root.weights[:3], router.root.bias[:3])).save(tmp_path)
+    with pytest.raises(DamagedRouter, match="the tree needs"):
+        Router.load(tmp_path, TREE)
+
+
 def test_router_with_a_flipped_byte_is_refused(router, tmp_path):
     router.save(tmp_path)
     packed = bytearray((tmp_path / "router.safetensors").read_bytes())
@@ -252,7 +296,7 @@ def test_explain_terms_sum_to_the_margin_at_the_deciding_node(router):
         expected = -(router.gate.weights[0, part.ids] @ part.values)
     else:
         scores = dict(zip(router.root.labels, router.root.weights[:, part.ids] @ part.values, strict=True))
-        expected = scores["analytical"] - scores[TREE.nodes[explanation.against].parent]
+        expected = scores["math"] - scores[explanation.against]
     assert sum(term.weight for term in explanation.terms) == pytest.approx(expected)
     assert explanation.terms[0].weight == max(explanation.terms, key=lambda term: abs(term.weight)).weight
 

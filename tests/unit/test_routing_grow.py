@@ -8,9 +8,11 @@ import pytest
 import settings
 from experts.tree import Tree
 from routing.everyday import everyday_rows
+from routing.explain import explain
 from routing.fit import fit
 from routing.grow import grow, grows
 from routing.offer import make_offer
+from routing.router import Router
 from routing.rows import Row
 
 SMALL = settings.RouterSettings(everyday_rows=100, none_rows=200, words=3000, letter_groups=4000, forms=1500)
@@ -51,6 +53,19 @@ def test_grow_under_a_branch_fits_that_branch_and_the_flat_classifier_only(serve
     assert grown.flat.labels == _tree(DEEPER).domains
     assert grown.features is served.features
     assert grown.rules == served.rules
+
+
+def test_grown_router_explains_and_stores_a_domain_that_its_root_has_no_label_for(served, rows, tmp_path):
+    grown = grow(served, [*rows, *LAW], tree=_tree(DEEPER), settings=SMALL, seed=4).router
+    grown.save(tmp_path)
+    loaded = Router.load(tmp_path, _tree(DEEPER))
+    found = explain(loaded, "what is the penalty for breaking a python contract", terms=1000)
+    assert (found.decided_for, found.against) == ("law", "code")
+    part = loaded.features.one("what is the penalty for breaking a python contract")
+    without_bias = dict(zip(loaded.root.labels, loaded.root.weights[:, part.ids] @ part.values, strict=True))
+    closest = max(("conversation", "knowledge"), key=lambda name: without_bias[name] + loaded.root.bias[loaded.root.labels.index(name)])
+    assert sum(term.weight for term in found.terms) == pytest.approx(without_bias[closest] - without_bias["code"])
+    assert found.probabilities["language"] == pytest.approx(sum(found.probabilities[name] for name in ("conversation", "knowledge", "law")))
 
 
 def test_grow_by_a_branch_fits_the_root_and_leaves_every_branch(served, rows):
