@@ -25,6 +25,7 @@ from training.progress import Reporter
 from training.run_folder import Run
 from training.scalars import Scalars
 from training.starting import starting_model
+from training.threads import ThreadShare
 from training.trainer import measure_step_s, train
 
 log = logging.getLogger(__name__)
@@ -37,6 +38,7 @@ class JobRunner:
         """should_stop is asked after every step; a stopped job keeps its state and goes on next time."""
         self._run, self._device, self._reporter, self._should_stop = run, device, reporter, should_stop
         self._examiner = Examiner(run, device=device)
+        self._threads = ThreadShare() if device.torch.type == "cpu" and run.settings.run.threads is None else None
         self._noted: set[str] = set()
 
     def carry_out(self, job: Job, *, cycle: int, states: Path, corpus: Corpus) -> tuple[Job, Trained | None]:
@@ -61,7 +63,7 @@ class JobRunner:
         try:
             trained = train(model, corpus=corpus, mix=self.mix(job.node, corpus), plan=self._plan(job, cycle=cycle), device=self._device,
                             state_folder=states, settings=self._run.settings.train, on_step=on_step, should_stop=self._should_stop,
-                            on_validation=scalars.validation)
+                            on_validation=scalars.validation, threads=self._threads)
         except TrainingDiverged as error:
             log.warning("%s is set aside for this cycle: %s", job.node, error)
             self._run.journal.append("set_aside", node=job.node, cycle=cycle, reason=str(error))

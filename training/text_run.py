@@ -29,6 +29,7 @@ from training.plan import Mix, Plan, StateMismatch, StepFacts, Trained, Validati
 from training.progress import Reporter
 from training.run_folder import Run
 from training.scalars import Scalars
+from training.threads import ThreadShare
 from training.trainer import measure_step_s, train
 from training.trainer_state import saved_plan
 from training.windows import held_out_batches
@@ -147,7 +148,8 @@ def train_text(run: Run, *, device: Device, reporter: Reporter, should_stop: Cal
             reporter.note(examiner.line(examination, better=better))
 
         trained = train(model, corpus=corpus, mix=Mix({DOMAIN: 1.0}), plan=plan, device=device, state_folder=states, settings=settings.train,
-                        on_step=on_step, should_stop=should_stop, on_validation=on_validation)
+                        on_step=on_step, should_stop=should_stop, on_validation=on_validation,
+                        threads=ThreadShare() if device.torch.type == "cpu" and settings.run.threads is None else None)
     sample = ""
     if not trained.stopped:
         folder = run.registry.served(DOMAIN)

@@ -30,6 +30,7 @@ from training.execution import Execution, choose_execution
 from training.optim import Optimizers
 from training.plan import Mix, Plan, StepFacts, Trained, TrainingDiverged, Validation
 from training.schedule import lr_share
+from training.threads import ThreadShare
 from training.windows import AnyCorpus, held_out_batches, training_batches
 
 _log = logging.getLogger(__name__)
@@ -41,8 +42,10 @@ _PAUSE_S, _PAUSE_STEPS = 60.0, 20.0  # a step of that many seconds and of that m
 
 def train(model: PreTrainedModel, *, corpus: AnyCorpus, mix: Mix, plan: Plan, device: Device, state_folder: Path, settings: TrainSettings,
           on_step: Callable[[StepFacts], None], should_stop: Callable[[], bool],
-          on_validation: Callable[[Validation], None] | None = None) -> Trained:
+          on_validation: Callable[[Validation], None] | None = None, threads: ThreadShare | None = None) -> Trained:
     """Train the model in place (it ends on the device, in eval mode) and say what happened.
+
+    threads: looked after between steps, for a training of seconds; a plan of steps keeps its threads, since with others the last bits differ.
 
     Goes on from the newest state in state_folder when there is one; raises StateMismatch when that belongs to another
     plan, mix, data, model or settings. A non-finite loss or gradient is never applied: the run returns to its last saved state
@@ -55,6 +58,8 @@ def train(model: PreTrainedModel, *, corpus: AnyCorpus, mix: Mix, plan: Plan, de
     while run.step < run.pace.steps and not should_stop():
         keeper.tick()
         with device.turn():
+            if threads is not None and plan.seconds is not None:
+                threads.tick()
             facts = run.take_step()
             if facts is None:
                 run.roll_back()

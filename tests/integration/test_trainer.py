@@ -14,6 +14,7 @@ from experts.checkpoint import load_newest
 from experts.device import choose
 from training import execution
 from training.plan import Mix, Plan, TrainingDiverged
+from training.threads import ThreadShare
 from training.trainer import measure_step_s, train
 
 BOTH = Mix({"up": 0.5, "down": 0.5})
@@ -288,3 +289,22 @@ def test_memory_is_given_back_while_it_trains(tmp_path, monkeypatch):
     monkeypatch.setattr(allocator, "give_back", lambda: given.append(len(steps)))
     run(toy_model(), tmp_path, settings=toy_training(), steps=3, on_step=steps.append)
     assert given == [0, 1, 2]
+
+
+@pytest.mark.parametrize(("seconds", "seen"), [(20.0, {2, 1}), (None, {2})])
+def test_train_for_seconds_gives_a_thread_up_for_a_busy_program_and_for_steps_none(tmp_path, monkeypatch, seconds, seen):
+    """A step takes 2 s of a clock by hand, of which another program uses one of two cores."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    clock = FakeClock(monkeypatch, lambda plan, step: 2.0)
+    share = ThreadShare(cores=2, clock=lambda: clock.now, seconds=lambda: (2 * clock.now, clock.now))
+    found = []
+    try:
+        monkeypatch.setattr("training.threads.WINDOW_S", 4.0)
+        trained = run(toy_model(), tmp_path, settings=toy_training(), steps=10, seconds=seconds, threads=share,
+                      on_step=lambda facts: found.append(torch.get_num_threads()))
+    finally:
+        torch.set_num_threads(before)
+    assert trained.step == 10
+    assert set(found) == seen
+    assert found == sorted(found, reverse=True)

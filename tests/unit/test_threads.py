@@ -1,0 +1,75 @@
+"""Threads of a training that shares its cores: how many, when they change, and that the sums are those of the machine."""
+
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+from training.threads import ThreadShare, cpu_seconds
+
+
+@pytest.fixture(autouse=True)
+def kept_threads():
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+class Machine:
+    """A clock and the seconds that others and this process use, moved by hand."""
+
+    def __init__(self):
+        self.now = self.busy = self.own = 0.0
+
+    def go(self, seconds, *, others, own):
+        self.now += seconds
+        self.busy += seconds * (others + own)
+        self.own += seconds * own
+
+    def share(self, *, threads, cores):
+        torch.set_num_threads(threads)
+        return ThreadShare(cores=cores, clock=lambda: self.now, seconds=lambda: (self.busy, self.own))
+
+
+@pytest.mark.parametrize(("threads", "cores", "others", "wanted"), [
+    (2, 2, 0.0, 2), (2, 2, 0.2, 2), (2, 2, 0.5, 1), (2, 2, 1.0, 1), (2, 2, 2.0, 1), (8, 8, 0.2, 8), (8, 8, 1.0, 7), (8, 8, 2.5, 5), (8, 8, 7.0, 4),
+    (8, 16, 7.0, 8), (8, 16, 12.0, 4), (1, 1, 1.0, 1), (3, 4, 1.0, 3), (3, 4, 2.0, 2)])
+def test_a_thread_goes_for_every_core_that_others_use_down_to_half(threads, cores, others, wanted):
+    assert Machine().share(threads=threads, cores=cores).wanted(others) == wanted
+
+
+def test_two_windows_in_a_row_decide_and_free_cores_are_taken_again():
+    machine = Machine()
+    share = machine.share(threads=4, cores=4)
+    seen = []
+    for others in (0.0, 1.0, 0.0, 1.0, 1.0, 1.0, 0.1, 0.1):
+        machine.go(5.0, others=others, own=4 - others)
+        share.tick()  # in the middle of a window: nothing is asked
+        machine.go(5.0, others=others, own=4 - others)
+        share.tick()
+        seen.append(torch.get_num_threads())
+    assert seen == [4, 4, 4, 4, 3, 3, 3, 4]
+
+
+def test_what_this_process_uses_by_itself_gives_no_thread_up():
+    machine = Machine()
+    share = machine.share(threads=2, cores=2)
+    for _ in range(4):
+        machine.go(10.0, others=0.0, own=2.0)
+        share.tick()
+    assert torch.get_num_threads() == 2
+
+
+def test_seconds_of_the_cores_grow_with_others_work_and_own_seconds_only_with_own():
+    busy, own = cpu_seconds()
+    code = "import time; end = time.process_time() + 0.6\nwhile time.process_time() < end: pass"
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+    busy_after, own_after = cpu_seconds()
+    assert busy_after - busy >= 0.5
+    assert own_after - own < 0.5
+    end = time.process_time() + 0.6
+    while time.process_time() < end:
+        pass
+    assert cpu_seconds()[1] - own_after >= 0.5
