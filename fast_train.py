@@ -76,7 +76,8 @@ def _train(chosen: Settings, *, node: str, epochs: float | None, quiet: bool) ->
         runner = JobRunner(run, device=device, reporter=reporter, should_stop=stop.is_set)
         fresh = run.tree.answering(node, run.registry.pointer().nodes) is None
         steps = runner.epoch_steps(node, corpus, epochs=epochs) if epochs is not None else chosen.loop.cycle_steps
-        job = Job(node, 1.0 if fresh else chosen.loop.leaf_lr_share, steps=steps, seconds=chosen.loop.cycle_minutes * 60)
+        job = Job(node, 1.0 if fresh else chosen.loop.leaf_lr_share, steps=steps,
+                  seconds=None if steps is not None else chosen.loop.cycle_minutes * 60)
         if job.steps is None:
             job = job.with_speed(runner.step_s(node, corpus))
         reporter.node_started(job, share="1/1")

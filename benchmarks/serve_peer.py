@@ -2,7 +2,7 @@
 
 Its continuous batching holds one model at a time, and drops what runs when another is asked for. So ours over five experts is compared with
 every form that answers the same mix: one server with continuous batching, an expert after the other (the fastest of one server); one server without
-it, which answers one request a model at a time; five servers, a model each. And with one server that gets every stream for one expert,
+it, where every model answers its own requests one at a time; five servers, a model each. And with one server that gets every stream for one expert,
 which isn't the same work. Needs pip install "transformers[serving]". Says nothing about quality.
 """
 
@@ -65,10 +65,10 @@ def against_transformers_serve(settings: Settings, folders: Mapping[str, Path], 
             compare(experts[:1], functools.partial(load.theirs, [url], versions[:1]), "continuous batching, one server, one expert")
             compare(experts, functools.partial(load.theirs, [url], versions[:1]), "continuous batching, one server, all streams for one expert")
             compare(experts, functools.partial(load.theirs_in_turn, url, versions), "continuous batching, one server, the same mix, an expert after the other")
-        with transformers_serve() as url:
+        threads = max(1, _cores() // len(experts))  # in both, models work side by side, and teams of every core would wait for one another
+        with transformers_serve(threads=threads) as url:
             compare(experts, functools.partial(load.theirs, [url], versions), "one server, the same mix, without continuous batching")
         with ExitStack() as running:
-            threads = max(1, _cores() // len(experts))
             urls = [running.enter_context(transformers_serve(blocks=paged, threads=threads)) for _ in experts]
             compare(experts, functools.partial(load.theirs, urls, versions), f"continuous batching, {len(experts)} servers, the same mix")
     return figures

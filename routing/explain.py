@@ -30,7 +30,8 @@ class Term:
 @dataclass(frozen=True, slots=True)
 class Explanation:
     """A route with its reasons. probabilities: every node of the tree and "ood". against: what came second where it was decided.
-    terms: the strongest first, of the newest user turn alone, as it was read; read_as: words of it that were read as another one."""
+    terms: the strongest first, of the newest user turn alone, as it was read; where two branches part, those between the domains that say most
+    for either; read_as: words of it that were read as another one."""
 
     route: Route
     probabilities: dict[str, float]
@@ -75,14 +76,11 @@ def _difference(router: Router, part: Sparse, first: str, second: str) -> Any:
     parents = [str(router.tree.nodes[name].parent) for name in (first, second)]
     if parents[0] == parents[1]:
         return router.children[parents[0]].margin_weights(first, second)
-    return router.root.margin_weights(_root_label(router, part, first), _root_label(router, part, second))
+    return router.root.margin_weights(*(_strongest(router, part, branch) for branch in parents))
 
 
-def _root_label(router: Router, part: Sparse, domain: str) -> str:
-    """What speaks for a domain at the root: its own label, else (the root is older than the domain) the most probable one of its branch."""
+def _strongest(router: Router, part: Sparse, branch: str) -> str:
+    """The label of the root that says most for a branch."""
     labels = router.root.labels
-    if domain in labels:
-        return domain
     shares = router.root.from_scores((part.values @ router.root.weights[:, part.ids].T + router.root.bias)[None, :])[0]
-    branch = str(router.tree.nodes[domain].parent)
     return max((label for label in labels if router.branch_of(label) == branch), key=lambda label: float(shares[labels.index(label)]))

@@ -1,6 +1,6 @@
 """A fitted router for a tree that has more domains: what the new ones don't touch stays as it is, number for number.
 
-Vocabulary, gate, thresholds and every classifier whose labels stay are taken over; only the parents of new nodes and the flat
+Vocabulary, gate, thresholds, the root while the branches stay, and every branch whose children stay are taken over; only the parents of new nodes and the flat
 classifier are fitted. Faster than a whole fit, and no other route changes; a whole fit knows the new domain's words as well.
 """
 

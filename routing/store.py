@@ -26,7 +26,7 @@ from routing.spelling import Spelling
 from settings import TreeSettings
 
 FORMAT = "branchwise-router"
-FORMAT_VERSION = 3  # 2, whose root has branches for labels, is read as well, and 1, without "spelling": such a router reads every word as it is
+FORMAT_VERSION = 3  # 2, whose root has branches for labels (one that grew from it keeps them), is read as well, and 1, without "spelling"
 JSON_NAME = "router.json"
 TENSORS_NAME = "router.safetensors"
 

@@ -103,6 +103,12 @@ def _compiled_if_faster(model: PreTrainedModel, plain: Execution, *, batch: Batc
     return _fastest(model, [plain, compiled], batch=batch, device=device)[0]
 
 
+def compile_ahead(model: PreTrainedModel, *, loss: PackedLoss, batch: Batch, device: Device) -> None:
+    """Have the compiler do its work on a batch, of which nothing stays: no gradient, no random number drawn."""
+    with forked_random(device.torch):
+        _batch_s(model, loss=loss, batch=batch, device=device)
+
+
 def _fastest(model: PreTrainedModel, ways: list[Execution], *, batch: Batch, device: Device) -> tuple[Execution, float]:
     """The way with the shortest of its times, and that; they take turns, so that a busy moment of the machine hits all of them."""
     losses = {way: way.loss(model, device=device) for way in ways}

@@ -27,6 +27,7 @@ from training.scalars import Scalars
 from training.starting import starting_model
 from training.threads import ThreadShare
 from training.trainer import measure_step_s, train
+from training.trainer_state import saved_plan
 
 log = logging.getLogger(__name__)
 
@@ -61,7 +62,7 @@ class JobRunner:
                 self._offer_first_answer(job, model, facts, cycle=cycle, corpus=corpus)
 
         try:
-            trained = train(model, corpus=corpus, mix=self.mix(job.node, corpus), plan=self._plan(job, cycle=cycle), device=self._device,
+            trained = train(model, corpus=corpus, mix=self.mix(job.node, corpus), plan=self._plan(job, cycle=cycle, states=states), device=self._device,
                             state_folder=states, settings=self._run.settings.train, on_step=on_step, should_stop=self._should_stop,
                             on_validation=scalars.validation, threads=self._threads)
         except TrainingDiverged as error:
@@ -118,9 +119,13 @@ class JobRunner:
         own_share = sum(share for domain, share in self.mix(node, corpus).shares.items() if domain in own)
         return max(1, round(epochs * tokens / own_share / (settings.row_tokens * settings.batch_rows * settings.accumulate)))
 
-    def _plan(self, job: Job, *, cycle: int) -> Plan:
+    def _plan(self, job: Job, *, cycle: int, states: Path) -> Plan:
+        """How long and how fast the job trains. One of minutes goes on as it began, by whichever version of the program."""
         settings = self._run.settings
         assert job.steps is not None
+        begun = saved_plan(states) if job.seconds is not None else None
+        if begun is not None:
+            return begun
         founding_root = job.node == self._run.tree.root and job.lr_share == 1.0
         train_settings = settings.train.model_copy(update={"final_lr_share": settings.loop.root_final_lr_share}) if founding_root else settings.train
         return Plan.from_settings(train_settings, steps=job.steps, lr_share=job.lr_share, seed=settings.run.seed * 1_000_003 + cycle, seconds=job.seconds)

@@ -19,12 +19,16 @@ WINDOW_S = 10.0  # over which others' use is averaged; two windows in a row deci
 FREE_USE = 0.25  # of a core: what others may use before a thread is given up for them
 
 
+def allowed_cores() -> set[int] | None:
+    """Numbers of the cores on which this process may run; None where the system doesn't say (macOS)."""
+    process = psutil.Process()
+    return set(process.cpu_affinity()) or None if hasattr(process, "cpu_affinity") else None
+
+
 def cpu_seconds() -> tuple[float, float]:
     """Seconds that the cores on which this process may run were busy since the machine started, and that this process was."""
-    process = psutil.Process()
-    allowed = set(process.cpu_affinity()) if hasattr(process, "cpu_affinity") else set(range(psutil.cpu_count() or 1))
-    cores = [times for number, times in enumerate(psutil.cpu_times(percpu=True)) if number in allowed]
-    own = process.cpu_times()
+    allowed, own = allowed_cores(), psutil.Process().cpu_times()
+    cores = [times for number, times in enumerate(psutil.cpu_times(percpu=True)) if allowed is None or number in allowed]
     return sum(core.user + core.system + getattr(core, "nice", 0.0) for core in cores), own.user + own.system
 
 
@@ -32,19 +36,22 @@ class ThreadShare:
     """torch's number of threads, one less for every core that others keep busy, at least half of them. Use from the thread that trains.
 
     most: torch's number when this is made. It can't see what waits for a core: two programs on one core each get half of it, so a thread goes from a
-    quarter of a core on.
+    quarter of a core on. Nor does it see a container's quota: there run.threads says how many.
     """
 
     def __init__(self, *, cores: int | None = None, clock: Callable[[], float] = time.monotonic,
                  seconds: Callable[[], tuple[float, float]] = cpu_seconds) -> None:
         """cores: that this process may use, None: as the machine says. seconds: as cpu_seconds."""
-        process = psutil.Process()
-        allowed = len(process.cpu_affinity()) if hasattr(process, "cpu_affinity") else psutil.cpu_count() or 1
         self.most = torch.get_num_threads()
-        self._cores = cores or allowed
+        self._cores = max(self.most, cores or len(allowed_cores() or ()) or psutil.cpu_count() or 1)
         self._clock, self._seconds = clock, seconds
-        self._at, (self._busy, self._own) = clock(), seconds()
+        self._at, self._asked = clock(), self.most
+        self._busy, self._own = self._used()
+
+    def take_all(self) -> None:
+        """Back to all threads, until two windows say otherwise."""
         self._asked = self.most
+        torch.set_num_threads(self.most)
 
     def wanted(self, others: float) -> int:
         """Threads beside others that use so many cores."""
@@ -55,7 +62,7 @@ class ThreadShare:
         now = self._clock()
         if now - self._at < WINDOW_S:
             return
-        busy, own = self._seconds()
+        busy, own = self._used()
         others = max(0.0, (busy - self._busy) - (own - self._own)) / (now - self._at)
         self._at, self._busy, self._own = now, busy, own
         asked, before = self.wanted(others), self._asked
@@ -63,3 +70,10 @@ class ThreadShare:
         if asked == before and asked != torch.get_num_threads():
             _log.info("other programs use %.1f of %d cores: %d threads from now on", others, self._cores, asked)
             torch.set_num_threads(asked)
+
+    def _used(self) -> tuple[float, float]:
+        """What seconds says; nothing where the system keeps it to itself (a phone, a hardened container)."""
+        try:
+            return self._seconds()
+        except (OSError, psutil.Error):
+            return 0.0, 0.0

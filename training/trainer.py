@@ -26,7 +26,7 @@ from experts.moe.control import control_of
 from settings import TrainSettings
 from training import trainer_state
 from training.batches import Batch
-from training.execution import Execution, choose_execution
+from training.execution import Execution, choose_execution, compile_ahead
 from training.optim import Optimizers
 from training.plan import Mix, Plan, StepFacts, Trained, TrainingDiverged, Validation
 from training.schedule import lr_share
@@ -45,12 +45,15 @@ def train(model: PreTrainedModel, *, corpus: AnyCorpus, mix: Mix, plan: Plan, de
           on_validation: Callable[[Validation], None] | None = None, threads: ThreadShare | None = None) -> Trained:
     """Train the model in place (it ends on the device, in eval mode) and say what happened.
 
-    threads: looked after between steps, for a training of seconds; a plan of steps keeps its threads, since with others the last bits differ.
+    threads: begins with all of them, and follows other programs' use of the cores in a training of seconds; a plan of steps keeps its threads, since
+    with others the last bits differ, and so do compiled layers, which would be compiled again.
 
     Goes on from the newest state in state_folder when there is one; raises StateMismatch when that belongs to another
     plan, mix, data, model or settings. A non-finite loss or gradient is never applied: the run returns to its last saved state
     with half the rate, and raises TrainingDiverged after settings.max_rollbacks returns.
     """
+    if threads is not None:
+        threads.take_all()
     with device.turn():
         run = _Run(model, corpus=corpus, mix=mix, plan=plan, device=device, folder=state_folder, settings=settings)
         run.start()
@@ -58,7 +61,7 @@ def train(model: PreTrainedModel, *, corpus: AnyCorpus, mix: Mix, plan: Plan, de
     while run.step < run.pace.steps and not should_stop():
         keeper.tick()
         with device.turn():
-            if threads is not None and plan.seconds is not None:
+            if threads is not None and plan.seconds is not None and not run.execution.compiled:
                 threads.tick()
             facts = run.take_step()
             if facts is None:
@@ -107,11 +110,14 @@ class _Run:
             self.save()
             return
         trainer_state.require_same(state.facts["identity"], ours=self.identity, folder=self.folder)
-        trainer_state.warn_of_other_machine(state.facts["machine"], ours=trainer_state.machine(self.device))
-        self.restore(state)
+        if self.plan.seconds is None:  # one of minutes is never the same twice
+            trainer_state.warn_of_other_machine(state.facts["machine"], ours=trainer_state.machine(self.device))
         self.rollbacks = state.facts["rollbacks"]
         self.execution = Execution(**state.facts["execution"])
         self.loss = self.execution.loss(self.model, device=self.device)
+        if self.execution.compiled:
+            compile_ahead(self.model, loss=self.loss, batch=self.batches.next(), device=self.device)  # or it would count as the first step's time
+        self.restore(state)
         _log.info("resuming at step %d of %d", self.step, self.pace.steps)
 
     @property

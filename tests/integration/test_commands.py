@@ -7,6 +7,7 @@ import sys
 import pytest
 
 import settings
+from experts.journal import Journal
 from experts.registry import Registry
 
 PATIENCE_S = 120
@@ -77,6 +78,8 @@ def test_fast_train_offers_one_node_and_writes_losses(family, records_folder, to
     assert facts["best"]["val_loss"] == min(row["val_loss"] for row in facts["history"])
     assert set(facts["history"][0]) == {"step", "val_loss", "train_loss", "train_s", "tokens"}
     assert facts["history"][-1]["tokens"] > 0
+    started = Journal(family / "journal.db", read_only=True).events(kind="training_started", node="math")[-1]
+    assert facts["history"][-1]["step"] == started.facts["steps"] < 100  # two epochs of a small folder, whatever loop.cycle_minutes says
     assert facts["parameters"] == 320 * 32 + 32 * 32 * 2 + 32 * 16 * 2 + 3 * 32 * 64 + 32 * 3 + 16 * 2
     after = Registry(family).pointer().nodes
     assert {name for name in after if after[name] != before.get(name)} <= {"math"}

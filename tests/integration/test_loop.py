@@ -264,7 +264,8 @@ def test_loop_of_minutes_shares_them_out_once_keeps_that_over_a_stop_and_follows
     chosen = toy_settings("tree.branches={technical=[\"code\"]}", "loop.first_answer_s=1000")
     chosen = chosen.model_copy(update={"loop": chosen.loop.model_copy(update={"steps": None, "minutes": 1.0})})
     turn(chosen, router=False, should_stop=Stop(after=6))
-    _, events = turn(chosen, router=False)
+    since = chosen.model_copy(update={"train": chosen.train.model_copy(update={"lr": 0.004})})  # as another version's default
+    _, events = turn(since, router=False)  # what has begun goes on as it began
     started = [(event.node, event.facts["steps"]) for event in events if event.kind == "training_started"]
     assert started == [("generalist", 90), ("generalist", 90), ("code", 30)]
     assert asked == [0.75]

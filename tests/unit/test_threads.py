@@ -4,10 +4,11 @@ import subprocess
 import sys
 import time
 
+import psutil
 import pytest
 import torch
 
-from training.threads import ThreadShare, cpu_seconds
+from training.threads import ThreadShare, allowed_cores, cpu_seconds
 
 
 @pytest.fixture(autouse=True)
@@ -51,6 +52,46 @@ def test_two_windows_in_a_row_decide_and_free_cores_are_taken_again():
         share.tick()
         seen.append(torch.get_num_threads())
     assert seen == [4, 4, 4, 4, 3, 3, 3, 4]
+
+
+def test_a_training_begins_with_all_threads_whatever_the_one_before_ended_with():
+    machine = Machine()
+    share = machine.share(threads=2, cores=2)
+    for _ in range(2):
+        machine.go(10.0, others=1.0, own=1.0)
+        share.tick()
+    assert torch.get_num_threads() == 1
+    share.take_all()
+    assert torch.get_num_threads() == 2
+    machine.go(10.0, others=1.0, own=1.0)
+    share.tick()  # one window alone takes nothing away again
+    assert torch.get_num_threads() == 2
+
+
+@pytest.mark.parametrize("error", [PermissionError("/proc/stat"), psutil.AccessDenied(1)])
+def test_a_system_that_keeps_its_times_to_itself_keeps_all_threads(error):
+    def refused():
+        raise error
+
+    machine = Machine()
+    torch.set_num_threads(2)
+    share = ThreadShare(cores=2, clock=lambda: machine.now, seconds=refused)
+    for _ in range(3):
+        machine.now += 10.0
+        share.tick()
+    assert torch.get_num_threads() == 2
+
+
+def test_a_machine_that_names_no_cores_counts_all_of_them(monkeypatch):
+    monkeypatch.delattr(psutil.Process, "cpu_affinity", raising=False)
+    assert allowed_cores() is None
+    torch.set_num_threads(1)
+    assert ThreadShare().wanted(0.0) == 1
+    assert cpu_seconds()[0] > 0
+
+
+def test_more_threads_than_cores_that_somebody_asked_for_stay_while_nothing_else_runs():
+    assert Machine().share(threads=4, cores=2).wanted(0.0) == 4
 
 
 def test_what_this_process_uses_by_itself_gives_no_thread_up():
