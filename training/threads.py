@@ -1,6 +1,6 @@
 """How many threads a training on a CPU takes while other programs use the same cores.
 
-The threads of a product wait for each other: where one of them shares its core, all of them stand still for most of the time (a step took 12 times as
+The threads of a product wait for each other: where one of them shares its core, all of them stand still for most of the time (a step took 18 times as
 long beside one program on two cores, RESULTS.md). A thread less costs its share of the speed and no more. Sets torch's number of threads; measures no step.
 """
 
