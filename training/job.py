@@ -39,7 +39,7 @@ class JobRunner:
         """should_stop is asked after every step; a stopped job keeps its state and goes on next time."""
         self._run, self._device, self._reporter, self._should_stop = run, device, reporter, should_stop
         self._examiner = Examiner(run, device=device)
-        self._threads = ThreadShare() if device.torch.type == "cpu" and run.settings.run.threads is None else None
+        self._threads = ThreadShare.of(run.settings.run, device=device)
         self._noted: set[str] = set()
 
     def carry_out(self, job: Job, *, cycle: int, states: Path, corpus: Corpus) -> tuple[Job, Trained | None]:

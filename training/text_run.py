@@ -149,7 +149,7 @@ def train_text(run: Run, *, device: Device, reporter: Reporter, should_stop: Cal
 
         trained = train(model, corpus=corpus, mix=Mix({DOMAIN: 1.0}), plan=plan, device=device, state_folder=states, settings=settings.train,
                         on_step=on_step, should_stop=should_stop, on_validation=on_validation,
-                        threads=ThreadShare() if device.torch.type == "cpu" and settings.run.threads is None else None)
+                        threads=ThreadShare.of(settings.run, device=device))
     sample = ""
     if not trained.stopped:
         folder = run.registry.served(DOMAIN)

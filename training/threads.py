@@ -14,6 +14,9 @@ from collections.abc import Callable
 import psutil
 import torch
 
+from experts.device import Device
+from settings import RunSettings
+
 _log = logging.getLogger(__name__)
 WINDOW_S = 10.0  # over which others' use is averaged; two windows in a row decide
 FREE_USE = 0.25  # of a core: what others may use before a thread is given up for them
@@ -47,6 +50,11 @@ class ThreadShare:
         self._clock, self._seconds = clock, seconds
         self._at, self._asked = clock(), self.most
         self._busy, self._own = self._used()
+
+    @classmethod
+    def of(cls, settings: RunSettings, *, device: Device) -> ThreadShare | None:
+        """One for trainings on a CPU, unless run.threads says how many it shall be."""
+        return cls() if device.torch.type == "cpu" and settings.threads is None else None
 
     def take_all(self) -> None:
         """Back to all threads, until two windows say otherwise."""

@@ -1,5 +1,6 @@
 """Threads of a training that shares its cores: how many, when they change, and that the sums are those of the machine."""
 
+import dataclasses
 import subprocess
 import sys
 import time
@@ -8,6 +9,8 @@ import psutil
 import pytest
 import torch
 
+from experts.device import cpu_device
+from settings import RunSettings
 from training.threads import ThreadShare, allowed_cores, cpu_seconds
 
 
@@ -28,6 +31,11 @@ class Machine:
         self.now += seconds
         self.busy += seconds * (others + own)
         self.own += seconds * own
+
+    def windows(self, share, count, *, others, own):
+        for _ in range(count):
+            self.go(10.0, others=others, own=own)
+            share.tick()
 
     def share(self, *, threads, cores):
         torch.set_num_threads(threads)
@@ -57,14 +65,11 @@ def test_two_windows_in_a_row_decide_and_free_cores_are_taken_again():
 def test_a_training_begins_with_all_threads_whatever_the_one_before_ended_with():
     machine = Machine()
     share = machine.share(threads=2, cores=2)
-    for _ in range(2):
-        machine.go(10.0, others=1.0, own=1.0)
-        share.tick()
+    machine.windows(share, 2, others=1.0, own=1.0)
     assert torch.get_num_threads() == 1
     share.take_all()
     assert torch.get_num_threads() == 2
-    machine.go(10.0, others=1.0, own=1.0)
-    share.tick()  # one window alone takes nothing away again
+    machine.windows(share, 1, others=1.0, own=1.0)  # one alone takes nothing away again
     assert torch.get_num_threads() == 2
 
 
@@ -97,9 +102,7 @@ def test_more_threads_than_cores_that_somebody_asked_for_stay_while_nothing_else
 def test_what_this_process_uses_by_itself_gives_no_thread_up():
     machine = Machine()
     share = machine.share(threads=2, cores=2)
-    for _ in range(4):
-        machine.go(10.0, others=0.0, own=2.0)
-        share.tick()
+    machine.windows(share, 4, others=0.0, own=2.0)
     assert torch.get_num_threads() == 2
 
 
@@ -114,3 +117,9 @@ def test_seconds_of_the_cores_grow_with_others_work_and_own_seconds_only_with_ow
     while time.process_time() < end:
         pass
     assert cpu_seconds()[1] - own_after >= 0.5
+
+
+@pytest.mark.parametrize(("kind", "threads", "shares"), [("cpu", None, True), ("cpu", 2, False), ("meta", None, False)])
+def test_only_a_training_on_a_cpu_whose_threads_nobody_set_shares_them(kind, threads, shares):
+    device = dataclasses.replace(cpu_device(), torch=torch.device(kind))
+    assert isinstance(ThreadShare.of(RunSettings(threads=threads), device=device), ThreadShare) == shares
