@@ -12,7 +12,7 @@ import logging
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
@@ -21,6 +21,7 @@ import settings as configuration
 from benchmarks.measuring import Figure
 from data_prep.corpus import open_corpus
 from experts.device import choose
+from experts.durable import write_json
 from experts.expert import Expert
 from experts.journal import Journal
 from experts.registry import Registry
@@ -41,13 +42,24 @@ class Result:
     loop_rate: Mapping[str, float]
 
 
+@dataclass(frozen=True, slots=True)
+class Point:
+    """Bits per byte of both arms over one budget, mean over domains. data: name of the folder of records, or "curriculum"."""
+
+    data: str
+    steps: int
+    tree: float
+    one_model: float
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of this benchmark."""
     configuration.add_arguments(parser)
     parser.add_argument("--steps", type=int, nargs="+", default=[750, 1500, 3000], help="budgets: steps of the whole tree together (default 750 1500 3000)")
     parser.add_argument("--work", type=Path, default=Path("runs/tree"), metavar="DIR", help="folder that keeps the runs (default runs/tree)")
     parser.add_argument("--side-by-side", action="store_true", help="also a single model with the steps that lie on one way from the root to an expert")
-    parser.add_argument("--picture", type=Path, metavar="FILE", help="bits per byte over steps, as a picture")
+    parser.add_argument("--points", type=Path, metavar="FILE", help="file that gathers the means of every budget and data set measured, over many calls")
+    parser.add_argument("--picture", type=Path, metavar="FILE", help="bits per byte over steps, as a picture; with --points of all that stand there")
 
 
 def measure(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> list[Figure]:
@@ -57,20 +69,31 @@ def measure(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> l
         parser.error(f"--steps {min(arguments.steps)}: at least 20, or the experts get none")
     torch.set_num_threads(settings.run.threads or torch.get_num_threads())
     figures: list[Figure] = []
-    curves: dict[str, list[tuple[int, float]]] = {"tree": [], "one model": []}
+    points = []
+    data = Path(settings.data.path).name if settings.data.path is not None else "curriculum"
     for steps in sorted(arguments.steps):
         tree = _finished(settings, arguments.work / f"tree-{steps}", words=[f"loop.steps={steps}"])
         one = _finished(settings, arguments.work / f"one-{steps}", words=one_model(settings, steps=steps))
         figures += side_by_side(tree, one, steps=steps, peer_name="one model, equal total steps")
-        for name, result in (("tree", tree), ("one model", one)):
-            curves[name].append((steps, _mean(result.bits)))
+        points.append(Point(data, steps, _mean(tree.bits), _mean(one.bits)))
         if arguments.side_by_side:
             way = way_steps(arguments.work / f"tree-{steps}", Tree.from_settings(settings.tree))
             figures += side_by_side(tree, _finished(settings, arguments.work / f"one-{way}", words=one_model(settings, steps=way)), steps=steps,
                                     peer_name=f"one model, the {way} steps of one way down the tree")
+    if arguments.points is not None:
+        points = gathered(arguments.points, points)
     if arguments.picture is not None:
-        _draw(curves, arguments.picture)
+        _draw(points, arguments.picture)
     return figures
+
+
+def gathered(file: Path, points: Sequence[Point]) -> list[Point]:
+    """The points of the file and these, which replace those of the same data and budget there, by data and budget; the file has them then."""
+    old = [Point(**line) for line in json.loads(file.read_text(encoding="utf-8"))] if file.exists() else []
+    both = {(point.data, point.steps): point for point in (*old, *points)}
+    found = [both[key] for key in sorted(both)]
+    write_json(file, [asdict(point) for point in found])
+    return found
 
 
 def one_model(settings: Settings, *, steps: int) -> list[str]:
@@ -134,13 +157,17 @@ def _mean(bits: Mapping[str, float]) -> float:
     return sum(bits.values()) / len(bits)
 
 
-def _draw(curves: Mapping[str, Sequence[tuple[int, float]]], file: Path) -> None:
+def _draw(points: Sequence[Point], file: Path) -> None:
     from matplotlib.figure import Figure as Canvas  # the extra curves
 
-    canvas = Canvas(figsize=(8, 4.5), layout="constrained")
-    axes = canvas.add_subplot(xlabel="steps, all nodes together", ylabel="bits per byte on held-out rows, mean over domains", xscale="log")
-    for name, points in curves.items():
-        axes.plot([steps for steps, _ in points], [bits for _, bits in points], marker="o", label=name)
-    axes.grid(alpha=0.3)
-    axes.legend()
+    sets = sorted({point.data for point in points})
+    canvas = Canvas(figsize=(5.5 * len(sets), 4.5), layout="constrained")
+    for place, data in enumerate(sets):
+        axes = canvas.add_subplot(1, len(sets), place + 1, title=data, xlabel="steps, all nodes together", xscale="log",
+                                  ylabel="bits per byte on held-out rows, mean over domains")
+        mine = sorted((point for point in points if point.data == data), key=lambda point: point.steps)
+        for name, bits in (("tree", [point.tree for point in mine]), ("one model", [point.one_model for point in mine])):
+            axes.plot([point.steps for point in mine], bits, marker="o", label=name)
+        axes.grid(alpha=0.3)
+        axes.legend()
     canvas.savefig(file)

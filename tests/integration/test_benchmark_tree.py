@@ -6,7 +6,7 @@ import pytest
 
 import settings
 from benchmarks import tree as benchmark
-from benchmarks.tree import Result, one_model, side_by_side, way_steps
+from benchmarks.tree import Point, Result, gathered, one_model, side_by_side, way_steps
 from experts.journal import Journal
 from experts.tree import Tree
 from training.exam import Exam
@@ -37,25 +37,37 @@ def test_side_by_side_divides_the_trees_bits_by_the_single_models():
         (0.0, 0.5), (0.25, 0.0)]
 
 
+def test_points_are_gathered_over_calls_and_a_new_one_replaces_the_old(tmp_path):
+    file = tmp_path / "points.json"
+    first = [Point("records", 1500, 1.4, 1.35), Point("curriculum", 800, 0.1, 0.2)]
+    assert gathered(file, first) == [first[1], first[0]]
+    better, longer = Point("records", 1500, 1.3, 1.35), Point("records", 900, 1.6, 1.5)
+    assert gathered(file, [better, longer]) == [first[1], longer, better]
+    assert gathered(file, []) == [first[1], longer, better]
+
+
 @pytest.fixture
 def measured(tmp_path, records_folder, toy_overrides):
     """A function: the figures of the benchmark at toy size, over 20 steps."""
     def measure():
         parser = argparse.ArgumentParser()
         benchmark.add_arguments(parser)
-        words = ["--steps", "20", "--work", str(tmp_path / "work"), "--data", str(records_folder), "--picture", str(tmp_path / "tree.png")]
+        words = ["--steps", "20", "--work", str(tmp_path / "work"), "--data", str(records_folder), "--picture", str(tmp_path / "tree.png"),
+                 "--points", str(tmp_path / "points.json")]
         for override in toy_overrides:
             words += ["--set", override]
         return benchmark.measure(parser.parse_args(words), parser)
     return measure
 
 
-def test_both_arms_are_trained_once_and_examined_alike(measured, tmp_path, monkeypatch):
+def test_both_arms_are_trained_once_and_examined_alike(measured, tmp_path, records_folder, monkeypatch):
     pytest.importorskip("matplotlib")
     figures = measured()
     assert sorted(folder.name for folder in (tmp_path / "work").iterdir() if folder.is_dir()) == ["one-20", "tree-20"]
     assert [sorted(path.name for path in (tmp_path / "work" / run / "nodes").iterdir()) for run in ("one-20",)] == [["generalist"]]
     assert (tmp_path / "tree.png").read_bytes().startswith(b"\x89PNG")
+    mean = next(figure for figure in figures if figure.name == "20 steps: bits per byte, mean")
+    assert gathered(tmp_path / "points.json", []) == [Point(records_folder.name, 20, mean.ours, mean.peer)]
     before = (tmp_path / "work" / "one-20" / "current.json").read_bytes()
     assert measured() == figures
     assert (tmp_path / "work" / "one-20" / "current.json").read_bytes() == before
