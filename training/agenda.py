@@ -14,12 +14,14 @@ from settings import LoopSettings
 from training.plan import Mix
 
 Status = Literal["pending", "promoted", "refused", "set_aside"]
+REWARMING = 4.0  # peak of an expert in units of the rate at which its root ended: after 0.03, 0.1 beat 0.05 and 0.2 (RESULTS.md, as for root_share)
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
     """Train one node and offer the result. Either steps or seconds of training is given; seconds get the steps that they hold at the speed
-    measured when the job begins, and what it comes to follows the clock (Plan.at_speed). lr_share: of the settings' rates."""
+    measured when the job begins, and what it comes to follows the clock (Plan.at_speed). lr_share: its peak rates as a share of the settings'.
+    final_lr_share: where they end, as a share of the peak; None: as set."""
 
     node: str
     lr_share: float
@@ -27,6 +29,7 @@ class Job:
     seconds: float | None = None
     status: Status = "pending"
     outcome: str = ""
+    final_lr_share: float | None = None
 
     def with_speed(self, step_s: float) -> Job:
         """The job with the steps that it is expected to make, at least one; step_s: seconds a step."""
@@ -39,6 +42,11 @@ class Job:
         if self.steps is not None:
             return replace(self, steps=max(1, round(self.steps * factor)))
         return replace(self, seconds=(self.seconds or 0.0) * factor)
+
+    @property
+    def amount(self) -> float:
+        """How much training, in the agenda's unit: steps, or seconds."""
+        return float(self.steps if self.steps is not None else self.seconds or 0.0)
 
     @property
     def size(self) -> str:
@@ -60,23 +68,35 @@ class Agenda:
         """The next job, None when all are done."""
         return next((job for job in self.jobs if job.status == "pending"), None)
 
+    @property
+    def sizes(self) -> str:
+        """How much each job trains, in words."""
+        return ", ".join(f"{job.node} {job.size}" for job in self.jobs)
+
     def with_next(self, job: Job) -> Agenda:
         """This agenda with the first pending job replaced by its new self."""
         index = next(i for i, other in enumerate(self.jobs) if other.status == "pending")
         return replace(self, jobs=(*self.jobs[:index], job, *self.jobs[index + 1:]))
 
-    def with_root_share(self, share: float | None) -> Agenda:
+    def with_root_share(self, share: float | None, *, tree: Tree, settings: LoopSettings) -> Agenda:
         """This agenda with that share of the training for its first job, the root's; what the others lose, they lose alike. None: as it is.
 
+        The root's rate then ends where a straight line down to an expert's end would stand, at most at loop.root_final_lr_share, and the others
+        begin at REWARMING times that, at most at loop.leaf_lr_share: where little is left to train, the root has its decay to itself.
         For an agenda of which nothing has begun: its jobs are all in steps or all in seconds.
         """
         if share is None:
             return replace(self, shared_out=True)
         assert len({job.steps is None for job in self.jobs}) == 1, "an agenda that has begun isn't shared out again"
-        sizes = [float(job.seconds or 0.0 if job.steps is None else job.steps) for job in self.jobs]
-        whole, first = sum(sizes), sizes[0]
-        factors = (share * whole / first, *[(1 - share) * whole / (whole - first)] * (len(sizes) - 1))
-        return replace(self, shared_out=True, jobs=tuple(job.scaled(factor) for job, factor in zip(self.jobs, factors, strict=True)))
+        root, *others = self.jobs
+        rest = sum(job.amount for job in others)
+        root = root.scaled(share * (root.amount + rest) / root.amount)
+        others = [job.scaled((1 - share) * sum(job.amount for job in self.jobs) / rest) for job in others]
+        amounts = {job.node: job.amount for job in others}
+        below = max(sum(amounts.get(name, 0.0) for name in tree.path(domain)) for domain in tree.domains)
+        final = min(settings.root_final_lr_share, below / (root.amount + below))
+        peak = min(settings.leaf_lr_share, REWARMING * final)
+        return replace(self, shared_out=True, jobs=(replace(root, final_lr_share=final), *(replace(job, lr_share=peak) for job in others)))
 
     def to_json(self) -> dict[str, Any]:
         """Plain data for work/agenda.json."""
@@ -125,14 +145,16 @@ def founding(tree: Tree, *, settings: LoopSettings) -> tuple[Job, ...]:
                  for name, share in shares.items() if share > 0)
 
 
-def root_share(settings: LoopSettings, *, needed: float, steps: float) -> float | None:
+def root_share(settings: LoopSettings, *, needed: float, steps: float, of_records: float) -> float | None:
     """The root's share of a first cycle of so many steps, when it needs `needed` of them to read loop.root_reads tokens a weight.
 
-    None where loop.root_share is enough. An expert starts from what its root knows, and steps that all domains share teach more as long as
-    the root still learns fast: a short cycle belongs to the root, up to loop.root_share_most, a long one to the experts (RESULTS.md, "How
-    much of a short cycle the root should get"; 3.5 tokens a weight are the 2,300 steps with which a tree of 6,000 was ahead of one model).
+    of_records: share of the domains that read people's records, not the curriculum. None where loop.root_share is enough. An expert starts from
+    what its root knows, and steps that all domains share teach more as long as the root still learns fast: a short cycle belongs to the root, up
+    to loop.root_share_most of it on the curriculum and loop.root_share_records on records, whose language is the domains' common ground; a long
+    one to the experts (RESULTS.md, "How much of a short cycle the root should get").
     """
-    share = min(settings.root_share_most, needed / steps)
+    most = settings.root_share_most + (settings.root_share_records - settings.root_share_most) * of_records
+    share = min(most, needed / steps)
     return share if share > settings.root_share else None
 
 

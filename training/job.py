@@ -109,7 +109,8 @@ class JobRunner:
         weights = sum(param.numel() for param in self.start_model(root, corpus).parameters())
         tokens = settings.train.row_tokens * settings.train.batch_rows * settings.train.accumulate
         steps = settings.loop.steps or max(1.0, settings.loop.minutes * 60 / self.step_s(root, corpus))
-        return root_share(settings.loop, needed=settings.loop.root_reads * weights / tokens, steps=steps)
+        of_records = len(corpus.of_records) / len(self._run.tree.domains)
+        return root_share(settings.loop, needed=settings.loop.root_reads * weights / tokens, steps=steps, of_records=of_records)
 
     def epoch_steps(self, node: str, corpus: Corpus, *, epochs: float) -> int:
         """Steps that read the training tokens of a node's own domains so many times (replayed tokens come on top)."""
@@ -127,7 +128,8 @@ class JobRunner:
         if begun is not None:
             return begun
         founding_root = job.node == self._run.tree.root and job.lr_share == 1.0
-        train_settings = settings.train.model_copy(update={"final_lr_share": settings.loop.root_final_lr_share}) if founding_root else settings.train
+        final = settings.loop.root_final_lr_share if founding_root else settings.train.final_lr_share
+        train_settings = settings.train.model_copy(update={"final_lr_share": final if job.final_lr_share is None else job.final_lr_share})
         return Plan.from_settings(train_settings, steps=job.steps, lr_share=job.lr_share, seed=settings.run.seed * 1_000_003 + cycle, seconds=job.seconds)
 
     def _offer(self, job: Job, model: PreTrainedModel, trained: Trained, *, cycle: int, corpus: Corpus, scalars: Scalars) -> Job:

@@ -193,9 +193,9 @@ class Loop:
         if begun or first.node != self._run.tree.root or first.lr_share != 1.0 or self._should_stop():
             return
         share = self._jobs.root_share(corpus)
+        shared = self._save(self._agenda.with_root_share(share, tree=self._run.tree, settings=self._run.settings.loop))
         if share is not None:
-            self._reporter.note(f"{first.node} gets {share:.0%} of this cycle, the others what is left: it has much to learn that all domains share")
-        self._save(self._agenda.with_root_share(share))
+            self._reporter.note(f"{first.node} gets {share:.0%} of this cycle, since it has much to learn that all domains share: {shared.sizes}")
 
     def _open_agenda(self) -> Agenda:
         settings, tree = self._run.settings.loop, self._run.tree
@@ -206,9 +206,9 @@ class Loop:
             jobs = plans.newcomers(tree, served, settings=settings)
         else:
             jobs = (plans.most_to_gain(self._standings(), settings=settings),)
-        cycle = self._next_cycle()
-        self._reporter.note(f"cycle {cycle}: " + ", ".join(f"{job.node} {job.size}" for job in jobs))
-        return self._save(Agenda(cycle=cycle, jobs=jobs))
+        agenda = Agenda(cycle=self._next_cycle(), jobs=jobs)
+        self._reporter.note(f"cycle {agenda.cycle}: {agenda.sizes}")
+        return self._save(agenda)
 
     def _standings(self) -> list[Standing]:
         """Facts of every trainable node for agenda.most_to_gain: its served card, and refusals since its promotion."""

@@ -245,10 +245,19 @@ def test_loop_raises_the_level_of_what_was_promoted_and_teaches_it_next(toy_sett
     assert {row.meta["level"] for row in corpus.examples(domain, "train")} == {1, 2}
 
 
-def test_loop_gives_a_root_that_has_read_little_more_of_a_short_cycle(toy_settings):
-    """20 steps hold far fewer tokens than 3.5 a weight: the root gets loop.root_share_most, 15 in place of 8, and the expert what is left."""
-    _, events = turn(toy_settings("tree.branches={technical=[\"code\"]}", "loop.root_share_most=0.75"), router=False)
-    assert [(event.node, event.facts["steps"]) for event in events if event.kind == "training_started"] == [("generalist", 15), ("code", 5)]
+def test_loop_gives_a_root_that_has_read_little_more_of_a_short_cycle(toy_settings, monkeypatch):
+    """20 steps hold far fewer tokens than 5 a weight: the root gets loop.root_share_records, 18 in place of 8, and the expert what is left.
+
+    2 of 20 steps come after it, so the root's rate ends at a tenth, and the expert begins at four times that.
+    """
+    plans = {}
+    plan = JobRunner._plan
+    monkeypatch.setattr(JobRunner, "_plan", lambda self, job, **about: plans.setdefault(job.node, plan(self, job, **about)))
+    chosen = toy_settings("tree.branches={technical=[\"code\"]}", "loop.root_share_records=0.9", "loop.leaf_lr_share=0.5", "train.lr=0.003")
+    _, events = turn(chosen, router=False)
+    assert [(event.node, event.facts["steps"]) for event in events if event.kind == "training_started"] == [("generalist", 18), ("code", 2)]
+    assert {node: (plan.lr, plan.final_lr_share) for node, plan in plans.items()} == {
+        "generalist": (0.003, pytest.approx(0.1)), "code": (pytest.approx(0.4 * 0.003), chosen.train.final_lr_share)}
 
 
 @pytest.mark.parametrize(("pace", "made"), [(0.5, (90, 30)), (2.5, (18, 6)), (0.3, (150, 50))])
@@ -261,7 +270,7 @@ def test_loop_of_minutes_shares_them_out_once_keeps_that_over_a_stop_and_follows
     asked = []
     share = JobRunner.root_share
     monkeypatch.setattr(JobRunner, "root_share", lambda self, corpus: asked.append(share(self, corpus)) or asked[-1])
-    chosen = toy_settings("tree.branches={technical=[\"code\"]}", "loop.first_answer_s=1000")
+    chosen = toy_settings("tree.branches={technical=[\"code\"]}", "loop.first_answer_s=1000", "loop.root_share_records=0.75")
     chosen = chosen.model_copy(update={"loop": chosen.loop.model_copy(update={"steps": None, "minutes": 1.0})})
     turn(chosen, router=False, should_stop=Stop(after=6))
     since = chosen.model_copy(update={"train": chosen.train.model_copy(update={"lr": 0.004})})  # as another version's default

@@ -31,33 +31,53 @@ def test_founding_given_steps_leaves_the_clock_out():
     assert [(job.node, job.steps) for job in jobs] == [("generalist", 50), *((name, 10) for name in TREE.domains)]
 
 
-@pytest.mark.parametrize(("steps", "share"), [(100, 0.75), (1200, 0.75), (1500, 0.6), (2250, None), (90_000, None)])
-def test_root_share_is_what_it_needs_of_the_cycle_within_the_bounds(steps, share):
-    """900 steps are 90 % of 1,000, 60 % of 1,500, 40 % of 2,250."""
-    found = root_share(LoopSettings(root_share=0.4, root_share_most=0.75), needed=900, steps=steps)
+@pytest.mark.parametrize(("steps", "of_records", "share"), [
+    (100, 0.0, 0.75), (1200, 0.0, 0.75), (1500, 0.0, 0.6), (2250, 0.0, None), (90_000, 0.0, None),
+    (100, 1.0, 0.95), (1000, 1.0, 0.9), (1500, 1.0, 0.6), (2250, 1.0, None),
+    (100, 0.2, 0.79), (1200, 0.2, 0.75),
+])
+def test_root_share_is_what_it_needs_of_the_cycle_within_the_bounds(steps, of_records, share):
+    """900 steps are 90 % of 1,000, 75 % of 1,200, 60 % of 1,500, 40 % of 2,250; with one domain of records in five the most is 0.75 + 0.2 / 5."""
+    found = root_share(LoopSettings(root_share=0.4, root_share_most=0.75, root_share_records=0.95), needed=900, steps=steps, of_records=of_records)
     assert found == (share if share is None else pytest.approx(share))
 
 
 def test_root_share_that_is_set_higher_than_the_most_stays():
-    assert root_share(LoopSettings(root_share=1.0, branch_share=0.0), needed=1000, steps=1000) is None
+    assert root_share(LoopSettings(root_share=1.0, branch_share=0.0), needed=1000, steps=1000, of_records=0.0) is None
+
+
+def shared_out(share: float | None, *jobs: Job, **given: float) -> Agenda:
+    settings = LoopSettings(root_share=0.4, branch_share=0.12, root_final_lr_share=0.2, leaf_lr_share=0.2, **given)
+    return Agenda(cycle=0, jobs=jobs or founding(TREE, settings=settings)).with_root_share(share, tree=TREE, settings=settings)
 
 
 @pytest.mark.parametrize("given", [{"steps": 1000}, {"minutes": 1000 / 60}])
 def test_agenda_with_a_larger_root_takes_from_the_others_alike(given):
     """Of 1,000 the root gets 700 in place of 400; 600 of the others become 300: branches 60 -> 30, experts 96 -> 48."""
-    agenda = Agenda(cycle=0, jobs=founding(TREE, settings=LoopSettings(root_share=0.4, branch_share=0.12, **given))).with_root_share(0.7)
+    agenda = shared_out(0.7, **given)
     assert agenda.shared_out
     assert [job.steps or job.seconds for job in agenda.jobs] == pytest.approx([700, 30, 30, 48, 48, 48, 48, 48])
 
 
+@pytest.mark.parametrize(("share", "final", "peak"), [(0.5, 0.2, 0.2), (0.7, 78 / 778, 0.2), (0.95, 13 / 963, 52 / 963)])
+def test_agenda_with_a_larger_root_lets_its_rate_fall_on_the_line_to_the_end_of_the_way(share, final, peak):
+    """Of 1,000 steps at 0.5 the way goes on with a branch's 50 and an expert's 80: 130 of 630 are over 0.2; at 0.7 78 of 778, at 0.95 13 of 963."""
+    agenda = shared_out(share, steps=1000)
+    root, *others = agenda.jobs
+    assert root.lr_share == 1.0
+    assert root.final_lr_share == pytest.approx(final)
+    assert [job.lr_share for job in others] == pytest.approx([peak] * 7)
+    assert {job.final_lr_share for job in others} == {None}
+
+
 def test_agenda_whose_root_stays_is_shared_out_as_it_is():
-    agenda = Agenda(cycle=0, jobs=founding(TREE, settings=LoopSettings(minutes=240)))
-    assert agenda.with_root_share(None) == Agenda(cycle=0, jobs=agenda.jobs, shared_out=True)
+    jobs = founding(TREE, settings=LoopSettings(minutes=240))
+    assert shared_out(None, *jobs) == Agenda(cycle=0, jobs=jobs, shared_out=True)
 
 
 def test_agenda_that_has_begun_is_not_shared_out_again():
     with pytest.raises(AssertionError, match="has begun"):
-        Agenda(cycle=0, jobs=(Job("generalist", 1.0, steps=90), Job("math", 0.2, seconds=30.0))).with_root_share(0.7)
+        shared_out(0.7, Job("generalist", 1.0, steps=90), Job("math", 0.2, seconds=30.0))
 
 
 def test_agenda_of_an_earlier_version_goes_on_as_it_began():
