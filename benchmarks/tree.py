@@ -44,7 +44,7 @@ class Result:
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """Bits per byte of both arms over one budget, mean over domains. data: name of the folder of records, or "curriculum"."""
+    """Bits per byte of both arms over one budget, mean over domains. data: name of the folder of records, "hub" or "curriculum"."""
 
     data: str
     steps: int
@@ -69,8 +69,8 @@ def measure(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> l
         parser.error(f"--steps {min(arguments.steps)}: at least 20, or the experts get none")
     torch.set_num_threads(settings.run.threads or torch.get_num_threads())
     figures: list[Figure] = []
-    points = []
-    data = Path(settings.data.path).name if settings.data.path is not None else "curriculum"
+    points = gathered(arguments.points) if arguments.points is not None else []  # before hours of training, should it be damaged
+    data = Path(settings.data.path).resolve().name if settings.data.path is not None else "hub" if settings.data.hub else "curriculum"
     for steps in sorted(arguments.steps):
         tree = _finished(settings, arguments.work / f"tree-{steps}", words=[f"loop.steps={steps}"])
         one = _finished(settings, arguments.work / f"one-{steps}", words=one_model(settings, steps=steps))
@@ -81,19 +81,19 @@ def measure(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> l
             figures += side_by_side(tree, _finished(settings, arguments.work / f"one-{way}", words=one_model(settings, steps=way)), steps=steps,
                                     peer_name=f"one model, the {way} steps of one way down the tree")
     if arguments.points is not None:
-        points = gathered(arguments.points, points)
+        points = gathered(arguments.points, new=points)
     if arguments.picture is not None:
-        _draw(points, arguments.picture)
+        draw(points, arguments.picture)
     return figures
 
 
-def gathered(file: Path, points: Sequence[Point]) -> list[Point]:
-    """The points of the file and these, which replace those of the same data and budget there, by data and budget; the file has them then."""
+def gathered(file: Path, *, new: Sequence[Point] = ()) -> list[Point]:
+    """The points of a file with new ones merged in, sorted; a new one replaces that of the same data and budget. The file has them all then."""
     old = [Point(**line) for line in json.loads(file.read_text(encoding="utf-8"))] if file.exists() else []
-    both = {(point.data, point.steps): point for point in (*old, *points)}
-    found = [both[key] for key in sorted(both)]
-    write_json(file, [asdict(point) for point in found])
-    return found
+    merged = {(point.data, point.steps): point for point in (*old, *new)}
+    points = [merged[key] for key in sorted(merged)]
+    write_json(file, [asdict(point) for point in points])
+    return points
 
 
 def one_model(settings: Settings, *, steps: int) -> list[str]:
@@ -157,7 +157,8 @@ def _mean(bits: Mapping[str, float]) -> float:
     return sum(bits.values()) / len(bits)
 
 
-def _draw(points: Sequence[Point], file: Path) -> None:
+def draw(points: Sequence[Point], file: Path) -> None:
+    """Bits per byte over steps, a panel a data set, as a picture."""
     from matplotlib.figure import Figure as Canvas  # the extra curves
 
     sets = sorted({point.data for point in points})

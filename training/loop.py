@@ -188,14 +188,17 @@ class Loop:
     def _share_out(self, corpus: Corpus) -> None:
         """Let the root of a founding cycle grow as far as it needs; after the router's fit, since it takes a model to measure its speed."""
         assert self._agenda is not None
-        first = self._agenda.jobs[0]
-        begun = self._agenda.shared_out or first.status != "pending" or len(self._agenda.jobs) == 1
-        if begun or first.node != self._run.tree.root or first.lr_share != 1.0 or self._should_stop():
+        if not self._to_share(self._agenda) or self._should_stop():
             return
         share = self._jobs.root_share(corpus)
-        shared = self._save(self._agenda.with_root_share(share, tree=self._run.tree, settings=self._run.settings.loop))
-        if share is not None:
-            self._reporter.note(f"{first.node} gets {share:.0%} of this cycle, since it has much to learn that all domains share: {shared.sizes}")
+        agenda = self._save(self._agenda.with_root_share(share, tree=self._run.tree, settings=self._run.settings.loop))
+        self._reporter.note(f"cycle {agenda.cycle}: {agenda.sizes}")
+
+    def _to_share(self, agenda: Agenda) -> bool:
+        """Whether the agenda is a founding cycle's of which nothing has begun."""
+        first = agenda.jobs[0]
+        founding = first.node == self._run.tree.root and first.lr_share == 1.0 and len(agenda.jobs) > 1
+        return founding and first.status == "pending" and not agenda.shared_out
 
     def _open_agenda(self) -> Agenda:
         settings, tree = self._run.settings.loop, self._run.tree
@@ -207,7 +210,8 @@ class Loop:
         else:
             jobs = (plans.most_to_gain(self._standings(), settings=settings),)
         agenda = Agenda(cycle=self._next_cycle(), jobs=jobs)
-        self._reporter.note(f"cycle {agenda.cycle}: {agenda.sizes}")
+        if not self._to_share(agenda):  # else _share_out says it, when it knows
+            self._reporter.note(f"cycle {agenda.cycle}: {agenda.sizes}")
         return self._save(agenda)
 
     def _standings(self) -> list[Standing]:

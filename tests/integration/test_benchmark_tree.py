@@ -6,7 +6,7 @@ import pytest
 
 import settings
 from benchmarks import tree as benchmark
-from benchmarks.tree import Point, Result, gathered, one_model, side_by_side, way_steps
+from benchmarks.tree import Point, Result, draw, gathered, one_model, side_by_side, way_steps
 from experts.journal import Journal
 from experts.tree import Tree
 from training.exam import Exam
@@ -40,10 +40,19 @@ def test_side_by_side_divides_the_trees_bits_by_the_single_models():
 def test_points_are_gathered_over_calls_and_a_new_one_replaces_the_old(tmp_path):
     file = tmp_path / "points.json"
     first = [Point("records", 1500, 1.4, 1.35), Point("curriculum", 800, 0.1, 0.2)]
-    assert gathered(file, first) == [first[1], first[0]]
+    assert gathered(file, new=first) == [first[1], first[0]]
     better, longer = Point("records", 1500, 1.3, 1.35), Point("records", 900, 1.6, 1.5)
-    assert gathered(file, [better, longer]) == [first[1], longer, better]
-    assert gathered(file, []) == [first[1], longer, better]
+    assert gathered(file, new=[better, longer]) == [first[1], longer, better]
+    assert gathered(file) == [first[1], longer, better]
+
+
+def test_picture_has_a_panel_a_data_set(tmp_path):
+    """Two panels are twice as wide as one: 550 dots each."""
+    pytest.importorskip("matplotlib")
+    points = [Point("records", 900, 1.6, 1.5), Point("records", 1500, 1.3, 1.35), Point("curriculum", 800, 0.1, 0.2)]
+    for count in (2, 3):
+        draw(points[:count], tmp_path / f"{count}.png")
+    assert [int.from_bytes((tmp_path / f"{count}.png").read_bytes()[16:20]) for count in (2, 3)] == [550, 1100]
 
 
 @pytest.fixture
@@ -67,7 +76,7 @@ def test_both_arms_are_trained_once_and_examined_alike(measured, tmp_path, recor
     assert [sorted(path.name for path in (tmp_path / "work" / run / "nodes").iterdir()) for run in ("one-20",)] == [["generalist"]]
     assert (tmp_path / "tree.png").read_bytes().startswith(b"\x89PNG")
     mean = next(figure for figure in figures if figure.name == "20 steps: bits per byte, mean")
-    assert gathered(tmp_path / "points.json", []) == [Point(records_folder.name, 20, mean.ours, mean.peer)]
+    assert gathered(tmp_path / "points.json") == [Point(records_folder.name, 20, mean.ours, mean.peer)]
     before = (tmp_path / "work" / "one-20" / "current.json").read_bytes()
     assert measured() == figures
     assert (tmp_path / "work" / "one-20" / "current.json").read_bytes() == before

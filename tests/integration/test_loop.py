@@ -245,8 +245,8 @@ def test_loop_raises_the_level_of_what_was_promoted_and_teaches_it_next(toy_sett
     assert {row.meta["level"] for row in corpus.examples(domain, "train")} == {1, 2}
 
 
-def test_loop_gives_a_root_that_has_read_little_more_of_a_short_cycle(toy_settings, monkeypatch):
-    """20 steps hold far fewer tokens than 5 a weight: the root gets loop.root_share_records, 18 in place of 8, and the expert what is left.
+def test_loop_gives_a_root_that_has_read_little_more_of_a_short_cycle(toy_settings, monkeypatch, capsys):
+    """20 steps hold far fewer tokens than 3.5 a weight: the root gets loop.root_share_records, 18 in place of 8, and the expert what is left.
 
     2 of 20 steps come after it, so the root's rate ends at a tenth, and the expert begins at four times that.
     """
@@ -258,6 +258,14 @@ def test_loop_gives_a_root_that_has_read_little_more_of_a_short_cycle(toy_settin
     assert [(event.node, event.facts["steps"]) for event in events if event.kind == "training_started"] == [("generalist", 18), ("code", 2)]
     assert {node: (plan.lr, plan.final_lr_share) for node, plan in plans.items()} == {
         "generalist": (0.003, pytest.approx(0.1)), "code": (pytest.approx(0.4 * 0.003), chosen.train.final_lr_share)}
+    assert [line for line in capsys.readouterr().out.splitlines() if line.startswith("cycle 0: ")] == ["cycle 0: generalist 18 steps, code 2 steps"]
+
+
+def test_loop_on_the_curriculum_leaves_more_to_the_expert(toy_settings, capsys):
+    """Of the same 20 steps the root gets loop.root_share_most, 15."""
+    turn(toy_settings("tree.branches={technical=[\"code\"]}", "data.curriculum=auto", "data.curriculum_records=150", "model.context_tokens=256",
+                      "loop.root_share_most=0.75", "loop.root_share_records=0.9", data=None), router=False)
+    assert "cycle 0: generalist 15 steps, code 5 steps" in capsys.readouterr().out.splitlines()
 
 
 @pytest.mark.parametrize(("pace", "made"), [(0.5, (90, 30)), (2.5, (18, 6)), (0.3, (150, 50))])

@@ -42,12 +42,13 @@ def test_root_share_is_what_it_needs_of_the_cycle_within_the_bounds(steps, of_re
     assert found == (share if share is None else pytest.approx(share))
 
 
-def test_root_share_that_is_set_higher_than_the_most_stays():
-    assert root_share(LoopSettings(root_share=1.0, branch_share=0.0), needed=1000, steps=1000, of_records=0.0) is None
+@pytest.mark.parametrize("of_records", [0.0, 0.5, 1.0])
+def test_root_share_that_is_set_higher_than_the_most_stays(of_records):
+    assert root_share(LoopSettings(root_share=1.0, branch_share=0.0), needed=1000, steps=1000, of_records=of_records) is None
 
 
-def shared_out(share: float | None, *jobs: Job, **given: float) -> Agenda:
-    settings = LoopSettings(root_share=0.4, branch_share=0.12, root_final_lr_share=0.2, leaf_lr_share=0.2, **given)
+def shared_out(share: float | None, *jobs: Job, root_final_lr_share: float = 0.2, **given: float) -> Agenda:
+    settings = LoopSettings(root_share=0.4, branch_share=0.12, root_final_lr_share=root_final_lr_share, leaf_lr_share=0.2, **given)
     return Agenda(cycle=0, jobs=jobs or founding(TREE, settings=settings)).with_root_share(share, tree=TREE, settings=settings)
 
 
@@ -59,15 +60,29 @@ def test_agenda_with_a_larger_root_takes_from_the_others_alike(given):
     assert [job.steps or job.seconds for job in agenda.jobs] == pytest.approx([700, 30, 30, 48, 48, 48, 48, 48])
 
 
-@pytest.mark.parametrize(("share", "final", "peak"), [(0.5, 0.2, 0.2), (0.7, 78 / 778, 0.2), (0.95, 13 / 963, 52 / 963)])
+@pytest.mark.parametrize(("share", "final", "peak"), [(0.5, 0.2, 0.2), (0.7, 78 / 778, 0.2), (0.95, 13 / 963, 52 / 963), (0.97, 8 / 977, 0.05)])
 def test_agenda_with_a_larger_root_lets_its_rate_fall_on_the_line_to_the_end_of_the_way(share, final, peak):
-    """Of 1,000 steps at 0.5 the way goes on with a branch's 50 and an expert's 80: 130 of 630 are over 0.2; at 0.7 78 of 778, at 0.95 13 of 963."""
-    agenda = shared_out(share, steps=1000)
-    root, *others = agenda.jobs
+    """Of 1,000 steps at 0.5 the way goes on with a branch's 50 and an expert's 80: 130 of 630 are over 0.2. At 0.7 it is 30 and 48 after 700, at 0.95
+    5 and 8 after 950, at 0.97 3 and 5 after 969: four times 8 of 977 are under a quarter of the experts' 0.2, which they keep."""
+    root, *others = shared_out(share, steps=1000).jobs
     assert root.lr_share == 1.0
     assert root.final_lr_share == pytest.approx(final)
     assert [job.lr_share for job in others] == pytest.approx([peak] * 7)
     assert {job.final_lr_share for job in others} == {None}
+
+
+def test_agenda_of_a_root_that_ends_at_zero_leaves_the_others_a_rate():
+    root, *others = shared_out(0.7, root_final_lr_share=0.0, steps=1000).jobs
+    assert root.final_lr_share == 0.0
+    assert [job.lr_share for job in others] == pytest.approx([0.2] * 7)
+
+
+def test_agenda_of_few_steps_keeps_their_number():
+    """At 0.9 of 100 every other node's part rounds to one step: the root has what is left."""
+    before = founding(TREE, settings=LoopSettings(root_share=0.4, branch_share=0.12, steps=100))
+    after = shared_out(0.9, *before).jobs
+    assert [job.steps for job in after[1:]] == [1, 1, 2, 2, 2, 2, 2]
+    assert sum(job.steps for job in after) == sum(job.steps for job in before)
 
 
 def test_agenda_whose_root_stays_is_shared_out_as_it_is():
@@ -82,8 +97,8 @@ def test_agenda_that_has_begun_is_not_shared_out_again():
 
 def test_agenda_of_an_earlier_version_goes_on_as_it_began():
     data = Agenda(cycle=0, jobs=(Job("generalist", 1.0, steps=5),)).to_json()
-    del data["shared_out"]
-    assert Agenda.from_json(data).shared_out
+    del data["shared_out"], data["jobs"][0]["final_lr_share"]
+    assert Agenda.from_json(data) == Agenda(cycle=0, jobs=(Job("generalist", 1.0, steps=5),), shared_out=True)
 
 
 def test_newcomers_share_one_cycle():
