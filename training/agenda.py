@@ -81,9 +81,10 @@ class Agenda:
     def with_root_share(self, share: float | None, *, tree: Tree, settings: LoopSettings) -> Agenda:
         """This agenda with that share of the training for its first job, the root's; what the others lose, they lose alike. None: as it is.
 
-        Where little is left to train, the decay belongs to the root: its rate ends, at most at loop.root_final_lr_share, where a straight line to
-        zero at the end of the longest way down the tree would stand. Branches and experts begin at REWARMING times that point of the line, at most
-        at loop.leaf_lr_share and at least at a quarter of it. For an agenda of which nothing has begun: its jobs are all in steps or all in seconds.
+        Where the root gets more than loop.root_share_most, too little is left below it for a decay of its own: its rate then ends, at most at
+        loop.root_final_lr_share, where a straight line to zero at the end of the longest way down the tree would stand, and branches and experts
+        begin at REWARMING times that point of the line, at most at loop.leaf_lr_share and at least at a quarter of it.
+        For an agenda of which nothing has begun: its jobs are all in steps or all in seconds.
         """
         if share is None:
             return replace(self, shared_out=True)
@@ -92,6 +93,8 @@ class Agenda:
         whole = sum(job.amount for job in self.jobs)
         others = [job.scaled((1 - share) * whole / (whole - first.amount)) for job in rest]
         root = first.scaled((whole - sum(job.amount for job in others)) / first.amount)
+        if share <= settings.root_share_most:
+            return replace(self, shared_out=True, jobs=(root, *others))
         amounts = {job.node: job.amount for job in others}
         below = max(sum(amounts.get(name, 0.0) for name in tree.path(domain)) for domain in tree.domains)
         line = below / (root.amount + below)

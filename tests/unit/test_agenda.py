@@ -47,8 +47,8 @@ def test_root_share_that_is_set_higher_than_the_most_stays(of_records):
     assert root_share(LoopSettings(root_share=1.0, branch_share=0.0), needed=1000, steps=1000, of_records=of_records) is None
 
 
-def shared_out(share: float | None, *jobs: Job, root_final_lr_share: float = 0.2, **given: float) -> Agenda:
-    settings = LoopSettings(root_share=0.4, branch_share=0.12, root_final_lr_share=root_final_lr_share, leaf_lr_share=0.2, **given)
+def shared_out(share: float | None, *jobs: Job, root_final_lr_share: float = 0.2, most: float = 0.45, **given: float) -> Agenda:
+    settings = LoopSettings(root_share=0.4, root_share_most=most, branch_share=0.12, root_final_lr_share=root_final_lr_share, leaf_lr_share=0.2, **given)
     return Agenda(cycle=0, jobs=jobs or founding(TREE, settings=settings)).with_root_share(share, tree=TREE, settings=settings)
 
 
@@ -69,6 +69,12 @@ def test_agenda_with_a_larger_root_lets_its_rate_fall_on_the_line_to_the_end_of_
     assert root.final_lr_share == pytest.approx(final)
     assert [job.lr_share for job in others] == pytest.approx([peak] * 7)
     assert {job.final_lr_share for job in others} == {None}
+
+
+def test_agenda_with_a_root_of_no_more_than_the_curriculums_most_keeps_the_rates():
+    root, *others = shared_out(0.75, most=0.75, steps=1000).jobs
+    assert (root.steps, root.final_lr_share) == (750, None)
+    assert [(job.lr_share, job.final_lr_share) for job in others] == [(0.2, None)] * 7
 
 
 def test_agenda_of_a_root_that_ends_at_zero_leaves_the_others_a_rate():
