@@ -5,6 +5,7 @@ Measured once a process for the same model configuration and device; a resumed r
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 import shutil
@@ -23,22 +24,29 @@ _log = logging.getLogger(__name__)
 _TIMED_ROUNDS = 3  # after an untimed one
 # Compiled layers made a step 1.28 times as fast (default recipe, one core, 2026-11-20); compiling takes some 20 s of work, more on a busy machine.
 _COMPILE_PAYS_AFTER_S = 150.0
+_PROBE_ROWS = 128  # of the matrices by which a CPU shows how fast it multiplies: 10 ms where bfloat16 is 0.4 GFLOP/s
 
 
 @dataclass(frozen=True, slots=True)
 class Execution:
     """bf16: products in bfloat16 by autocast. attention: see packed_loss.Attention. compiled: layers by torch.compile.
-    again: layers computed again in the backward pass, which keeps no activations inside them."""
+    again: layers computed again in the backward pass, which keeps no activations inside them. muon_bf16: Muon orthogonalizes in bfloat16."""
 
     bf16: bool
     attention: Attention
     compiled: bool = False
     again: bool = False
+    muon_bf16: bool = True
 
     @property
     def precision(self) -> str:
         """bf16 or fp32."""
         return "bf16" if self.bf16 else "fp32"
+
+    @property
+    def muon_dtype(self) -> torch.dtype:
+        """In which Muon orthogonalizes."""
+        return torch.bfloat16 if self.muon_bf16 else torch.float32
 
     def loss(self, model: PreTrainedModel, *, device: Device) -> PackedLoss:
         """The loss computed in this way."""
@@ -58,7 +66,32 @@ def choose_execution(model: PreTrainedModel, *, device: Device, settings: TrainS
     batches: of the whole run; a short one isn't worth compiling for, unless that was done already.
     """
     with forked_random(device.torch):  # dropout draws while it is timed
-        return _choose(model, device=device, settings=settings, batch=batch, batches=batches)
+        found = _choose(model, device=device, settings=settings, batch=batch, batches=batches)
+    return replace(found, muon_bf16=has_bf16(device))
+
+
+def has_bf16(device: Device) -> bool:
+    """Whether products in bfloat16 are worth a try there: where such tensors may exist, and on a CPU only where they are no slower than in fp32.
+
+    Most CPUs have no instruction for them (AVX512-BF16, AMX and Arm's BF16 are such), and there they take a hundred times as long.
+    """
+    return device.rules.bf16 and (device.torch.type != "cpu" or _cpu_has_bf16())
+
+
+@functools.cache
+def _cpu_has_bf16() -> bool:
+    rounds = [{dtype: _product_s(dtype) for dtype in (torch.float32, torch.bfloat16)} for _ in range(1 + _TIMED_ROUNDS)]
+    fp32_s, bf16_s = (min(times[dtype] for times in rounds[1:]) for dtype in (torch.float32, torch.bfloat16))
+    _log.info("a product of %d x %d matrices takes %.2f ms in fp32 and %.2f ms in bfloat16", _PROBE_ROWS, _PROBE_ROWS, 1000 * fp32_s, 1000 * bf16_s)
+    return bf16_s <= fp32_s
+
+
+def _product_s(dtype: torch.dtype) -> float:
+    """Seconds of one product of matrices on the CPU."""
+    matrix = torch.full((_PROBE_ROWS, _PROBE_ROWS), 0.5, dtype=dtype)
+    began = time.perf_counter()
+    matrix @ matrix
+    return time.perf_counter() - began
 
 
 def _choose(model: PreTrainedModel, *, device: Device, settings: TrainSettings, batch: Batch, batches: int) -> Execution:
@@ -122,11 +155,12 @@ def _fastest(model: PreTrainedModel, ways: list[Execution], *, batch: Batch, dev
 
 def _precisions(device: Device, *, settings: TrainSettings) -> list[bool]:
     possible = device.rules.bf16 and (device.torch.type == "cpu" or device.rules.autocast_dtype is torch.bfloat16)
+    worth_it = possible and has_bf16(device)
     if settings.precision == "bf16":
         if not possible:
             raise ValueError(f"train.precision = 'bf16' isn't possible on {device.name}; set it to auto or fp32")
         return [True]
-    return [False, True] if settings.precision == "auto" and possible else [False]
+    return [False, True] if settings.precision == "auto" and worth_it else [False]
 
 
 def _batch_s(model: PreTrainedModel, *, loss: PackedLoss, batch: Batch, device: Device) -> float:

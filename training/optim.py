@@ -49,7 +49,7 @@ class BatchedMuon(Optimizer):
     def __init__(self, params: Iterator[nn.Parameter] | list[nn.Parameter], *, lr: float, weight_decay: float, momentum: float = 0.95,
                  dtype: torch.dtype = torch.bfloat16, pairs: Collection[nn.Parameter] = ()) -> None:
         super().__init__(params, {"lr": lr, "weight_decay": weight_decay, "momentum": momentum})
-        self._dtype, self._pairs = dtype, set(pairs)
+        self.dtype, self._pairs = dtype, set(pairs)
 
     def _shape(self, param: nn.Parameter) -> tuple[int, int]:
         rows, columns = param.shape[-2:]
@@ -78,7 +78,7 @@ class BatchedMuon(Optimizer):
             buffer = state["momentum_buffer"].mul_(momentum).add_(param.grad, alpha=1 - momentum)
             updates.append((param.grad * (1 - momentum)).add_(buffer, alpha=momentum).reshape(-1, *shape))
         rate = lr * max(1.0, shape[0] / shape[1]) ** 0.5
-        found = torch.split(orthogonalized(torch.cat(updates), dtype=self._dtype), [len(update) for update in updates])
+        found = torch.split(orthogonalized(torch.cat(updates), dtype=self.dtype), [len(update) for update in updates])
         for param, update in zip(params, found, strict=True):
             param.mul_(1 - lr * group["weight_decay"])
             param.add_(update.reshape(param.shape).to(param.dtype), alpha=-rate)
@@ -110,6 +110,11 @@ class Optimizers:
     def parameters(self) -> list[nn.Parameter]:
         """Every parameter that is trained."""
         return list(self._names)
+
+    def orthogonalize_in(self, dtype: torch.dtype) -> None:
+        """Precision of Muon's products, of which nothing stays in its state; nothing without Muon."""
+        if self.muon is not None:
+            self.muon.dtype = dtype
 
     def set_rates(self, *, lr: float, muon_lr: float) -> None:
         """Learning rates of the next step."""

@@ -113,8 +113,7 @@ class _Run:
         if self.plan.seconds is None:  # one of minutes is never the same twice
             trainer_state.warn_of_other_machine(state.facts["machine"], ours=trainer_state.machine(self.device))
         self.rollbacks = state.facts["rollbacks"]
-        self.execution = Execution(**state.facts["execution"])
-        self.loss = self.execution.loss(self.model, device=self.device)
+        self.compute(Execution(**state.facts["execution"]))
         if self.execution.compiled:
             compile_ahead(self.model, loss=self.loss, batch=self.batches.next(), device=self.device)  # or it would count as the first step's time
         self.restore(state)
@@ -128,10 +127,14 @@ class _Run:
     def choose(self, *, batches: int) -> None:
         """Take the fastest way to compute that many batches, measured on the first one."""
         position = self.batches.position()
-        self.execution = choose_execution(self.model, device=self.device, settings=self.settings, batch=self.batches.next(),
-                                          batches=batches)
+        self.compute(choose_execution(self.model, device=self.device, settings=self.settings, batch=self.batches.next(), batches=batches))
         self.batches.seek(position)
-        self.loss = self.execution.loss(self.model, device=self.device)
+
+    def compute(self, execution: Execution) -> None:
+        """Take the steps from now on in this way."""
+        self.execution = execution
+        self.loss = execution.loss(self.model, device=self.device)
+        self.optimizers.orthogonalize_in(execution.muon_dtype)
 
     def take_step(self) -> StepFacts | None:
         """One optimizer step over settings.accumulate batches; None, with nothing applied, when loss or gradient isn't finite."""

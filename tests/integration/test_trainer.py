@@ -12,7 +12,8 @@ from toy_corpus import MemoryCorpus, counting_corpus, counting_documents, shard_
 from experts import allocator
 from experts.checkpoint import load_newest
 from experts.device import choose
-from training import execution
+from training import execution, optim
+from training.optim import orthogonalized
 from training.plan import Mix, Plan, TrainingDiverged
 from training.threads import ThreadShare
 from training.trainer import measure_step_s, train
@@ -191,6 +192,40 @@ def test_precision_asked_for_is_used_and_recorded(tmp_path, precision):
     assert trained.precision == precision
     assert torch.float32 in dtypes  # the trial at the start
     assert (torch.bfloat16 in dtypes) == (precision == "bf16")
+
+
+@pytest.fixture
+def cpu_of(monkeypatch):
+    """A function (ms in bfloat16): from now on a product of matrices takes 1 ms in fp32 and that in bfloat16; returns the precisions Muon works in."""
+    used = []
+    monkeypatch.setattr(optim, "orthogonalized", lambda update, *, dtype: used.append(dtype) or orthogonalized(update, dtype=dtype))
+
+    def make(bf16_ms):
+        monkeypatch.setattr(execution, "_product_s", lambda dtype: {torch.float32: 1e-3, torch.bfloat16: bf16_ms * 1e-3}[dtype])
+        monkeypatch.setattr(execution, "_plain", {})
+        execution._cpu_has_bf16.cache_clear()
+        return used
+
+    yield make
+    execution._cpu_has_bf16.cache_clear()
+
+
+@pytest.mark.parametrize(("bf16_ms", "muon", "tried"), [(100.0, torch.float32, False), (1.1, torch.float32, False), (0.5, torch.bfloat16, True)])
+def test_cpu_without_bfloat16_trains_and_orthogonalizes_in_fp32(tmp_path, cpu_of, bf16_ms, muon, tried):
+    used, computed, model = cpu_of(bf16_ms), set(), toy_model()
+    model.model.layers[0].mlp.down_proj.register_forward_hook(lambda module, inputs, output: computed.add(output.dtype))
+    run(model, tmp_path, settings=toy_training(optimizer="muon", precision="auto"), steps=2)
+    assert set(used) == {muon}
+    assert (torch.bfloat16 in computed) == tried
+
+
+def test_resumed_run_keeps_the_precision_of_its_orthogonalization(tmp_path, cpu_of):
+    used, stop = cpu_of(100.0), iter([False, False, True])
+    settings = toy_training(optimizer="muon", precision="auto")
+    assert run(toy_model(), tmp_path, settings=settings, steps=4, should_stop=lambda: next(stop)).step == 2
+    cpu_of(0.5)
+    assert run(toy_model(), tmp_path, settings=settings, steps=4).step == 4
+    assert set(used) == {torch.float32}
 
 
 def test_model_examined_between_steps_trains_on_in_training_mode(tmp_path):
