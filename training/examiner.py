@@ -16,7 +16,7 @@ from data_prep.corpus import Corpus
 from experts.device import Device
 from experts.durable import write_json
 from experts.expert import Expert
-from training.exam import Exam, chance_bits_per_byte, examine, goes_in_circles
+from training.exam import Exam, bits_per_byte, chance_bits_per_byte, examine, goes_in_circles
 from training.promote import Decision, decide
 from training.run_folder import Run
 from training.scorecard import Scorecard
@@ -60,9 +60,7 @@ class Examiner:
     def judge(self, node: str, candidate: Expert, corpus: Corpus) -> Verdict:
         """Examine a candidate for a node against the node's served version, or, for its first, against the nearest served ancestor's."""
         settings = self._run.settings
-        place = self._run.tree.node(node)
-        exam = Exam.of(corpus, place.domains, tasks=settings.exam.tasks if place.kind == "expert" else settings.exam.root_tasks,
-                       bits_rows=settings.exam.bits_rows)
+        exam = self._exam(node, corpus)
         circles = goes_in_circles(candidate, exam, settings=settings.exam)
         scorecard = examine(candidate, exam, settings=settings.exam, decoding=settings.decoding, circles=circles)
         incumbent = self._incumbent(node)
@@ -83,6 +81,15 @@ class Examiner:
         if not decision.promote:
             self.first_refused_step = 2 * step
         return Verdict(decision, scorecard, circles, against=None)
+
+    def held_out_bits(self, node: str, candidate: Expert, corpus: Corpus) -> float:
+        """What the held-out rows of a node's exam cost a candidate, bits per byte in the mean over its domains; no task is asked."""
+        held_out = self._exam(node, corpus).held_out
+        return sum(bits_per_byte(candidate, rows, settings=self._run.settings.exam) for rows in held_out.values()) / len(held_out)
+
+    def _exam(self, node: str, corpus: Corpus) -> Exam:
+        settings, place = self._run.settings.exam, self._run.tree.node(node)
+        return Exam.of(corpus, place.domains, tasks=settings.tasks if place.kind == "expert" else settings.root_tasks, bits_rows=settings.bits_rows)
 
     def forget(self, versions: Iterable[tuple[str, str]]) -> None:
         """Remove what is remembered of versions, (node, version) each, that were pruned."""

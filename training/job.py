@@ -16,10 +16,12 @@ from transformers import PreTrainedModel
 from data_prep.corpus import Corpus
 from experts.adapters import merged
 from experts.device import Device
+from experts.device_rules import adapt_model
 from experts.expert import Expert
 from experts.moe.recorder import HealthRecorder
 from training.agenda import Job, mix_of, root_share
 from training.examiner import Examiner, Verdict
+from training.interpolation import settle
 from training.plan import Mix, Plan, StepFacts, Trained, TrainingDiverged
 from training.progress import Reporter
 from training.run_folder import Run
@@ -127,16 +129,33 @@ class JobRunner:
         begun = saved_plan(states) if job.seconds is not None else None
         if begun is not None:
             return begun
-        founding_root = job.node == self._run.tree.root and job.lr_share == 1.0
-        final = settings.loop.root_final_lr_share if founding_root else settings.train.final_lr_share
+        final = settings.loop.root_final_lr_share if self._founds(job) else settings.train.final_lr_share
         train_settings = settings.train.model_copy(update={"final_lr_share": final if job.final_lr_share is None else job.final_lr_share})
         return Plan.from_settings(train_settings, steps=job.steps, lr_share=job.lr_share, seed=settings.run.seed * 1_000_003 + cycle, seconds=job.seconds)
 
+    def _founds(self, job: Job) -> bool:
+        """Whether it is the root's first training."""
+        return job.node == self._run.tree.root and job.lr_share == 1.0
+
+    def _settle(self, job: Job, expert: Expert, corpus: Corpus) -> float:
+        """Move trained weights back towards those they began with where held-out answers want it (interpolation.settle); the share that stays."""
+        settings = self._run.settings
+        if settings.train.lora_rank is not None or (self._founds(job) and settings.model.base is None):
+            return 1.0  # adapters move little; new weights know nothing to go back to
+        start = adapt_model(self.start_model(job.node, corpus), rules=self._device.rules)
+        share = settle(expert.model, start=start, cost=lambda: self._examiner.held_out_bits(job.node, expert, corpus),
+                       least_gain=settings.promote.bits_tolerance)
+        if share < 1:
+            self._reporter.note(f"{job.node}: held-out answers cost least at {share:.0%} of the way to what was trained, and there it stays")
+        return share
+
     def _offer(self, job: Job, model: PreTrainedModel, trained: Trained, *, cycle: int, corpus: Corpus, scalars: Scalars) -> Job:
-        verdict = self._examiner.judge(job.node, expert := Expert(merged(model), corpus.tokenizer, device=self._device), corpus)
+        expert = Expert(merged(model), corpus.tokenizer, device=self._device)
+        kept_share = self._settle(job, expert, corpus)
+        verdict = self._examiner.judge(job.node, expert, corpus)
         scalars.exam(verdict.scorecard, step=trained.step)
         self._reporter.samples(verdict.scorecard.samples)
-        facts = {"cycle": cycle, "steps": trained.step, "corpus": corpus.fingerprint, **training_facts(trained)}
+        facts = {"cycle": cycle, "steps": trained.step, "corpus": corpus.fingerprint, **training_facts(trained), "kept_share": kept_share}
         reason = verdict.decision.reason
         if verdict.decision.promote:
             self._promote(job.node, expert, training=facts, verdict=verdict, reason=reason)

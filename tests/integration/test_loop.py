@@ -6,6 +6,7 @@ import json
 import sqlite3
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from fake_clock import FakeClock
@@ -335,3 +336,35 @@ def test_loop_resumed_and_three_times_worse_keeps_the_best(toy_settings, monkeyp
         assert registry.pointer().nodes[node] == version
         assert registry.card(node, version)["scorecard"] == scores[node]
     assert registry.served("generalist").name == best["generalist"]
+
+
+def test_loop_moves_an_overfitted_node_back_towards_its_parent(toy_settings, tmp_path, monkeypatch):
+    """Two dozen records a domain are soon known by heart: what is offered lies between the weights before and after the training."""
+    records = tmp_path / "few"
+    random = np.random.default_rng(5)
+    for domain in ("math", "reasoning", "conversation", "knowledge", "code"):
+        (records / domain).mkdir(parents=True)
+        rows = [{"prompt": f"Say {number}", "response": " ".join(map(str, random.integers(0, 40, 8))), "source": "toy"} for number in range(60)]
+        (records / domain / "records.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    chosen = toy_settings("loop.steps=300", "loop.root_share=0.2", "loop.root_reads=0", "loop.branch_share=0", "loop.leaf_lr_share=1", "data.near_duplicate=1",
+                          data=records)
+    ends = []
+
+    def remembered(model, **arguments):
+        trained = train(model, **arguments)
+        ends.append({name: tensor.detach().clone() for name, tensor in model.named_parameters()})
+        return trained
+
+    monkeypatch.setattr(job_module, "train", remembered)
+    registry, events = turn(chosen, router=False)
+    offers = [event for event in events if event.kind in {"promoted", "refused"}]
+    shares = {event.node: event.facts["training"]["kept_share"] for event in offers}
+    assert shares["generalist"] == 1.0
+    assert min(shares.values()) < 1.0
+    moved = [(event, end) for event, end in zip(offers, ends, strict=True) if event.kind == "promoted" and shares[event.node] < 1]
+    assert moved
+    root = Expert.load(registry.path("generalist", "v000001"), device=choose("cpu")).model
+    for event, end in moved:
+        served = dict(Expert.load(registry.served(event.node), device=choose("cpu")).model.named_parameters())
+        for name, weight in root.named_parameters():
+            assert torch.allclose(served[name], weight + shares[event.node] * (end[name] - weight), atol=1e-5)
