@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -63,7 +63,7 @@ class Examiner:
         exam = self._exam(node, corpus)
         circles = goes_in_circles(candidate, exam, settings=settings.exam)
         scorecard = examine(candidate, exam, settings=settings.exam, decoding=settings.decoding, circles=circles)
-        incumbent = self._incumbent(node)
+        incumbent = self.incumbent(node)
         served = self._examine_served(incumbent[0], incumbent[1], exam) if incumbent else None
         decision = decide(scorecard, served, settings=settings.promote, seed=settings.run.seed, interim=self._is_early(node, incumbent),
                           chance_bits_per_byte=None if served else chance_bits_per_byte(candidate.tokenizer, exam))
@@ -82,10 +82,10 @@ class Examiner:
             self.first_refused_step = 2 * step
         return Verdict(decision, scorecard, circles, against=None)
 
-    def held_out_bits(self, node: str, candidate: Expert, corpus: Corpus) -> float:
-        """What the held-out rows of a node's exam cost a candidate, bits per byte in the mean over its domains; no task is asked."""
+    def held_out_cost(self, node: str, candidate: Expert, corpus: Corpus) -> Callable[[], float]:
+        """A function: what the held-out rows of a node's exam cost the candidate as it stands, bits per byte in the mean over its domains."""
         held_out = self._exam(node, corpus).held_out
-        return sum(bits_per_byte(candidate, rows, settings=self._run.settings.exam) for rows in held_out.values()) / len(held_out)
+        return lambda: sum(bits_per_byte(candidate, rows, settings=self._run.settings.exam) for rows in held_out.values()) / len(held_out)
 
     def _exam(self, node: str, corpus: Corpus) -> Exam:
         settings, place = self._run.settings.exam, self._run.tree.node(node)
@@ -101,7 +101,7 @@ class Examiner:
         """Whether the incumbent is this node's own early version, put up in the middle of its first training (judge_first)."""
         return incumbent is not None and incumbent[0] == node and "step" in (self._run.registry.card(*incumbent).get("training") or {})
 
-    def _incumbent(self, node: str) -> tuple[str, str] | None:
+    def incumbent(self, node: str) -> tuple[str, str] | None:
         """The node and version whose model answers for this node's domains now."""
         place = self._run.tree.answering(node, self._run.registry.pointer().nodes)
         folder = self._run.registry.served(place) if place is not None else None

@@ -24,7 +24,8 @@ _log = logging.getLogger(__name__)
 _TIMED_ROUNDS = 3  # after an untimed one
 # Compiled layers made a step 1.28 times as fast (default recipe, one core, 2026-11-20); compiling takes some 20 s of work, more on a busy machine.
 _COMPILE_PAYS_AFTER_S = 150.0
-_PROBE_ROWS = 128  # of the matrices by which a CPU shows how fast it multiplies: 10 ms where bfloat16 is 0.4 GFLOP/s
+_PROBE_ROWS = 256  # of the matrices by which a CPU shows how fast it multiplies: 80 ms where bfloat16 is 0.4 GFLOP/s
+_MUCH_SLOWER = 2.0  # times as long: with the instructions bfloat16 takes half as long, without them at least four times, most often a hundred
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,23 +68,23 @@ def choose_execution(model: PreTrainedModel, *, device: Device, settings: TrainS
     """
     with forked_random(device.torch):  # dropout draws while it is timed
         found = _choose(model, device=device, settings=settings, batch=batch, batches=batches)
-    return replace(found, muon_bf16=has_bf16(device))
+    return replace(found, muon_bf16=_fast_bf16(device))
 
 
-def has_bf16(device: Device) -> bool:
-    """Whether products in bfloat16 are worth a try there: where such tensors may exist, and on a CPU only where they are no slower than in fp32.
+def _fast_bf16(device: Device) -> bool:
+    """Whether products in bfloat16 are worth a try: where such tensors may exist, and on a CPU where they aren't much slower than in fp32.
 
     Most CPUs have no instruction for them (AVX512-BF16, AMX and Arm's BF16 are such), and there they take a hundred times as long.
     """
-    return device.rules.bf16 and (device.torch.type != "cpu" or _cpu_has_bf16())
+    return device.rules.bf16 and (device.torch.type != "cpu" or _cpu_multiplies_bf16())
 
 
 @functools.cache
-def _cpu_has_bf16() -> bool:
+def _cpu_multiplies_bf16() -> bool:
     rounds = [{dtype: _product_s(dtype) for dtype in (torch.float32, torch.bfloat16)} for _ in range(1 + _TIMED_ROUNDS)]
     fp32_s, bf16_s = (min(times[dtype] for times in rounds[1:]) for dtype in (torch.float32, torch.bfloat16))
     _log.info("a product of %d x %d matrices takes %.2f ms in fp32 and %.2f ms in bfloat16", _PROBE_ROWS, _PROBE_ROWS, 1000 * fp32_s, 1000 * bf16_s)
-    return bf16_s <= fp32_s
+    return bf16_s <= _MUCH_SLOWER * fp32_s
 
 
 def _product_s(dtype: torch.dtype) -> float:
@@ -155,7 +156,7 @@ def _fastest(model: PreTrainedModel, ways: list[Execution], *, batch: Batch, dev
 
 def _precisions(device: Device, *, settings: TrainSettings) -> list[bool]:
     possible = device.rules.bf16 and (device.torch.type == "cpu" or device.rules.autocast_dtype is torch.bfloat16)
-    worth_it = possible and has_bf16(device)
+    worth_it = possible and _fast_bf16(device)
     if settings.precision == "bf16":
         if not possible:
             raise ValueError(f"train.precision = 'bf16' isn't possible on {device.name}; set it to auto or fp32")

@@ -7,21 +7,22 @@ the way back keep much of what was learned and lose much of that (WiSE-FT, arXiv
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 from torch import Tensor, nn
 
 _log = logging.getLogger(__name__)
-SHARES = (0.75, 0.5, 0.25)  # of the way from the start to the trained weights, tried in this order
+SHARES = (0.75, 0.5, 0.25, 0.0)  # of the way from the start to the trained weights, tried in this order
 
 
 def settle(model: nn.Module, *, start: nn.Module, cost: Callable[[], float], least_gain: float) -> float:
-    """Put the trained model where held-out answers cost least between start and its own weights, and say at which share of the way that is.
+    """Walk a trained model back towards start as long as held-out answers get cheaper, and say at which share of the way it ends.
 
-    cost: bits per byte of the model as it stands when called. Walks back while that gets lower; stays at the trained weights, bit for bit, where
-    no point is lower by more than least_gain (a share of their cost). start: a model of the same tensors, left as it is; raises ValueError else.
+    cost: bits per byte of the model as it stands when called. Stays at the trained weights, bit for bit, where the walk gains no more than least_gain
+    (a share of their cost); ends at 0 where each step back was better. start: a model of the same weights and persistent buffers, left as it is;
+    raises ValueError else. Costs a copy of the weights on the CPU beside start.
     """
-    begun, ends = dict(_tensors(start)), {name: tensor.to("cpu", copy=True) for name, tensor in _tensors(model)}  # a card has no room for three
+    begun, ends = _tensors(start), {name: tensor.to("cpu", copy=True) for name, tensor in _tensors(model).items()}  # a card has no room for three
     if {name: tensor.shape for name, tensor in begun.items()} != {name: tensor.shape for name, tensor in ends.items()}:
         raise ValueError("the models before and after a training have other tensors; interpolate between versions of one architecture and vocabulary")
     trained = lowest = cost()
@@ -39,13 +40,11 @@ def settle(model: nn.Module, *, start: nn.Module, cost: Callable[[], float], lea
     return best
 
 
-def _tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """Weights (tied ones once) and buffers of numbers with a fraction, detached."""
-    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
-        if tensor.is_floating_point():
-            yield name, tensor.detach()
+def _tensors(model: nn.Module) -> dict[str, Tensor]:
+    """Weights and persistent buffers of numbers with a fraction."""
+    return {name: tensor for name, tensor in model.state_dict().items() if tensor.is_floating_point()}
 
 
 def _place(model: nn.Module, *, begun: dict[str, Tensor], ends: dict[str, Tensor], share: float) -> None:
-    for name, tensor in _tensors(model):
+    for name, tensor in _tensors(model).items():  # tied ones are written twice, alike
         tensor.copy_(ends[name] if share == 1.0 else (1 - share) * begun[name].to(ends[name]) + share * ends[name])

@@ -1,4 +1,4 @@
-"""Carry out one job: train a node from its starting weights, examine the result, promote it or say why not.
+"""Carry out one job: train a node from its starting weights, examine the result, promote it, or a point on the way to it, or say why not.
 
 Used by the loop and by fast_train.py. Does not choose what to train (agenda.py) nor decide on promotion (promote.py).
 """
@@ -15,10 +15,10 @@ from transformers import PreTrainedModel
 
 from data_prep.corpus import Corpus
 from experts.adapters import merged
-from experts.device import Device
-from experts.device_rules import adapt_model
+from experts.device import Device, cpu_device
 from experts.expert import Expert
 from experts.moe.recorder import HealthRecorder
+from experts.registry import RegistryError
 from training.agenda import Job, mix_of, root_share
 from training.examiner import Examiner, Verdict
 from training.interpolation import settle
@@ -26,7 +26,7 @@ from training.plan import Mix, Plan, StepFacts, Trained, TrainingDiverged
 from training.progress import Reporter
 from training.run_folder import Run
 from training.scalars import Scalars
-from training.starting import starting_model
+from training.starting import opened, starting_model
 from training.threads import ThreadShare
 from training.trainer import measure_step_s, train
 from training.trainer_state import saved_plan
@@ -99,6 +99,12 @@ class JobRunner:
         learns = settings.loop.root_learns_prompts and settings.model.base is None
         return mix_of(self._run.tree, node, settings=settings.loop, with_prompts=corpus.of_records if learns else ())
 
+    def begun(self, job: Job, corpus: Corpus) -> Job:
+        """The job with what it begins with and the steps that it is expected to make; both stay when it is resumed."""
+        if job.start is None:
+            job = replace(job, start="/".join(self._examiner.incumbent(job.node) or ()))
+        return job if job.steps is not None else job.with_speed(self.step_s(job.node, corpus))
+
     def step_s(self, node: str, corpus: Corpus) -> float:
         """Seconds a step of this node's training takes here, measured on a few real steps."""
         return measure_step_s(self.start_model(node, corpus), corpus=corpus, mix=self.mix(node, corpus), device=self._device, settings=self._run.settings.train)
@@ -129,30 +135,14 @@ class JobRunner:
         begun = saved_plan(states) if job.seconds is not None else None
         if begun is not None:
             return begun
-        final = settings.loop.root_final_lr_share if self._founds(job) else settings.train.final_lr_share
+        founding_root = job.node == self._run.tree.root and job.lr_share == 1.0
+        final = settings.loop.root_final_lr_share if founding_root else settings.train.final_lr_share
         train_settings = settings.train.model_copy(update={"final_lr_share": final if job.final_lr_share is None else job.final_lr_share})
         return Plan.from_settings(train_settings, steps=job.steps, lr_share=job.lr_share, seed=settings.run.seed * 1_000_003 + cycle, seconds=job.seconds)
 
-    def _founds(self, job: Job) -> bool:
-        """Whether it is the root's first training."""
-        return job.node == self._run.tree.root and job.lr_share == 1.0
-
-    def _settle(self, job: Job, expert: Expert, corpus: Corpus) -> float:
-        """Move trained weights back towards those they began with where held-out answers want it (interpolation.settle); the share that stays."""
-        settings = self._run.settings
-        if settings.train.lora_rank is not None or (self._founds(job) and settings.model.base is None):
-            return 1.0  # adapters move little; new weights know nothing to go back to
-        start = adapt_model(self.start_model(job.node, corpus), rules=self._device.rules)
-        share = settle(expert.model, start=start, cost=lambda: self._examiner.held_out_bits(job.node, expert, corpus),
-                       least_gain=settings.promote.bits_tolerance)
-        if share < 1:
-            self._reporter.note(f"{job.node}: held-out answers cost least at {share:.0%} of the way to what was trained, and there it stays")
-        return share
-
     def _offer(self, job: Job, model: PreTrainedModel, trained: Trained, *, cycle: int, corpus: Corpus, scalars: Scalars) -> Job:
         expert = Expert(merged(model), corpus.tokenizer, device=self._device)
-        kept_share = self._settle(job, expert, corpus)
-        verdict = self._examiner.judge(job.node, expert, corpus)
+        verdict, kept_share = self._judge(job, expert, corpus)
         scalars.exam(verdict.scorecard, step=trained.step)
         self._reporter.samples(verdict.scorecard.samples)
         facts = {"cycle": cycle, "steps": trained.step, "corpus": corpus.fingerprint, **training_facts(trained), "kept_share": kept_share}
@@ -163,6 +153,36 @@ class JobRunner:
         self._run.journal.append("refused", node=job.node, reason=reason, training=facts, scorecard=verdict.summary)
         self._reporter.note(f"{job.node} {reason}")
         return replace(job, status="refused", outcome=reason)
+
+    def _judge(self, job: Job, expert: Expert, corpus: Corpus) -> tuple[Verdict, float]:
+        """The verdict on what was trained, 1.0; or, where that is refused and a point on the way to it is promoted, that one's and its share of the way."""
+        verdict = self._examiner.judge(job.node, expert, corpus)
+        if verdict.decision.promote:
+            return verdict, 1.0
+        share = self._walked_back(job, expert, corpus)
+        if not 0 < share < 1:
+            return verdict, 1.0
+        second = self._examiner.judge(job.node, expert, corpus)
+        if not second.decision.promote:
+            return verdict, 1.0
+        self._reporter.note(f"{job.node}: what was trained is {verdict.decision.reason}; {share:.0%} of the way to it is better than what answered before")
+        return second, share
+
+    def _walked_back(self, job: Job, expert: Expert, corpus: Corpus) -> float:
+        """Move trained weights back towards those that the job began with (interpolation.settle), and say which share of the way stays.
+        1.0, and as they are, for adapters, which move little, and for a job that began with no version, or with one that isn't whole any more."""
+        settings, registry = self._run.settings, self._run.registry
+        node, _, version = (job.start or "").partition("/")
+        if settings.train.lora_rank is not None or not version:
+            return 1.0
+        try:
+            registry.verify(node, version)
+        except RegistryError:
+            return 1.0
+        start = opened(registry.path(node, version), settings=settings, device=cpu_device())
+        cost = self._examiner.held_out_cost(job.node, expert, corpus)
+        with self._device.turn():
+            return settle(expert.model, start=start, cost=cost, least_gain=settings.promote.bits_tolerance)
 
     def _promote(self, node: str, expert: Expert, *, training: Mapping[str, Any], verdict: Verdict, reason: str) -> None:
         version = self._run.registry.add(node, expert.save, card={"training": training, **verdict.card})
@@ -186,7 +206,7 @@ class JobRunner:
 
 
 def training_facts(trained: Trained) -> dict[str, Any]:
-    """What card and journal keep of a training: sums and the last losses, not every step."""
+    """What card and journal keep of a training: sums and the last losses, those at its end, not every step."""
     return {"tokens": trained.tokens, "train_s": trained.train_s, "tokens_per_s": trained.tokens_per_s, "clipped_share": trained.clipped_share,
             "rollbacks": trained.rollbacks, "precision": trained.precision, "compiled": trained.compiled,
             "train_loss": trained.losses[-1] if trained.losses else None,

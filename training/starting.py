@@ -32,14 +32,21 @@ def starting_model(settings: Settings, *, folder: Path | None, tokenizer: Tokeni
         note(f"{settings.model.base}: training needs about {need}")
         require_room(need, device=device, name=settings.model.base)
     if folder is not None:
-        model = with_fast_layers(Expert.load(folder, device=device).model)
-    elif settings.model.base is not None:
+        return _adapted(opened(folder, settings=settings, device=device), settings=settings, tokenizer=tokenizer)
+    if settings.model.base is not None:
         model = pretrained.load_base(settings.model, tokenizer=tokenizer, seed=settings.run.seed)
     else:
         model = architectures.build(settings.model, vocab_size=len(tokenizer), end_id=tokens.end_id(tokenizer), pad_id=tokens.pad_id(tokenizer),
                                     seed=settings.run.seed)
     attach(model, settings.moe)
     return _adapted(model, settings=settings, tokenizer=tokenizer)
+
+
+def opened(folder: Path, *, settings: Settings, device: Device) -> PreTrainedModel:
+    """A version as a training begins with it, adapters aside."""
+    model = with_fast_layers(Expert.load(folder, device=device).model)
+    attach(model, settings.moe)
+    return model
 
 
 def need_of_base(settings: Settings, *, tokenizer: Tokenizer) -> Need:

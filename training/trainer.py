@@ -131,10 +131,10 @@ class _Run:
         self.batches.seek(position)
 
     def compute(self, execution: Execution) -> None:
-        """Take the steps from now on in this way."""
+        """Take the steps from now on in this way, but for what this device can't: a state may come from another."""
         self.execution = execution
         self.loss = execution.loss(self.model, device=self.device)
-        self.optimizers.orthogonalize_in(execution.muon_dtype)
+        self.optimizers.orthogonalize_in(execution.muon_dtype if self.device.rules.bf16 else torch.float32)
 
     def take_step(self) -> StepFacts | None:
         """One optimizer step over settings.accumulate batches; None, with nothing applied, when loss or gradient isn't finite."""

@@ -6,7 +6,6 @@ import json
 import sqlite3
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from fake_clock import FakeClock
@@ -21,6 +20,7 @@ from experts.expert import Expert
 from experts.tree import Tree
 from training import job as job_module
 from training import loop as loop_module
+from training.interpolation import settle
 from training.job import JobRunner
 from training.loop import Loop
 from training.progress import Reporter
@@ -338,33 +338,59 @@ def test_loop_resumed_and_three_times_worse_keeps_the_best(toy_settings, monkeyp
     assert registry.served("generalist").name == best["generalist"]
 
 
-def test_loop_moves_an_overfitted_node_back_towards_its_parent(toy_settings, tmp_path, monkeypatch):
-    """Two dozen records a domain are soon known by heart: what is offered lies between the weights before and after the training."""
-    records = tmp_path / "few"
-    random = np.random.default_rng(5)
-    for domain in ("math", "reasoning", "conversation", "knowledge", "code"):
-        (records / domain).mkdir(parents=True)
-        rows = [{"prompt": f"Say {number}", "response": " ".join(map(str, random.integers(0, 40, 8))), "source": "toy"} for number in range(60)]
-        (records / domain / "records.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
-    chosen = toy_settings("loop.steps=300", "loop.root_share=0.2", "loop.root_reads=0", "loop.branch_share=0", "loop.leaf_lr_share=1", "data.near_duplicate=1",
-                          data=records)
+@pytest.fixture
+def overshot(monkeypatch):
+    """Trainings from the root overshoot what they found sixteen times, so that the way back leads through it; the list gets the weights of each end."""
     ends = []
 
-    def remembered(model, **arguments):
+    def beyond(model, **arguments):
         trained = train(model, **arguments)
-        ends.append({name: tensor.detach().clone() for name, tensor in model.named_parameters()})
+        with torch.no_grad():
+            for name, param in model.named_parameters() if ends else ():
+                param.copy_(ends[0][name] + 16 * (param - ends[0][name]))
+        ends.append({name: param.detach().clone() for name, param in model.named_parameters()})
         return trained
 
-    monkeypatch.setattr(job_module, "train", remembered)
-    registry, events = turn(chosen, router=False)
+    monkeypatch.setattr(job_module, "train", beyond)
+    return ends
+
+
+def test_loop_offers_a_point_on_the_way_back_where_what_was_trained_is_refused(toy_settings, overshot):
+    registry, events = turn(toy_settings("loop.steps=100", "loop.branch_share=0", "loop.root_reads=0"), router=False)
     offers = [event for event in events if event.kind in {"promoted", "refused"}]
-    shares = {event.node: event.facts["training"]["kept_share"] for event in offers}
-    assert shares["generalist"] == 1.0
-    assert min(shares.values()) < 1.0
-    moved = [(event, end) for event, end in zip(offers, ends, strict=True) if event.kind == "promoted" and shares[event.node] < 1]
-    assert moved
-    root = Expert.load(registry.path("generalist", "v000001"), device=choose("cpu")).model
-    for event, end in moved:
+    assert len(offers) == len(overshot) == 6
+    shares = [event.facts["training"]["kept_share"] for event in offers]
+    assert shares[0] == 1.0
+    assert sum(share < 1 for share in shares[1:]) >= 3
+    root = dict(Expert.load(registry.path("generalist", "v000001"), device=choose("cpu")).model.named_parameters())
+    for event, end, share in ((event, end, share) for event, end, share in zip(offers, overshot, shares, strict=True) if share < 1):
+        assert event.kind == "promoted"
         served = dict(Expert.load(registry.served(event.node), device=choose("cpu")).model.named_parameters())
-        for name, weight in root.named_parameters():
-            assert torch.allclose(served[name], weight + shares[event.node] * (end[name] - weight), atol=1e-5)
+        assert all(torch.allclose(weight, root[name] + share * (end[name] - root[name]), atol=1e-5) for name, weight in served.items())
+
+
+def test_loop_killed_after_a_promotion_walks_the_same_way_again(toy_settings, overshot, monkeypatch):
+    """What a job begins with is on disk: the version just promoted doesn't take its place."""
+    chosen = toy_settings("loop.steps=100", "loop.branch_share=0", "loop.root_reads=0")
+    promote, seen, starts = JobRunner._promote, [], []
+
+    def noted(model, *, start, **more):
+        starts.append(start.state_dict())
+        return settle(model, start=start, **more)
+
+    def dies(self, node, expert, **arguments):
+        promote(self, node, expert, **arguments)
+        if arguments["training"].get("kept_share", 1.0) < 1 and not seen:
+            seen.append(node)
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(job_module, "settle", noted)
+    monkeypatch.setattr(JobRunner, "_promote", dies)
+    with pytest.raises(KeyboardInterrupt):
+        turn(chosen, router=False)
+    registry, events = turn(chosen, router=False)
+    node, = seen
+    first, again = starts[:2]
+    assert all(torch.equal(tensor, again[name]) for name, tensor in first.items())
+    assert registry.pointer().nodes[node] == "v000001"
+    assert [event.kind for event in events if event.node == node and event.kind in {"promoted", "refused"}] == ["promoted", "refused"]

@@ -203,14 +203,15 @@ def cpu_of(monkeypatch):
     def make(bf16_ms):
         monkeypatch.setattr(execution, "_product_s", lambda dtype: {torch.float32: 1e-3, torch.bfloat16: bf16_ms * 1e-3}[dtype])
         monkeypatch.setattr(execution, "_plain", {})
-        execution._cpu_has_bf16.cache_clear()
+        execution._cpu_multiplies_bf16.cache_clear()
         return used
 
     yield make
-    execution._cpu_has_bf16.cache_clear()
+    execution._cpu_multiplies_bf16.cache_clear()
 
 
-@pytest.mark.parametrize(("bf16_ms", "muon", "tried"), [(100.0, torch.float32, False), (1.1, torch.float32, False), (0.5, torch.bfloat16, True)])
+@pytest.mark.parametrize(("bf16_ms", "muon", "tried"), [
+    (100.0, torch.float32, False), (4.0, torch.float32, False), (1.1, torch.bfloat16, True), (0.5, torch.bfloat16, True)])
 def test_cpu_without_bfloat16_trains_and_orthogonalizes_in_fp32(tmp_path, cpu_of, bf16_ms, muon, tried):
     used, computed, model = cpu_of(bf16_ms), set(), toy_model()
     model.model.layers[0].mlp.down_proj.register_forward_hook(lambda module, inputs, output: computed.add(output.dtype))

@@ -12,9 +12,11 @@ from toy_corpus import VOCABULARY, counting_corpus, toy_model, toy_training
 from transformers import PreTrainedModel
 
 from experts.architectures import build
+from experts.checkpoint import load_newest
 from experts.device import RULES, Device, cpu_device
 from experts.moe.control import attach
 from settings import ModelSettings, MoeSettings
+from training import execution
 from training.plan import Mix, Plan, Trained
 from training.trainer import train
 
@@ -30,11 +32,13 @@ def routed_model() -> PreTrainedModel:
     return model
 
 
-def trained(device: Device, folder: Path, *, optimizer: str, model: PreTrainedModel | None = None) -> Trained:
+def trained(device: Device, folder: Path, *, optimizer: str, model: PreTrainedModel | None = None, stop_after: int = 3) -> Trained:
+    seen: list[int] = []
     settings = toy_training(optimizer=optimizer, accumulate=2, validate_every_steps=2)
     torch.manual_seed(4)  # of a router's noise and dropout
     return train(model or toy_model(), corpus=counting_corpus(), mix=Mix({"up": 0.5, "down": 0.5}), plan=Plan.from_settings(settings, steps=3, seed=3),
-                 device=device, state_folder=folder, settings=settings, on_step=lambda facts: None, should_stop=lambda: False)
+                 device=device, state_folder=folder, settings=settings, on_step=lambda facts: seen.append(facts.step),
+                 should_stop=lambda: len(seen) >= stop_after)
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
@@ -46,7 +50,7 @@ def test_train_under_directml_rules_needs_no_other_kernel_and_has_the_losses_of_
     assert (card.fallbacks, card.wrong_types) == ({}, {})
     assert len(card.seen) > 30
     there = trained(cpu_device(), tmp_path / "cpu", optimizer=optimizer)
-    assert here.losses == pytest.approx(there.losses, rel=2e-3 if optimizer == "muon" else 1e-4)  # the CPU's Muon multiplies in bfloat16
+    assert here.losses == pytest.approx(there.losses, rel=2e-3 if optimizer == "muon" else 1e-4)  # the CPU's Muon may multiply in bfloat16
     assert [one.val_loss for one in here.validations] == pytest.approx([one.val_loss for one in there.validations], rel=2e-3)
 
 
@@ -60,6 +64,19 @@ def test_train_of_a_routed_model_under_directml_rules_needs_no_other_kernel_and_
     there = trained(cpu_device(), tmp_path / "cpu", optimizer="adamw", model=routed_model())
     assert here.losses == pytest.approx(there.losses, rel=1e-4)
     assert [one.val_loss for one in here.validations] == pytest.approx([one.val_loss for one in there.validations], rel=1e-4)
+
+
+def test_train_resumed_on_the_card_from_a_state_of_another_device_makes_no_bfloat16(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(execution, "_cpu_multiplies_bf16", lambda: True)
+    trained(cpu_device(), tmp_path, optimizer="muon", stop_after=1)
+    facts = load_newest(tmp_path)
+    assert facts is not None
+    assert facts.facts["execution"]["muon_bf16"]
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The operator .* will fall back", UserWarning)
+        with SimulatedCard() as card:
+            assert trained(Device("directml", "simulated", 0, "test", CARD, RULES["directml"]), tmp_path, optimizer="muon").step == 3
+    assert card.wrong_types == {}
 
 
 def test_train_takes_turns_with_other_threads_on_a_device_that_lets_one_in(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ class Line(nn.Module):
         self.tied = self.weight
         self.register_buffer("bias", torch.full((2,), 10.0 * value))
         self.register_buffer("count", torch.tensor(7))
+        self.register_buffer("own", torch.full((1,), float(value)), persistent=False)
 
 
 def settled(lowest, *, floor=1.0, least_gain=0.0):
@@ -29,14 +30,15 @@ def settled(lowest, *, floor=1.0, least_gain=0.0):
 
     share = settle(model, start=start, cost=cost, least_gain=least_gain)
     assert torch.equal(start.weight, torch.zeros(3))
-    assert int(model.count) == 7
+    assert (int(model.count), float(model.own)) == (7, 1.0)
     assert torch.equal(model.weight, torch.full((3,), share))
     assert torch.equal(model.bias, torch.full((2,), 10.0 * share))
     return share, asked
 
 
 @pytest.mark.parametrize(("lowest", "share", "asked"), [
-    (1.2, 1.0, [1.0, 0.75]), (0.9, 1.0, [1.0, 0.75]), (0.8, 0.75, [1.0, 0.75, 0.5]), (0.55, 0.5, [1.0, 0.75, 0.5, 0.25]), (0.0, 0.25, [1.0, 0.75, 0.5, 0.25])])
+    (1.2, 1.0, [1.0, 0.75]), (0.9, 1.0, [1.0, 0.75]), (0.8, 0.75, [1.0, 0.75, 0.5]), (0.55, 0.5, [1.0, 0.75, 0.5, 0.25]),
+    (0.2, 0.25, [1.0, 0.75, 0.5, 0.25, 0.0]), (-0.1, 0.0, [1.0, 0.75, 0.5, 0.25, 0.0])])
 def test_interpolation_walks_back_while_held_out_answers_get_cheaper(lowest, share, asked):
     assert settled(lowest) == (share, asked)
 
