@@ -78,7 +78,8 @@ def _train(chosen: Settings, *, node: str, epochs: float | None, quiet: bool) ->
         steps = runner.epoch_steps(node, corpus, epochs=epochs) if epochs is not None else chosen.loop.cycle_steps
         job = Job(node, 1.0 if fresh else chosen.loop.leaf_lr_share, steps=steps,
                   seconds=None if steps is not None else chosen.loop.cycle_minutes * 60)
-        job = runner.begun(job, corpus)
+        if job.steps is None:
+            job = job.with_speed(runner.step_s(node, corpus))
         reporter.node_started(job, share="1/1")
         parameters = sum(weight.numel() for weight in runner.start_model(node, corpus).parameters())
         done, trained = runner.carry_out(job, cycle=FAST_CYCLE, states=states, corpus=corpus)

@@ -21,8 +21,7 @@ REWARMING = 4.0  # peak of an expert in units of where the line stands at its ro
 class Job:
     """Train one node and offer the result. Either steps or seconds of training is given; seconds get the steps that they hold at the speed
     measured when the job begins, and what it comes to follows the clock (Plan.at_speed). lr_share: its peak rates as a share of the settings'.
-    final_lr_share: where they end, as a share of the peak; None: as set. start: "node/version" that it begins with, "" for weights that are
-    no version; None: it hasn't begun."""
+    final_lr_share: where they end, as a share of the peak; None: as set."""
 
     node: str
     lr_share: float
@@ -31,7 +30,6 @@ class Job:
     status: Status = "pending"
     outcome: str = ""
     final_lr_share: float | None = None
-    start: str | None = None
 
     def with_speed(self, step_s: float) -> Job:
         """The job with the steps that it is expected to make, at least one; step_s: seconds a step."""

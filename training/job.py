@@ -5,6 +5,7 @@ Used by the loop and by fast_train.py. Does not choose what to train (agenda.py)
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
@@ -16,6 +17,7 @@ from transformers import PreTrainedModel
 from data_prep.corpus import Corpus
 from experts.adapters import merged
 from experts.device import Device, cpu_device
+from experts.durable import write_json
 from experts.expert import Expert
 from experts.moe.recorder import HealthRecorder
 from experts.registry import RegistryError
@@ -53,7 +55,7 @@ class JobRunner:
             return self._carry_out(job, cycle=cycle, states=states, corpus=corpus, scalars=scalars, health=health)
 
     def _carry_out(self, job: Job, *, cycle: int, states: Path, corpus: Corpus, scalars: Scalars, health: HealthRecorder) -> tuple[Job, Trained | None]:
-        model = self.start_model(job.node, corpus)
+        begun_with, model = self._begun_with(job.node, states), self.start_model(job.node, corpus)
 
         def on_step(facts: StepFacts) -> None:
             self._reporter.step(facts)
@@ -74,7 +76,7 @@ class JobRunner:
             return replace(job, status="set_aside", outcome=str(error)), None
         if trained.stopped:
             return job, trained
-        return self._offer(job, model, trained, cycle=cycle, corpus=corpus, scalars=scalars), trained
+        return self._offer(job, model, trained, begun_with=begun_with, cycle=cycle, corpus=corpus, scalars=scalars), trained
 
     def forget(self, versions: Iterable[tuple[str, str]]) -> None:
         """Drop what examinations remember of versions, (node, version) each, that were pruned."""
@@ -98,12 +100,6 @@ class JobRunner:
         settings = self._run.settings
         learns = settings.loop.root_learns_prompts and settings.model.base is None
         return mix_of(self._run.tree, node, settings=settings.loop, with_prompts=corpus.of_records if learns else ())
-
-    def begun(self, job: Job, corpus: Corpus) -> Job:
-        """The job with what it begins with and the steps that it is expected to make; both stay when it is resumed."""
-        if job.start is None:
-            job = replace(job, start="/".join(self._examiner.incumbent(job.node) or ()))
-        return job if job.steps is not None else job.with_speed(self.step_s(job.node, corpus))
 
     def step_s(self, node: str, corpus: Corpus) -> float:
         """Seconds a step of this node's training takes here, measured on a few real steps."""
@@ -140,9 +136,17 @@ class JobRunner:
         train_settings = settings.train.model_copy(update={"final_lr_share": final if job.final_lr_share is None else job.final_lr_share})
         return Plan.from_settings(train_settings, steps=job.steps, lr_share=job.lr_share, seed=settings.run.seed * 1_000_003 + cycle, seconds=job.seconds)
 
-    def _offer(self, job: Job, model: PreTrainedModel, trained: Trained, *, cycle: int, corpus: Corpus, scalars: Scalars) -> Job:
+    def _begun_with(self, node: str, states: Path) -> str:
+        """"node/version" that a training begins with, "" for weights that are no version; kept beside its states, since another may be served at its end."""
+        file = states / "start.json"
+        if not any(states.glob("state-*")):
+            states.mkdir(parents=True, exist_ok=True)
+            write_json(file, {"version": "/".join(self._examiner.incumbent(node) or ())})
+        return str(json.loads(file.read_text(encoding="utf-8"))["version"]) if file.exists() else ""
+
+    def _offer(self, job: Job, model: PreTrainedModel, trained: Trained, *, begun_with: str, cycle: int, corpus: Corpus, scalars: Scalars) -> Job:
         expert = Expert(merged(model), corpus.tokenizer, device=self._device)
-        verdict, kept_share = self._judge(job, expert, corpus)
+        verdict, kept_share = self._judge(job.node, expert, corpus, begun_with=begun_with)
         scalars.exam(verdict.scorecard, step=trained.step)
         self._reporter.samples(verdict.scorecard.samples)
         facts = {"cycle": cycle, "steps": trained.step, "corpus": corpus.fingerprint, **training_facts(trained), "kept_share": kept_share}
@@ -154,33 +158,35 @@ class JobRunner:
         self._reporter.note(f"{job.node} {reason}")
         return replace(job, status="refused", outcome=reason)
 
-    def _judge(self, job: Job, expert: Expert, corpus: Corpus) -> tuple[Verdict, float]:
+    def _judge(self, node: str, expert: Expert, corpus: Corpus, *, begun_with: str) -> tuple[Verdict, float]:
         """The verdict on what was trained, 1.0; or, where that is refused and a point on the way to it is promoted, that one's and its share of the way."""
-        verdict = self._examiner.judge(job.node, expert, corpus)
+        verdict = self._examiner.judge(node, expert, corpus)
         if verdict.decision.promote:
             return verdict, 1.0
-        share = self._walked_back(job, expert, corpus)
+        share = self._walked_back(node, expert, corpus, begun_with=begun_with)
         if not 0 < share < 1:
             return verdict, 1.0
-        second = self._examiner.judge(job.node, expert, corpus)
+        second = self._examiner.judge(node, expert, corpus)
         if not second.decision.promote:
+            log.info("%s at %.0f %% of the way: %s", node, 100 * share, second.decision.reason)
             return verdict, 1.0
-        self._reporter.note(f"{job.node}: what was trained is {verdict.decision.reason}; {share:.0%} of the way to it is better than what answered before")
+        self._reporter.note(f"{node}: what was trained is {verdict.decision.reason}; {share:.0%} of the way to it is better than what answered before")
         return second, share
 
-    def _walked_back(self, job: Job, expert: Expert, corpus: Corpus) -> float:
-        """Move trained weights back towards those that the job began with (interpolation.settle), and say which share of the way stays.
-        1.0, and as they are, for adapters, which move little, and for a job that began with no version, or with one that isn't whole any more."""
+    def _walked_back(self, node: str, expert: Expert, corpus: Corpus, *, begun_with: str) -> float:
+        """Move trained weights back towards those that the training began with (interpolation.settle), and say which share of the way stays.
+        1.0, and as they are, for adapters, which move little, and where it began with no version, or with one that can't be read any more."""
         settings, registry = self._run.settings, self._run.registry
-        node, _, version = (job.start or "").partition("/")
+        origin, _, version = begun_with.partition("/")
         if settings.train.lora_rank is not None or not version:
             return 1.0
         try:
-            registry.verify(node, version)
-        except RegistryError:
+            registry.verify(origin, version)
+            start = opened(registry.path(origin, version), settings=settings, device=cpu_device())
+        except (RegistryError, OSError) as error:
+            log.warning("%s stays refused: %s, with which its training began, can't be read: %s", node, begun_with, error)
             return 1.0
-        start = opened(registry.path(node, version), settings=settings, device=cpu_device())
-        cost = self._examiner.held_out_cost(job.node, expert, corpus)
+        cost = self._examiner.held_out_cost(node, expert, corpus)
         with self._device.turn():
             return settle(expert.model, start=start, cost=cost, least_gain=settings.promote.bits_tolerance)
 

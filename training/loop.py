@@ -108,8 +108,9 @@ class Loop:
             if (hindrance := self._hindrance(job)) is not None:
                 self._save(self._agenda.with_next(replace(job, status="refused", outcome=hindrance)))
                 continue
-            job = self._jobs.begun(job, corpus)
-            self._save(self._agenda.with_next(job))
+            if job.steps is None:
+                job = job.with_speed(self._jobs.step_s(job.node, corpus))
+                self._save(self._agenda.with_next(job))
             self._reporter.node_started(job, share=f"{self._agenda.jobs.index(job) + 1}/{len(self._agenda.jobs)}")
             states = self._work / job.node / f"cycle{self._agenda.cycle:05d}"
             done, _ = self._jobs.carry_out(job, cycle=self._agenda.cycle, states=states, corpus=corpus)

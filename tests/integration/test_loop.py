@@ -381,7 +381,7 @@ def test_loop_killed_after_a_promotion_walks_the_same_way_again(toy_settings, ov
     def dies(self, node, expert, **arguments):
         promote(self, node, expert, **arguments)
         if arguments["training"].get("kept_share", 1.0) < 1 and not seen:
-            seen.append(node)
+            seen.append((node, len(starts)))
             raise KeyboardInterrupt
 
     monkeypatch.setattr(job_module, "settle", noted)
@@ -389,8 +389,38 @@ def test_loop_killed_after_a_promotion_walks_the_same_way_again(toy_settings, ov
     with pytest.raises(KeyboardInterrupt):
         turn(chosen, router=False)
     registry, events = turn(chosen, router=False)
-    node, = seen
-    first, again = starts[:2]
+    (node, number), = seen
+    first, again = starts[number - 1:number + 1]
     assert all(torch.equal(tensor, again[name]) for name, tensor in first.items())
     assert registry.pointer().nodes[node] == "v000001"
     assert [event.kind for event in events if event.node == node and event.kind in {"promoted", "refused"}] == ["promoted", "refused"]
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5])
+def test_loop_refuses_for_the_first_reason_where_the_way_back_helps_nothing(toy_settings, overshot, monkeypatch, share):
+    """At 0 nothing of the training is left to offer; at 0.5 the second exam, of weights that nobody moved, refuses as well."""
+    monkeypatch.setattr(job_module, "settle", lambda model, **others: share)
+    _, events = turn(toy_settings("loop.steps=100", "loop.branch_share=0", "loop.root_reads=0"), router=False)
+    refused = [event for event in events if event.kind == "refused"]
+    assert len(refused) >= 3
+    assert all("no longer models its domain" in event.facts["reason"] and event.facts["training"]["kept_share"] == 1.0 for event in refused)
+
+
+def test_loop_leaves_a_promoted_node_as_it_was_trained(toy_settings, monkeypatch):
+    def never(model, **others):
+        raise AssertionError("it was promoted at once")
+
+    monkeypatch.setattr(job_module, "settle", never)
+    _, events = turn(toy_settings("loop.steps=100", "loop.branch_share=0", "loop.root_reads=0"), router=False)
+    offers = [event for event in events if event.kind in {"promoted", "refused"}]
+    assert [(event.kind, event.facts["training"]["kept_share"]) for event in offers] == [("promoted", 1.0)] * 6
+
+
+def test_loop_goes_on_where_the_start_of_a_refused_node_cannot_be_read(toy_settings, overshot, monkeypatch):
+    def broken(folder, **others):
+        raise OSError(errno.EIO, "input/output error")
+
+    monkeypatch.setattr(job_module, "opened", broken)
+    _, events = turn(toy_settings("loop.steps=100", "loop.branch_share=0", "loop.root_reads=0"), router=False)
+    assert len([event for event in events if event.kind == "refused"]) >= 3
+    assert events[-1].kind == "cycle_ended"
