@@ -1,4 +1,4 @@
-"""How a step is computed on this device: precision, way of attention, compiled or not; the right ones measured on a real batch, the fastest taken.
+"""How a step is computed on this device: precision (of Muon's products, too), attention, compiled or not; what is right is measured, the fastest taken.
 
 Measured once a process for the same model configuration and device; a resumed run keeps what its state says. Does not train.
 """
@@ -25,7 +25,7 @@ _TIMED_ROUNDS = 3  # after an untimed one
 # Compiled layers made a step 1.28 times as fast (default recipe, one core, 2026-11-20); compiling takes some 20 s of work, more on a busy machine.
 _COMPILE_PAYS_AFTER_S = 150.0
 _PROBE_ROWS = 256  # of the matrices by which a CPU shows how fast it multiplies: 80 ms where bfloat16 is 0.4 GFLOP/s
-_MUCH_SLOWER = 2.0  # times as long: with the instructions bfloat16 takes half as long, without them at least four times, most often a hundred
+_MUCH_SLOWER = 2.0  # times as long: a CPU with the instructions is well below, the one measured without them far above
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +74,7 @@ def choose_execution(model: PreTrainedModel, *, device: Device, settings: TrainS
 def _fast_bf16(device: Device) -> bool:
     """Whether products in bfloat16 are worth a try: where such tensors may exist, and on a CPU where they aren't much slower than in fp32.
 
-    Most CPUs have no instruction for them (AVX512-BF16, AMX and Arm's BF16 are such), and there they take a hundred times as long.
+    Many CPUs have no instruction for them (AVX512-BF16, AMX and Arm's BF16 are such); a Zen 3 took a hundred times as long (RESULTS.md, "Training").
     """
     return device.rules.bf16 and (device.torch.type != "cpu" or _cpu_multiplies_bf16())
 
