@@ -59,7 +59,8 @@ def fit_apart(rows: Sequence[Row], *, held_out: Sequence[Row], tree: TreeSetting
 
 
 def _work(sender: Connection, *task: Any) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides what becomes of a fit
+    for number in (signal.SIGINT, signal.SIGTERM):  # Ctrl-C and systemd's stop reach the whole group; the parent decides what becomes of a fit
+        signal.signal(number, signal.SIG_IGN)
     try:
         result: Judged | Exception = _fit(*task)
     except (ValueError, OSError, MemoryError) as error:
