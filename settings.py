@@ -36,7 +36,7 @@ class RunSettings(Section):
     device: str = Field("auto", description="auto, cpu, cuda[:n], directml[:n], xpu or mps",
                         pattern=r"^(auto|cpu|mps|xpu|cuda(:\d+)?|directml(:\d+)?)$")
     seed: int = Field(0, description="seed of every random choice", ge=0, le=2**31 - 1)
-    threads: int | None = Field(None, description="CPU threads for training; unset: all cores, fewer while other programs use them", ge=1, le=1024)
+    threads: int | None = Field(None, description="CPU threads for training and exams; unset: all cores, fewer while other programs use them", ge=1, le=1024)
     tensorboard: bool = Field(True, description="write curves for TensorBoard under <run>/tensorboard (with the extra curves installed)")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("WARNING", description="how much is logged")
 

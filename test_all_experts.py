@@ -56,6 +56,8 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _examine(chosen: Settings, *, grades: Path | None) -> FamilyReport:
+    import torch
+
     from data_prep.corpus import open_corpus
     from experts import device as devices
     from experts.registry import Registry
@@ -64,6 +66,8 @@ def _examine(chosen: Settings, *, grades: Path | None) -> FamilyReport:
     from training.grades import graded_prompts, write_grades
     from training.report import examine_family
 
+    if chosen.run.threads is not None:
+        torch.set_num_threads(chosen.run.threads)
     tree, registry = Tree.from_settings(chosen.tree), Registry(Path(chosen.run.dir))
     if registry.served(tree.root) is None:
         raise CommandFailed(f"nothing is promoted in {chosen.run.dir} yet; run python continuous_loop.py first, or give --run DIR")

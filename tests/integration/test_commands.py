@@ -5,8 +5,10 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
 import settings
+import test_all_experts
 from experts.journal import Journal
 from experts.registry import Registry
 
@@ -54,6 +56,16 @@ def test_test_all_experts_without_a_family_exits_2(tmp_path, records_folder, toy
     assert done.returncode == 2
     assert "nothing is promoted" in done.stderr
     assert not (tmp_path / "none" / "journal.db").exists()
+
+
+def test_test_all_experts_computes_with_the_threads_that_are_set(tmp_path):
+    before = torch.get_num_threads()
+    try:
+        with pytest.raises(SystemExit):  # nothing to examine
+            test_all_experts.main(["--run", str(tmp_path / "none"), "--set=run.threads=3"])
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_demo_answers_and_shows_the_route(family, records_folder, toy_overrides):
