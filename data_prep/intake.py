@@ -27,7 +27,7 @@ from data_prep.split import SPLITS, split_all
 from experts.durable import new_folder, sha256_of
 from settings import Settings
 
-FORMAT = 4  # goes up when the same input gives other examples
+FORMAT = 5  # goes up when the same input gives other examples
 FACTS = "facts.json"
 MOST_LOST = 0.2  # share of a domain's training rows that may go as near-duplicates of held-out ones
 _SCHEMA = pa.schema([("prompt", pa.string()), ("response", pa.string()), ("source", pa.string()), ("key", pa.string()),
@@ -64,7 +64,9 @@ class Lessons:
             return curriculum.make_exam(self.domain, count=self.exam)
         name = f"cycle {self.cycle}" if split == "train" else split
         seed = int.from_bytes(hashlib.sha256(f"{self.seed} {self.domain} {name}".encode()).digest()[:6], "big")
-        return curriculum.make_records(self.domain, count=self.count if split == "train" else self.validation, levels=self.levels, seed=seed)
+        if split == "train":
+            return curriculum.make_records(self.domain, count=self.count, levels=self.levels, seed=seed)
+        return curriculum.make_validation(self.domain, count=self.validation, levels=self.levels, seed=seed)
 
 
 def fingerprint(domain: str, *, files: Sequence[DataFile], lessons: Lessons | None, settings: Settings) -> str:

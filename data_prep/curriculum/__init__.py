@@ -16,7 +16,7 @@ from data_prep.curriculum.reasoning import CURRICULUM as REASONING
 from data_prep.curriculum.tasks import EXAM_LEVELS, Curriculum, draw_exam, draw_records
 from data_prep.records import Record
 
-__all__ = ["EXAM_LEVELS", "domains", "grade", "levels", "make_exam", "make_records"]
+__all__ = ["EXAM_LEVELS", "domains", "grade", "levels", "make_exam", "make_records", "make_validation"]
 
 _CURRICULA: Mapping[str, Curriculum] = {part.domain: part for part in (MATH, REASONING, CONVERSATION, KNOWLEDGE, CODE)}
 
@@ -32,12 +32,17 @@ def levels(domain: str) -> tuple[int, ...]:
 
 
 def make_records(domain: str, *, count: int, levels: Sequence[int], seed: int) -> Iterator[Record]:
-    """count training records, the levels in turn; the same seed gives the same records. No instance of the exam is among them.
+    """count training records, the levels in turn; the same seed gives the same records. No instance of the exam or of validation is among them.
 
     source is "curriculum/<domain>"; meta has task, level, instance and what grade() needs. Raises ValueError for an
     unknown domain or level.
     """
-    return draw_records(_curriculum(domain), count=count, levels=levels, seed=seed)
+    return draw_records(_curriculum(domain), count=count, levels=levels, seed=seed, side="train")
+
+
+def make_validation(domain: str, *, count: int, levels: Sequence[int], seed: int) -> Iterator[Record]:
+    """As make_records, of instances that are neither trained nor examined; what a held-out answer costs is measured on them."""
+    return draw_records(_curriculum(domain), count=count, levels=levels, seed=seed, side="validation")
 
 
 def make_exam(domain: str, *, count: int = 200) -> list[Record]:

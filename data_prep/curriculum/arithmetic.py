@@ -76,6 +76,14 @@ def instance(first: int, sign: str, second: int) -> str:
     return f"{first}{sign}{second}"
 
 
+def _carries() -> frozenset[str]:
+    products = ((digit, digit * other) for digit in range(2, 10) for other in range(1, 10))
+    return frozenset(instance(product, "+", carry) for digit, product in products for carry in range(1, digit))
+
+
+CARRIES = _carries()  # sums that stand in worked products, as 18+2 in that of 34*6: a carry is below the digit that multiplies
+
+
 def _columns(first: int, second: int) -> tuple[list[int], list[int]]:
     width = max(len(str(first)), len(str(second)))
     return ([int(place) for place in reversed(str(first).zfill(width))],

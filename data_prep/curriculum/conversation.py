@@ -17,16 +17,23 @@ from data_prep.curriculum.wording import as_typed, fill, pick, sample
 from data_prep.records import Message, join_turns
 
 MAX_REPLY_CHARS = 240
+SHORT_REMARK_WORDS = 3  # "Good night!" may be said back, a longer remark is no answer to itself
 _STAMMER = re.compile(r"(\b\w+\b)(?:\W+\1\b){3}")
 
 
 def grade(facts: Mapping[str, Any], text: str) -> bool:
-    """Whether a reply is of the wanted kind, holds one of the wanted facts and none of the wrong ones, is short and doesn't stammer."""
+    """Whether a reply is of the wanted kind, holds one of the wanted facts and none of the wrong ones, is short and doesn't stammer.
+
+    Facts: kind; exactly: what it must be, case and marks aside; one_of: it holds one of these and no other; any_of, none_of; said: what the
+    user said, which is no answer word for word.
+    """
     reply = " ".join(text.lower().split())
     if not reply or len(reply) > MAX_REPLY_CHARS or _STAMMER.search(reply):
         return False
-    wanted, wrong = facts.get("any_of", ()), facts.get("none_of", ())
+    wanted, wrong = facts.get("any_of", ()), (*facts.get("none_of", ()), *facts.get("said", ()))
     return (_is_kind(reply, facts["kind"])
+            and ("exactly" not in facts or _plain(reply) == _plain(facts["exactly"]))
+            and ("one_of" not in facts or sum(_says(reply, fact) for fact in facts["one_of"]) == 1)
             and (not wanted or any(_says(reply, fact) for fact in wanted))
             and not any(_says(reply, fact) for fact in wrong))
 
@@ -38,15 +45,16 @@ def _is_kind(reply: str, kind: str) -> bool:
 
 
 def _says(reply: str, fact: str) -> bool:
-    return re.search(rf"(?<!\w){re.escape(fact.lower())}(?!\w)", reply) is not None
+    return f" {_plain(fact)} " in f" {_plain(reply)} "
 
 
 def _small_talk(kind: str) -> Callable[[Random, int], Item]:
     """A remark of one kind put together from an opening and a tail; the pair is the instance."""
     def make(rng: Random, _level: int) -> Item:
         opening, tail = pick(rng, say.REMARKS[kind][0]), pick(rng, say.REMARKS[kind][1])
-        prompt = as_typed(rng, f"{opening}{tail}")
-        return Item(prompt, pick(rng, say.REPLIES[kind]), f"{kind} {_plain(opening + tail)}", {"kind": kind})
+        prompt, said = as_typed(rng, f"{opening}{tail}"), _plain(opening + tail)
+        facts = {"kind": kind} | ({"said": [said]} if len(said.split()) > SHORT_REMARK_WORDS else {})
+        return Item(prompt, pick(rng, say.REPLIES[kind]), f"{kind} {said}", facts)
     return make
 
 
@@ -58,28 +66,29 @@ def _plain(text: str) -> str:
 def _introduction(rng: Random, _level: int) -> Item:
     name, form = pick(rng, say.CALLED), int(rng.random() * len(say.INTRODUCTIONS))
     opening = pick(rng, say.REMARKS["greeting"][0])
-    return Item(as_typed(rng, say.INTRODUCTIONS[form].format(hello=opening, name=name)), fill(rng, say.MEETINGS, name=name),
-                f"introduction {name} {form}", {"kind": "greeting", "any_of": [name]})
+    said = say.INTRODUCTIONS[form].format(hello=opening, name=name)
+    return Item(as_typed(rng, said), fill(rng, say.MEETINGS, name=name), f"introduction {name} {form}",
+                {"kind": "greeting", "any_of": [name], "said": [said]})
 
 
 def _echo(rng: Random, level: int) -> Item:
     words = sample(rng, say.WORDS, min(level + 1, 5))
     phrase = " ".join(words)
-    return Item(as_typed(rng, fill(rng, say.ECHOES, phrase=phrase)), phrase, f"echo {phrase}", {"kind": "any", "any_of": [phrase]})
+    return Item(as_typed(rng, fill(rng, say.ECHOES, phrase=phrase)), phrase, f"echo {phrase}", {"kind": "any", "exactly": phrase})
 
 
 def _counting(rng: Random, level: int) -> Item:
     start, length = rng.randint(1, 30 * level), rng.randint(2, 4 + level)
     counted = ", ".join(str(number) for number in range(start, start + length + 1))
     return Item(as_typed(rng, fill(rng, say.COUNTS, a=start, b=start + length)), counted, f"count {start} {start + length}",
-                {"kind": "any", "any_of": [counted]})
+                {"kind": "any", "exactly": counted})
 
 
 def _choice(rng: Random, _level: int) -> Item:
     first, second = sample(rng, pick(rng, say.CHOICES), 2)
     chosen = pick(rng, (first, second))
     return Item(as_typed(rng, fill(rng, say.EITHER, a=first, b=second)), fill(rng, say.CHOSEN, a=chosen),
-                f"choice {' '.join(sorted((first, second)))}", {"kind": "any", "any_of": [first, second]})
+                f"choice {' '.join(sorted((first, second)))}", {"kind": "any", "one_of": [first, second]})
 
 
 def _recall(rng: Random, level: int) -> Item:
@@ -89,7 +98,7 @@ def _recall(rng: Random, level: int) -> Item:
     told, question = fill(rng, say.SLOTS[slot].tell, v=value), fill(rng, say.SLOTS[slot].ask)
     reply = say.SLOTS[slot].reply.format(v=value)
     key = f"recall {slot} {value}"
-    facts: dict[str, Any] = {"kind": "any", "any_of": [value]}
+    facts: dict[str, Any] = {"kind": "any", "any_of": [value], "said": [told, question]}
     if level == 1:
         return Item(f"{told} {question}", reply, f"{key} {say.SLOTS[slot].ask.index(question)}", facts)
     turns = [(told, _acknowledge(rng, slot, value)), (fill(rng, say.SLOTS[other].tell, v=decoy), _acknowledge(rng, other, decoy))]
@@ -99,12 +108,13 @@ def _recall(rng: Random, level: int) -> Item:
         turns = [turn for turn in turns if turn[0] == told]
     else:
         key += f" beside {other} {decoy}"
+        facts["none_of"] = [decoy]
     if level >= 3:
         if rng.random() < 0.25:
             old = pick(rng, [old for old in say.SLOTS[slot].values if old != value])
             turns.insert(0, (fill(rng, say.SLOTS[slot].tell, v=old), _acknowledge(rng, slot, old)))
             turns = [(fill(rng, say.CHANGES) + text if text == told else text, answer) for text, answer in turns]
-            facts["none_of"] = [old]
+            facts["none_of"] = [*facts["none_of"], old]
             key += f" was {old}"
         for _ in range(rng.randint(1, level - 1)):
             kind = pick(rng, ("thanks", "mood", "ability"))
@@ -146,8 +156,8 @@ def _unknowable(rng: Random, _level: int) -> Item:
 def _greet_person(rng: Random, _level: int) -> Item:
     """A request to write a line for somebody: the name and the kind must be there."""
     name, (occasion, line, pattern) = pick(rng, NAMES), pick(rng, say.OCCASIONS)
-    return Item(as_typed(rng, fill(rng, say.LINE_REQUESTS, name=name, occasion=occasion)), line.format(name=name), f"line {name} {occasion}",
-                {"kind": pattern, "any_of": [name]})
+    said = fill(rng, say.LINE_REQUESTS, name=name, occasion=occasion)
+    return Item(as_typed(rng, said), line.format(name=name), f"line {name} {occasion}", {"kind": pattern, "any_of": [name], "said": [said]})
 
 
 CURRICULUM = Curriculum("conversation", (

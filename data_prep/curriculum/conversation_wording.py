@@ -145,10 +145,18 @@ WORDS = ("red", "blue", "small", "big", "old", "new", "warm", "cold", "soft", "d
          "music", "paper", "stone", "summer", "winter", "morning", "water")
 ECHOES = ("Repeat after me: {phrase}", "Say: {phrase}", "Please repeat: {phrase}", "Say the words: {phrase}", "Write this down: {phrase}",
           "Repeat this: {phrase}", "Can you say \"{phrase}\"?", "Copy these words: {phrase}",
-          "Echo: {phrase}", "Type exactly this: {phrase}", "Now say \"{phrase}\".", "Just answer: {phrase}")
+          "Echo: {phrase}", "Type exactly this: {phrase}", "Now say \"{phrase}\".", "Just answer: {phrase}",
+          "Repeat: {phrase}", "Write: {phrase}", "Your answer is to be: {phrase}", "Reply with these words: {phrase}", "Only say \"{phrase}\", please.",
+          "Give me back these words: {phrase}", "I want you to say: {phrase}", "Could you repeat \"{phrase}\"?", "Copy: {phrase}",
+          "Write the words \"{phrase}\".", "Say it after me: {phrase}", "Answer with: {phrase}")
 COUNTS = ("Count from {a} to {b}.", "Can you count from {a} to {b}?", "Please count from {a} up to {b}.", "Say the numbers from {a} to {b}.",
           "List the numbers {a} to {b}.", "Give me all numbers from {a} to {b}.",
-          "Count up: {a} to {b}", "Write the numbers from {a} to {b}.")
+          "Count up: {a} to {b}", "Write the numbers from {a} to {b}.", "Count {a} to {b}.", "Start at {a} and count to {b}.",
+          "Would you count from {a} to {b}?", "Name the numbers from {a} to {b}.", "I want to hear you count from {a} to {b}.",
+          "Numbers from {a} to {b}, please.",
+          "Begin with {a} and stop at {b}.", "Show me the numbers {a} to {b}.", "Which numbers go from {a} to {b}?", "Count for me from {a} until {b}.",
+          "Type the numbers from {a} through {b}.", "Go from {a} up to {b}, one by one.", "From {a} to {b}, count!", "Let us count from {a} to {b}.",
+          "Do you know how to count from {a} to {b}?", "Print {a} to {b}.")
 CHOICES = (
     ("tea", "water", "milk", "juice", "soup"), ("pizza", "pasta", "rice", "soup", "salad"), ("red", "blue", "green", "yellow", "black"),
     ("tennis", "chess", "football", "dancing", "swimming"), ("the bus", "the train", "a taxi", "the bike", "the car"),
@@ -156,10 +164,19 @@ CHOICES = (
 )
 EITHER = ("{a} or {b}?", "Should I take {a} or {b}?", "Choose: {a} or {b}.", "Which would you pick, {a} or {b}?", "Help me decide: {a} or {b}?",
           "I can't choose between {a} and {b}.", "Pick one: {a}, {b}.",
-          "What is better, {a} or {b}?", "Do you prefer {a} or {b}?")
+          "What is better, {a} or {b}?", "Do you prefer {a} or {b}?", "Would you rather have {a} or {b}?", "What do you say, {a} or {b}?",
+          "Between {a} and {b}, which one?", "Please decide for me: {a} or {b}.", "Shall it be {a} or {b}?", "Is it {a} or {b} for today?",
+          "You choose: {a} or {b}?", "Name one of the two: {a}, {b}.", "I have {a} and {b}. Which one should I take?",
+          "Give me your pick: {a} or {b}.",
+          "Which is it, {a} or {b}?", "{a}, {b}: which one?", "Do I want {a} or {b}?", "Say which: {a} or {b}?",
+          "If you had {a} and {b}, which would you take?")
 CHOSEN = ("I would take {a}.", "Take {a}.")
 UNKNOWABLE = (("What is {topic}?", "Do you know {topic}?", "Can you tell me {topic}?", "Tell me {topic}.", "Please say {topic}.", "I want to know {topic}.",
-               "Guess {topic}.", "Could you find out {topic}?", "Have you any idea of {topic}?"),
+               "Guess {topic}.", "Could you find out {topic}?", "Have you any idea of {topic}?", "Say {topic}.", "Can you guess {topic}?",
+               "Do you happen to know {topic}?",
+               "I would like to know {topic}.", "Find out {topic}.", "You must know {topic}.", "Let me know {topic}.", "Could you tell me {topic}?",
+               "I wonder: {topic}?", "Name {topic}.", "Please tell me {topic}.", "Would you know {topic}?",
+               "Read my mind: {topic}?", "Tell me quickly {topic}."),
               ("my phone number", "the lottery numbers of next week", "what I ate yesterday", "what I am thinking", "the color of my socks", "my password",
                "who is at my door", "what my neighbor said", "the time on my watch",
                "where my keys are", "what is in my pocket", "tomorrow's news", "the number in my head", "how my boss feels", "what my mother cooked",
@@ -175,4 +192,9 @@ OCCASIONS = (
 )
 LINE_REQUESTS = ("Write {occasion} for {name}.", "Can you write {occasion} for {name}?", "I need {occasion} for {name}.",
                  "Please make {occasion} for {name}.", "Give me {occasion} for my friend {name}.",
-                 "Help me with {occasion} for {name}.", "For {name} I want {occasion}.", "What could I send {name} as {occasion}?")
+                 "Help me with {occasion} for {name}.", "For {name} I want {occasion}.", "What could I send {name} as {occasion}?",
+                 "Make up {occasion} for {name}.", "I want to send {name} {occasion}.", "Could you write {name} {occasion}?", "Think of {occasion} for {name}.",
+                 "Let me have {occasion} for {name}.", "{name} needs {occasion}.", "Please write {name} {occasion}.", "Type {occasion} for {name}.",
+                 "Can you think of {occasion} for {name}?", "I am looking for {occasion} for {name}.", "Draft {occasion} for {name}.",
+                 "I owe {name} {occasion}.", "Would you make {occasion} for {name}?", "Put down {occasion} for {name}.", "{occasion} for {name}, please.",
+                 "My friend {name} should get {occasion}.")

@@ -16,7 +16,7 @@ from data_prep.curriculum.answer_match import exact_match
 from data_prep.curriculum.knowledge_facts import TABLES, Table
 from data_prep.curriculum.knowledge_wording import FILLERS, WORDINGS
 from data_prep.curriculum.tasks import Curriculum, Item, Task
-from data_prep.curriculum.wording import as_typed, pick
+from data_prep.curriculum.wording import an, as_typed, pick
 
 
 def grade(facts: Mapping[str, Any], text: str) -> bool:
@@ -29,7 +29,8 @@ def _fact(level: int) -> Callable[[Random, int], Item]:
     def make(rng: Random, asked_level: int) -> Item:
         subject, relation, answers = pick(rng, facts_of(min(level, asked_level)))
         number = int(rng.random() * len(WORDINGS[relation]))
-        question = WORDINGS[relation][number].format(x=subject)
+        named = an(subject)
+        question = WORDINGS[relation][number].format(x=subject, an_x=named, An_x=named[0].upper() + named[1:])
         opening = pick(rng, FILLERS) if rng.random() < 0.25 else ""
         return Item(as_typed(rng, opening + question), answers[0], f"{relation}|{subject}|{number}", {"answers": list(answers)})
     return make

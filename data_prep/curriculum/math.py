@@ -1,18 +1,19 @@
 """Arithmetic: the four operations, comparisons, fractions and percent, word problems, equations, units; worked steps first.
 
 Graded by the number after "####". Every operation has one instance key, whatever story is told around it, so that an
-operation of the exam never occurs in training under another wording.
+operation of the exam never occurs in training under another wording, nor as a step of a longer problem.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from random import Random
 from typing import Any
 
-from data_prep.curriculum.arithmetic import answer, instance, steps_of
-from data_prep.curriculum.math_wording import ASK, COMPARE, EQUATIONS, FRACTIONS, PERCENTS, STEP_STORIES, STORIES, UNITS
+from data_prep.curriculum.arithmetic import CARRIES, answer, instance, steps_of
+from data_prep.curriculum.math_wording import ASK, COMPARE, EQUATIONS, FRACTIONS, PERCENTS, STEP_STORIES, STORIES, UNIT_QUESTIONS, UNITS
 from data_prep.curriculum.names import NAMES
 from data_prep.curriculum.tasks import Curriculum, Item, Task
 from data_prep.curriculum.wording import THINGS, as_typed, fill, pick, sample
@@ -52,8 +53,8 @@ def _with_digits(rng: Random, digits: int) -> int:
     return rng.randint(10 ** (digits - 1), 10 ** digits - 1)
 
 
-def _item(prompt: str, expression: str, steps: list[str], result: int, *, key: str) -> Item:
-    return Item(prompt, answer(expression, steps, result), key, {"answer": str(result)})
+def _item(prompt: str, expression: str, steps: list[str], result: int, *, key: str, shown: tuple[str, ...] = ()) -> Item:
+    return Item(prompt, answer(expression, steps, result), key, {"answer": str(result)}, shown=shown, drill=key in CARRIES)
 
 
 def _operation(sign: str) -> Any:
@@ -111,19 +112,20 @@ def _steps_story(rng: Random, level: int) -> Item:
     """Two operations one after the other, from level 4 on also three; each one's result starts the next."""
     signs = pick(rng, [signs for signs in STEP_STORIES if len(signs) == 2 or level >= 4])
     first = rng.randint(10, 60 if level <= 3 else 500)
-    value, expression, steps, numbers = first, str(first), list[str](), [first]
+    value, expression, steps, numbers, shown = first, str(first), list[str](), [first], list[str]()
     for sign in signs:
         number = rng.randint(2, 9) if sign in "*/" else rng.randint(2, 9 if sign == "-" or level <= 3 else 99)
         if sign == "-":
             number = min(number, value - 1)
         more, result = steps_of(value, sign, number)
+        shown.append(instance(value, sign, number))
         steps += [f"{value}{sign}{number}", *more, f"={result}"]
         value, expression = result, f"{expression}{sign}{number}"
         numbers.append(number)
     name, other = sample(rng, NAMES, 2)
     places = dict(zip("abcd", numbers, strict=False))
     prompt = as_typed(rng, fill(rng, STEP_STORIES[signs], **places, name=name, other=other, things=pick(rng, THINGS)))
-    return _item(prompt, expression, steps, value, key=f"steps {expression}")
+    return _item(prompt, expression, steps, value, key=f"steps {expression}", shown=tuple(shown))
 
 
 def _equation(rng: Random, level: int) -> Item:
@@ -175,13 +177,12 @@ def _unit(rng: Random, _level: int) -> Item:
     """So many small units in a number of large ones; a factor of 60 or 100 is a digit's product with zeros put behind."""
     large, small, digit, zeros = pick(rng, UNITS)
     number = rng.randint(2, 99)
+    key = instance(number, "*", digit) if digit > 1 else f"{number} {large} in {small}"
     steps, product = steps_of(number, "*", digit) if digit > 1 else (list[str](), number)
     result = product * 10 ** zeros
-    asked = fill(rng, ("How many {small} are in {n} {large}?", "Convert {n} {large} to {small}.", "{n} {large} in {small}?",
-                       "What is {n} {large} in {small}?",
-                       "Change {n} {large} into {small}.", "{n} {large} is how many {small}?", "Express {n} {large} in {small}.",
-                       "How many {small} make {n} {large}?"), n=number, small=small, large=large)
-    return _item(as_typed(rng, asked), f"{number}*{digit * 10 ** zeros}", steps, result, key=f"{number} {large} in {small}")
+    asked = as_typed(rng, fill(rng, UNIT_QUESTIONS, n=number, small=small, large=large))
+    item = _item(asked, f"{number}*{digit * 10 ** zeros}", steps, result, key=key)
+    return replace(item, drill=True) if digit > 1 and number < 10 else item  # of the times table, which training shows whole
 
 
 CURRICULUM = Curriculum("math", (

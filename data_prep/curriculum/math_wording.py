@@ -147,3 +147,13 @@ UNITS = (
     ("gallons", "quarts", 4, 0), ("years", "quarters", 4, 0), ("euros", "cents", 1, 2), ("tons", "kilograms", 1, 3), ("decades", "years", 1, 1),
     ("centuries", "years", 1, 2),
 )
+UNIT_QUESTIONS = (
+    "How many {small} are in {n} {large}?", "Convert {n} {large} to {small}.", "{n} {large} in {small}?", "What is {n} {large} in {small}?",
+    "Change {n} {large} into {small}.", "{n} {large} is how many {small}?", "Express {n} {large} in {small}.", "How many {small} make {n} {large}?",
+    "How many {small} are there in {n} {large}?", "{n} {large} are how many {small}?", "Turn {n} {large} into {small}.", "Give {n} {large} in {small}.",
+    "I have {n} {large}. How many {small} is that?", "How many {small} do {n} {large} have?", "Write {n} {large} in {small}.", "{n} {large} to {small}?",
+    "What do {n} {large} come to in {small}?", "Please convert {n} {large} into {small}.",
+    "Tell me how many {small} {n} {large} are.", "How much is {n} {large} in {small}?", "In {small}, what are {n} {large}?",
+    "We need {n} {large}. What is that in {small}?", "Can you change {n} {large} to {small}?", "{n} {large} equal how many {small}?",
+    "Work out {n} {large} in {small}.",
+)

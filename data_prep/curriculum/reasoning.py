@@ -13,7 +13,7 @@ from typing import Any
 from data_prep.curriculum import reasoning_wording as say
 from data_prep.curriculum.names import NAMES
 from data_prep.curriculum.tasks import Curriculum, Item, Task
-from data_prep.curriculum.wording import as_typed, fill, pick, sample
+from data_prep.curriculum.wording import an, as_typed, fill, pick, sample
 
 _EDGES = " \t\n.!?,;:\"'"
 
@@ -39,16 +39,16 @@ def _rules(rng: Random, level: int) -> Item:
     outcome = pick(rng, ("yes", "no", "unknown"))
     name = pick(rng, NAMES)
     chain = kinds[:hops]
-    rules = [fill(rng, say.RULES, a=a, b=b, an_a=_an(a), an_b=_an(b)) for a, b in pairwise(chain)]
+    rules = [fill(rng, say.RULES, a=a, b=b, an_a=an(a), an_b=an(b)) for a, b in pairwise(chain)]
     reached = other if outcome == "unknown" else wanted
-    rules.append(fill(rng, say.NOT_PROPERTY_RULES if outcome == "no" else say.PROPERTY_RULES, a=chain[-1], an_a=_an(chain[-1]), p=reached))
+    rules.append(fill(rng, say.NOT_PROPERTY_RULES if outcome == "no" else say.PROPERTY_RULES, a=chain[-1], an_a=an(chain[-1]), p=reached))
     stray = ""
     if level >= 3:
         stray = f" {kinds[-1]}>{wanted}"
-        rules.append(fill(rng, say.PROPERTY_RULES, a=kinds[-1], an_a=_an(kinds[-1]), p=wanted))
+        rules.append(fill(rng, say.PROPERTY_RULES, a=kinds[-1], an_a=an(kinds[-1]), p=wanted))
     if level >= 2:
         rng.shuffle(rules)
-    fact = fill(rng, say.IS_A, name=name, an_a=_an(chain[0]))
+    fact = fill(rng, say.IS_A, name=name, an_a=an(chain[0]))
     sentences = [fact, *rules] if rng.random() < 0.7 else [*rules, fact]
     question = fill(rng, say.IS_IT, name=name, p=wanted)
     steps = " > ".join([name, *chain, f"not {reached}" if outcome == "no" else reached])
@@ -62,34 +62,31 @@ def _individual(rng: Random, level: int) -> Item:
     *chain, stray = sample(rng, (*say.KINDS, *say.CLASSES), hops + 2)
     name = pick(rng, NAMES)
     outcome = pick(rng, ("yes", "yes", "no", "unknown"))
-    rules = [fill(rng, say.RULES, a=a, b=b, an_a=_an(a), an_b=_an(b)) for a, b in pairwise(chain)]
+    rules = [fill(rng, say.RULES, a=a, b=b, an_a=an(a), an_b=an(b)) for a, b in pairwise(chain)]
     asked = chain[-1]
     if outcome == "no":
-        rules[-1] = say.QUANTIFIED["no"].format(a=chain[-2], b=chain[-1])
+        rules[-1] = fill(rng, say.QUANTIFIED["no"], a=chain[-2], b=chain[-1], an_b=an(chain[-1]))
     elif outcome == "unknown":
         asked = stray
     if level >= 2:
         rng.shuffle(rules)
-    fact = fill(rng, say.IS_A, name=name, an_a=_an(chain[0]))
+    fact = fill(rng, say.IS_A, name=name, an_a=an(chain[0]))
     sentences = [fact, *rules] if rng.random() < 0.4 else [*rules, fact]
     steps = " > ".join([name, *chain[:-1], f"not {chain[-1]}" if outcome == "no" else chain[-1]])
     key = f"individual {'>'.join(chain)} {outcome} ask {asked}"
-    return _item(as_typed(rng, f"{' '.join(sentences)} {fill(rng, say.IS_IT, name=name, p=_an(asked))}"), steps, outcome, key=key)
-
-
-def _an(noun: str) -> str:
-    return f"{'an' if noun[0] in 'aeiou' else 'a'} {noun}"
+    return _item(as_typed(rng, f"{' '.join(sentences)} {fill(rng, say.IS_IT, name=name, p=an(asked))}"), steps, outcome, key=key)
 
 
 def _syllogism(rng: Random, level: int) -> Item:
     """Two sentences about all, no or some of three kinds; what follows for the first and the last of them."""
     first, middle, last = sample(rng, say.KINDS, 3)
     quantities, result = pick(rng, tuple(say.SYLLOGISMS.items()))
-    premises = [say.QUANTIFIED[quantity].format(a=a, b=b) for quantity, (a, b) in zip(quantities, ((first, middle), (middle, last)), strict=True)]
+    pairs = ((first, middle), (middle, last))
+    premises = [fill(rng, say.QUANTIFIED[quantity], a=a, b=b, an_b=an(b)) for quantity, (a, b) in zip(quantities, pairs, strict=True)]
     if level >= 3 and rng.random() < 0.5:
         premises.reverse()
     asked = "some" if quantities[0] == "some" else "all"
-    prompt = as_typed(rng, f"{' '.join(premises)} {fill(rng, say.SYLLOGISM_QUESTIONS[asked], a=first, b=last, an_a=_an(first), an_b=_an(last))}")
+    prompt = as_typed(rng, f"{' '.join(premises)} {fill(rng, say.SYLLOGISM_QUESTIONS[asked], a=first, b=last, an_a=an(first), an_b=an(last))}")
     return _item(prompt, f"{quantities[0]} {first} {middle}, {quantities[1]} {middle} {last}", result, key=f"syllogism {quantities} {first} {middle} {last}")
 
 
@@ -127,7 +124,7 @@ def _membership(rng: Random, level: int) -> Item:
     if level == 1:
         place = pick(rng, say.PLACES)
         asked = pick(rng, things) if rng.random() < 0.5 else pick(rng, [thing for thing in say.OBJECTS if thing not in things])
-        prompt = f"{fill(rng, say.HOLDS, place=place, things=_list(things), name=name)} {fill(rng, say.IS_THERE, an_a=_an(asked), place=place, name=name)}"
+        prompt = f"{fill(rng, say.HOLDS, place=place, things=_list(things), name=name)} {fill(rng, say.IS_THERE, an_a=an(asked), place=place, name=name)}"
         return _item(as_typed(rng, prompt), f"{place}: {', '.join(things)}\n{asked}", "yes" if asked in things else "no",
                      key=f"member {','.join(sorted(things))} ask {asked}")
     places = sample(rng, say.PLACES, 3)
@@ -147,7 +144,7 @@ def _membership(rng: Random, level: int) -> Item:
 
 
 def _list(things: Sequence[str]) -> str:
-    return f"{', '.join(_an(thing) for thing in things[:-1])} and {_an(things[-1])}"
+    return f"{', '.join(an(thing) for thing in things[:-1])} and {an(things[-1])}"
 
 
 def _family(rng: Random, level: int) -> Item:
@@ -176,7 +173,7 @@ def _boolean(rng: Random, level: int) -> Item:
     states = [pick(rng, (0, 1)) for _ in things]
     claims = [pick(rng, (0, 1)) for _ in things]
     joints = [pick(rng, ("and", "or")) for _ in things[1:]][:1] * (len(things) - 1)
-    facts = " ".join(f"The {thing} is {say.STATES[thing][state]}." for thing, state in zip(things, states, strict=True))
+    facts = " ".join(fill(rng, say.STATED, thing=thing, state=say.STATES[thing][state]) for thing, state in zip(things, states, strict=True))
     parts = [f"the {thing} is {say.STATES[thing][claim]}" for thing, claim in zip(things, claims, strict=True)]
     claim = parts[0] + "".join(f" {joint} {part}" for joint, part in zip(joints, parts[1:], strict=True))
     truths = [state == claimed for state, claimed in zip(states, claims, strict=True)]

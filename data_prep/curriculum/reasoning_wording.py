@@ -24,7 +24,9 @@ IS_IT = ("Is {name} {p}?", "Is {name} {p}? Answer yes, no or unknown.", "Can we 
          "Would you say {name} is {p}?",
          "{name} is {p}, right?", "Is it true that {name} is {p}?", "So is {name} {p}?", "What about {name}: {p} or not?", "Tell me if {name} is {p}.")
 
-QUANTIFIED = {"all": "All {a}s are {b}s.", "no": "No {a}s are {b}s.", "some": "Some {a}s are {b}s."}
+QUANTIFIED = {"all": ("All {a}s are {b}s.", "Every {a} is {an_b}.", "Each {a} is {an_b}."),
+              "no": ("No {a}s are {b}s.", "No {a} is {an_b}.", "{a}s are never {b}s."),
+              "some": ("Some {a}s are {b}s.", "At least one {a} is {an_b}.", "There are {a}s that are {b}s.")}
 SYLLOGISMS = {("all", "all"): "yes", ("all", "no"): "no", ("all", "some"): "unknown", ("some", "all"): "yes", ("no", "all"): "unknown",
               ("some", "some"): "unknown"}
 SYLLOGISM_QUESTIONS = {
@@ -87,7 +89,10 @@ STATES = {
 }
 IS_TRUE = ("Is it true that {claim}?", "True or not: {claim}?", "Can I say that {claim}?", "Is this right: {claim}?", "Does it hold that {claim}?",
            "Would it be right to say {claim}?", "Check this: {claim}.",
-           "Is the claim true that {claim}?")
+           "Is the claim true that {claim}?", "So {claim}, right?", "Somebody says that {claim}. Is that so?", "Tell me whether {claim}.",
+           "Would you agree that {claim}?", "Yes or no: {claim}?", "Am I right that {claim}?", "Is it the case that {claim}?",
+           "Do these facts say that {claim}?")
+STATED = ("The {thing} is {state}.", "The {thing} is {state} now.", "I see that the {thing} is {state}.", "We know the {thing} is {state}.")
 
 DAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
 MONTHS = ("January", "February", "March", "April", "May", "June", "July", "August", "September", "October", "November", "December")

@@ -1,7 +1,7 @@
 """How a curriculum is built: tasks that draw items, the side an instance lies on, and the drawing of records and exams.
 
-Knows no domain. An instance (operands, entities, rule set, composition, fact x phrasing) lies on the exam's side or on
-training's by the hash of its key, so the two never share one. Seeded by text, so the same on every machine.
+Knows no domain. An instance (operands, entities, rule set, composition, fact x phrasing) lies on one of three sides, training,
+validation or exam, by the hash of its key, so no two share one. Seeded by text, so the same on every machine.
 """
 
 from __future__ import annotations
@@ -10,23 +10,32 @@ import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from random import Random
-from typing import Any
+from typing import Any, Literal
 
 from data_prep.records import Record
 
 EXAM_LEVELS = (1, 2, 3)
 EXAM_SHARE = 10
+VALIDATION_SHARE = 18  # of what the exam leaves
 _TRIES = 2000
+
+Side = Literal["train", "validation", "exam"]
 
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One drawn question. instance: what makes it this question, whatever its wording. facts: what the grader needs."""
+    """One drawn question. instance: what makes it this question, whatever its wording. facts: what the grader needs.
+
+    shown: instances of other questions that the response works out on its way; training shows none of the other sides.
+    drill: a question that others are made of, too small to be held out: training only.
+    """
 
     prompt: str
     response: str
     instance: str
     facts: Mapping[str, Any] = field(default_factory=dict)
+    shown: tuple[str, ...] = ()
+    drill: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,23 +61,26 @@ class Curriculum:
         return tuple(sorted({level for task in self.tasks for level in task.levels}))
 
 
-def on_exam_side(instance: str) -> bool:
-    """Whether an instance belongs to exams: one in ten, by the SHA-256 of its key."""
-    return int.from_bytes(hashlib.sha256(instance.encode()).digest()[:8], "big") % EXAM_SHARE == 0
+def side_of(instance: str) -> Side:
+    """Whom an instance belongs to, by the SHA-256 of its key: one in ten to exams, one in twenty to validation."""
+    rest, exam = divmod(int.from_bytes(hashlib.sha256(instance.encode()).digest()[:8], "big"), EXAM_SHARE)
+    if exam == 0:
+        return "exam"
+    return "validation" if rest % VALIDATION_SHARE == 0 else "train"
 
 
-def draw_records(curriculum: Curriculum, *, count: int, levels: Sequence[int], seed: int) -> Iterator[Record]:
-    """count training records, the levels in turn. Raises ValueError for a level without a task or a negative count."""
+def draw_records(curriculum: Curriculum, *, count: int, levels: Sequence[int], seed: int, side: Literal["train", "validation"]) -> Iterator[Record]:
+    """count records of a side, the levels in turn; drills are for training alone. Raises ValueError for a level without a task or a negative count."""
     _check_levels(curriculum, levels)
     if count < 0:
         raise ValueError(f"count = {count}; give the number of records wanted, 0 or more")
     rng = Random(f"{curriculum.domain}/{seed}")
     wanted = sorted(set(levels))
-    choices = {level: [task for task in curriculum.tasks if level in task.levels] for level in wanted}
+    choices = {level: [task for task in curriculum.tasks if level in task.levels and (side == "train" or not task.drill)] for level in wanted}
     for number in range(count):
         level = wanted[number % len(wanted)]
         task = rng.choices(choices[level], weights=[task.levels[level] for task in choices[level]])[0]
-        item = _draw(task, rng, level, exam=False)
+        item = _draw(task, rng, level, side=side)
         yield _record(curriculum, task, item, level=level, where=f"curriculum/{curriculum.domain}:{seed}:{number + 1}", exam=False)
 
 
@@ -81,7 +93,7 @@ def draw_exam(curriculum: Curriculum, *, count: int) -> list[Record]:
     while len(records) < count:
         level = EXAM_LEVELS[len(records) % len(EXAM_LEVELS)]
         task = next(turns[level])
-        item = _draw(task, rng, level, exam=True, unlike=prompts)
+        item = _draw(task, rng, level, side="exam", unlike=prompts)
         prompts.add(item.prompt)
         records.append(_record(curriculum, task, item, level=level, where=f"curriculum/{curriculum.domain}:exam:{len(records) + 1}", exam=True))
     return records
@@ -98,13 +110,18 @@ def _turns(curriculum: Curriculum, level: int) -> Iterator[Task]:
         yield tasks[first]
 
 
-def _draw(task: Task, rng: Random, level: int, *, exam: bool, unlike: set[str] | None = None) -> Item:
+def _draw(task: Task, rng: Random, level: int, *, side: Side, unlike: set[str] | None = None) -> Item:
     for _ in range(_TRIES):
         item = task.make(rng, level)
-        if task.drill or (on_exam_side(item.instance) == exam and (unlike is None or item.prompt not in unlike)):
+        if _belongs(item, side, drill=task.drill) and (unlike is None or item.prompt not in unlike):
             return item
-    side = "exam" if exam else "training"
     raise RuntimeError(f"task {task.name!r} gave no new {side} item at level {level} in {_TRIES} draws; give it more instances or wordings, or ask for fewer")
+
+
+def _belongs(item: Item, side: Side, *, drill: bool) -> bool:
+    if drill or item.drill:
+        return side == "train"
+    return side_of(item.instance) == side and (side != "train" or all(side_of(shown) == "train" for shown in item.shown))
 
 
 def _record(curriculum: Curriculum, task: Task, item: Item, *, level: int, where: str, exam: bool) -> Record:

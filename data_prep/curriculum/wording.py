@@ -31,6 +31,11 @@ def fill(rng: Random, templates: Sequence[str], **values: object) -> str:
     return pick(rng, templates).format(**values)
 
 
+def an(noun: str) -> str:
+    """A noun with its indefinite article, by its first letter."""
+    return f"{'an' if noun[0] in 'aeiou' else 'a'} {noun}"
+
+
 _LAST_MARK = re.compile(r"[.?!]$")
 
 

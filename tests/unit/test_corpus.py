@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from random import Random
@@ -11,6 +10,7 @@ from random import Random
 import pytest
 
 import settings
+from data_prep import curriculum
 from data_prep.corpus import Corpus, DataError, last_cycle, open_corpus, prepare
 from data_prep.exam_check import ExamOverlap
 from experts import tokenizer as tokenizers
@@ -277,12 +277,24 @@ def test_curriculum_makes_new_training_rows_each_cycle_and_keeps_the_held_out_on
 
 def test_curriculum_training_rows_ask_nothing_that_is_held_out(tmp_path: Path) -> None:
     corpus = Prepared(tmp_path, branches={"one": ["conversation"]}, data={"curriculum_records": 3000})()
-    drops = corpus.report.domains[0].intake.drops["same prompt as a held-out row"]
-    assert drops.count > 0
-    assert all(re.match(r"curriculum/conversation:\d+:\d+: ", place) for place in drops.first)
+    instances = {split: {row.meta["instance"] for row in corpus.examples("conversation", split)}  # type: ignore[arg-type]
+                 for split in ("train", "validation", "exam")}
+    assert min(map(len, instances.values())) > 20
+    assert not instances["train"] & (instances["validation"] | instances["exam"])
+    assert not instances["validation"] & instances["exam"]
     prompts = {split: {row.prompt for row in corpus.examples("conversation", split)} for split in ("train", "validation", "exam")}  # type: ignore[arg-type]
     assert not prompts["train"] & (prompts["validation"] | prompts["exam"])
     assert not prompts["validation"] & prompts["exam"]
+
+
+def test_records_that_ask_what_the_curriculum_holds_out_are_left_out_of_training(tmp_path: Path, data: Path) -> None:
+    asked = curriculum.make_exam("math", count=1)[0].prompt
+    write_rows(data / "math" / "b.jsonl", [(asked.upper(), f"answer {number}", number) for number in range(2000, 2060)])
+    corpus = lessons(tmp_path, path=str(data), curriculum="always")()
+    drops = next(report for report in corpus.report.domains if report.domain == "math").intake.drops["same prompt as a held-out row"]
+    assert drops.count > 0
+    assert all(place.startswith("math/b.jsonl:") for place in drops.first)
+    assert asked.upper() not in {row.prompt for row in corpus.examples("math", "train")}
 
 
 def test_auto_curriculum_covers_domains_without_records_alone(tmp_path: Path, data: Path) -> None:

@@ -93,11 +93,13 @@ def test_unit_answer_is_the_factor_times_the_number() -> None:
     factors = {"meters in centimeters": 100, "hours in minutes": 60, "weeks in days": 7, "kilometers in meters": 1000, "decades in years": 10}
     checked = 0
     for record in records("math", "unit"):
-        number, units = record.meta["instance"].split(" ", 1)
-        if units in factors:
-            checked += 1
-            assert int(record.meta["answer"]) == int(number) * factors[units]
-            assert str(number) in record.prompt
+        number, *more = re.findall(r"\d+", record.prompt)
+        assert not more
+        words = set(re.findall(r"[a-z]+", record.prompt.lower()))
+        for pair in factors:
+            if words.issuperset(pair.split(" in ")):
+                checked += 1
+                assert int(record.meta["answer"]) == int(number) * factors[pair], record
     assert checked > 20
 
 
@@ -140,8 +142,9 @@ def test_rules_answer_is_found_by_chaining_forward() -> None:
 
 def test_boolean_answer_is_the_value_of_the_claim() -> None:
     for record in records("reasoning", "boolean"):
-        states = dict(re.findall(r"\bThe (\w+) is (\w+)\.", record.prompt[:1].upper() + record.prompt[1:]))
-        claims = re.findall(r"the (\w+) is (\w+)", record.prompt[1:].rsplit("The ", 1)[-1].split(". ", 1)[1])
+        *told, claim = [part for part in re.split(r"(?<=[.:?]) ", record.prompt) if re.search(r"\bthe \w+ is ", part, re.IGNORECASE)]
+        states = dict(re.findall(r"\bthe (\w+) is (\w+)", " ".join(told).lower()))
+        claims = re.findall(r"\bthe (\w+) is (\w+)", claim.lower())
         truths = [states[thing] == state for thing, state in claims]
         assert len(truths) == len(states), record
         assert record.meta["answer"] == ("yes" if (any if " or the " in record.prompt else all)(truths) else "no"), record
@@ -213,8 +216,30 @@ def test_recall_answer_was_told_by_the_user_before_the_question() -> None:
     for record, turns in recalls():
         told = " ".join(turns[:-1] or turns)
         assert record.meta["any_of"][0] in told
-        for old in record.meta.get("none_of", ()):
-            assert told.index(old) < told.rindex(record.meta["any_of"][0])
+        for other in record.meta.get("none_of", ()):
+            assert other in told
+        if " was " in record.meta["instance"]:
+            assert told.index(record.meta["none_of"][-1]) < told.rindex(record.meta["any_of"][0])
+
+
+def test_grade_conversation_refuses_what_the_user_said_for_an_answer() -> None:
+    exam = curriculum.make_exam("conversation")
+    said = [[message["content"] for message in split_turns(record.prompt) if message["role"] == "user"] for record in exam]
+    whole = [" ".join(turns) for turns in said]
+    parrots = [[turns[-1] for turns in said], [turns[0] for turns in said], [text[:240] for text in whole], [text[-240:] for text in whole]]
+    right = [{record.prompt for record, reply in zip(exam, parrot, strict=True) if curriculum.grade("conversation", record.meta, reply)} for parrot in parrots]
+    assert all(len(prompt.split()) <= 3 for prompts in right for prompt in prompts)  # "Good evening!" may be said back
+    assert max(map(len, right)) <= 10
+
+
+@pytest.mark.parametrize(("facts", "reply", "expected"), [
+    ({"exactly": "red cat"}, "Red cat.", True), ({"exactly": "red cat"}, "Repeat after me: red cat", False),
+    ({"one_of": ["tea", "milk"]}, "I would take tea.", True),
+    ({"one_of": ["tea", "milk"]}, "Tea or milk?", False), ({"one_of": ["tea", "milk"]}, "Both.", False),
+    ({"any_of": ["Anna"], "said": ["I'm Anna."]}, "i'm anna", False), ({"any_of": ["Anna"], "said": ["I'm Anna."]}, "You are Anna.", True),
+])
+def test_grade_reply_by_its_facts(facts: dict[str, object], reply: str, expected: bool) -> None:
+    assert curriculum.grade("conversation", {"kind": "any", **facts}, reply) is expected
 
 
 @pytest.mark.parametrize(("reply", "expected"), [
@@ -247,7 +272,8 @@ def test_individual_answer_follows_from_the_kinds_named_in_each_sentence() -> No
     for record in records("reasoning", "individual"):
         *sentences, question = [part for part in re.split(r"(?<=[.])\s+", record.prompt) if noun.search(part)]
         named = [noun.findall(sentence) for sentence in sentences]
-        follows = {kinds[0]: (kinds[1], sentence.lower().startswith("no ")) for kinds, sentence in zip(named, sentences, strict=True) if len(kinds) == 2}
+        follows = {kinds[0]: (kinds[1], sentence.lower().startswith("no ") or "never" in sentence)
+                   for kinds, sentence in zip(named, sentences, strict=True) if len(kinds) == 2}
         (place,), denied = next(kinds for kinds in named if len(kinds) == 1), False
         while place in follows and not denied:
             place, denied = follows[place]
