@@ -5,9 +5,11 @@ grade() is pure but for code, which runs in data_prep.sandbox. Free text has no 
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from data_prep import curriculum, sandbox
 from data_prep.curriculum.answer_match import best_f1, exact_match
@@ -15,7 +17,7 @@ from data_prep.curriculum.code import program_with_tests
 from data_prep.curriculum.math import final_number
 from data_prep.records import Example
 
-EDITION = 2  # raised when a grader's verdict on some answer, or on a loop, changes: what was graded before is examined again
+EDITION = 3  # raised when a grader's verdict on some answer, or on a loop, changes: what was graded before is examined again
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,9 +29,12 @@ class Grade:
 
 
 def grade(example: Example, text: str) -> Grade | None:
-    """The grade of an answer to an example, or None where its source has no grader (free text). Never raises for a bad text."""
+    """The grade of an answer to an example, or None for free text: a source without a grader, a continuation of plain text, or a record whose meta
+    lacks what its grader needs or has it of another type. Never raises for a bad text or record."""
+    if example.meta.get("task") == "continuation":  # data_prep.sources, of *.txt; the file may bear any name
+        return None
     if example.source.startswith("curriculum/"):
-        return _right(curriculum.grade(example.source.removeprefix("curriculum/"), example.meta, text))
+        return _task_of_the_curriculum(example, text)
     grader = _GRADERS.get(family(example.source))
     return None if grader is None else grader(example, text)
 
@@ -57,35 +62,76 @@ def _right(correct: bool) -> Grade:
     return Grade(float(correct), correct)
 
 
-def _number(example: Example, text: str) -> Grade:
-    """The number after "####" against meta.answer (or the response's own), compared as numbers."""
-    wanted = final_number(f"#### {example.meta['answer']}") if "answer" in example.meta else final_number(example.response)
-    got = final_number(text)
-    return _right(got is not None and wanted is not None and abs(got - wanted) <= 1e-6 * max(1.0, abs(wanted)))
+def _task_of_the_curriculum(example: Example, text: str) -> Grade | None:
+    domain, meta = example.source.removeprefix("curriculum/"), example.meta
+    enough = {"math": _is_number(meta.get("answer")), "reasoning": isinstance(meta.get("answer"), str),
+              "knowledge": bool(_texts(meta.get("answers"))), "code": bool(_texts(meta.get("tests"))),
+              "conversation": isinstance(meta.get("kind"), str) and all(_texts(meta.get(key, ())) is not None for key in ("any_of", "none_of"))}
+    return _right(curriculum.grade(domain, meta, text)) if enough.get(domain) else None
+
+
+def _is_number(value: Any) -> bool:
+    try:
+        return not isinstance(value, bool) and isinstance(value, str | int | float) and math.isfinite(float(value))
+    except (ValueError, OverflowError):
+        return False
+
+
+def _texts(value: Any) -> list[str] | None:
+    """A list of texts as it is; None for anything else."""
+    return list(value) if isinstance(value, list | tuple) and all(isinstance(item, str) for item in value) else None
+
+
+def _answer(example: Example, allowed: re.Pattern[str]) -> str | None:
+    """meta.answer where it is a text of the form that the grader compares."""
+    answer = example.meta.get("answer")
+    return answer.strip() if isinstance(answer, str) and allowed.fullmatch(answer.strip()) else None
+
+
+def _wanted_number(example: Example) -> float | None:
+    """meta.answer, a number or a text of one (thousands commas and all), else the response's own; None where neither can be compared."""
+    answer = example.meta.get("answer")
+    if answer is None:
+        wanted = final_number(example.response)
+    elif isinstance(answer, float):
+        wanted = answer
+    else:
+        wanted = final_number(f"#### {answer}") if isinstance(answer, str | int) else None
+    return wanted if wanted is not None and math.isfinite(wanted) else None
+
+
+def _number(example: Example, text: str) -> Grade | None:
+    """The number after "####" against the wanted one, compared as numbers."""
+    wanted, got = _wanted_number(example), final_number(text)
+    return None if wanted is None else _right(got is not None and abs(got - wanted) <= 1e-6 * max(1.0, abs(wanted)))
 
 
 _OPTION = re.compile(r"\banswer is:?\s*\(?([A-Z])\b|^\s*\(?([A-Z])[).:]|^\s*([A-Z])\s*$", re.MULTILINE)
+_LETTER = re.compile(r"[A-Z]")
 
 
-def _letter(example: Example, text: str) -> Grade:
+def _letter(example: Example, text: str) -> Grade | None:
     """The option's letter in "The answer is B) ..." or at the start of a line; the last one said counts."""
+    wanted = _answer(example, _LETTER)
     said = [next(filter(None, groups)) for groups in _OPTION.findall(text)]
-    return _right(bool(said) and said[-1] == str(example.meta["answer"]))
+    return None if wanted is None else _right(said[-1:] == [wanted])
 
 
 _VERDICT = re.compile(r"\b(true|false|uncertain|unknown)\b", re.IGNORECASE)
 
 
-def _verdict(example: Example, text: str) -> Grade:
+def _verdict(example: Example, text: str) -> Grade | None:
     """FOLIO: True, False or Uncertain (Unknown says the same); the last one said counts."""
-    return _right(_last(_VERDICT, text).replace("unknown", "uncertain") == str(example.meta["answer"]).lower())
+    wanted = _answer(example, _VERDICT)
+    return None if wanted is None else _right(_last(_VERDICT, text).replace("unknown", "uncertain") == wanted.lower().replace("unknown", "uncertain"))
 
 
 _YES_NO = re.compile(r"\b(yes|no)\b", re.IGNORECASE)
 
 
-def _yes_no(example: Example, text: str) -> Grade:
-    return _right(_last(_YES_NO, text) == str(example.meta["answer"]).lower())
+def _yes_no(example: Example, text: str) -> Grade | None:
+    wanted = _answer(example, _YES_NO)
+    return None if wanted is None else _right(_last(_YES_NO, text) == wanted.lower())
 
 
 def _last(pattern: re.Pattern[str], text: str) -> str:
@@ -112,13 +158,15 @@ def _option_text(example: Example, text: str) -> Grade:
     return _right(said.group(1) == str(example.meta.get("answer", "")) and (not rest.strip() or exact_match(rest, [example.response])))
 
 
-def _tests_pass(example: Example, text: str) -> Grade:
+def _tests_pass(example: Example, text: str) -> Grade | None:
     """MBPP: the code passes its tests in the sandbox."""
-    tests = [str(test) for test in example.meta["test_list"]]
-    return _right(sandbox.run(program_with_tests(text, tests, setup=str(example.meta.get("test_setup_code") or ""))).outcome == "passed")
+    tests, setup = _texts(example.meta.get("test_list")), example.meta.get("test_setup_code")
+    if not tests or not isinstance(setup, str | None):
+        return None
+    return _right(sandbox.run(program_with_tests(text, tests, setup=setup or "")).outcome == "passed")
 
 
-_GRADERS: Mapping[str, Callable[[Example, str], Grade]] = {
+_GRADERS: Mapping[str, Callable[[Example, str], Grade | None]] = {
     "gsm8k": _number, "mawps": _number, "proofwriter": _letter, "prontoqa": _letter, "folio": _verdict, "strategyqa": _yes_no,
     "nq_open": _short_answer, "webquestions": _short_answer, "opentriviaqa": _short_answer, "sciq": _short_answer, "triviaqa": _short_answer,
     "arc": _option_text, "xquad": _short_answer, "mbpp": _tests_pass,

@@ -86,6 +86,13 @@ def test_examine_an_answer_cut_before_the_true_one_would_end_is_no_loop():
     assert [outcome.looped for outcome in card.outcomes] == [False, True]
 
 
+def test_examine_records_that_are_called_as_a_graded_source_but_lack_its_meta_are_free_text():
+    rows = [Example("code", f"write {number}", "print(1)", "mbpp", content_key("code", f"write {number}", "print(1)")) for number in range(2)]
+    card = examine(_Scripted([("print(1)", [1, 2], "stop")] * 2), Exam({"code": rows}, {"code": rows}), settings=SETTINGS, decoding=DECODING, circles=False)
+    assert [outcome.score for outcome in card.outcomes] == [None, None]
+    assert card.accuracy is None
+
+
 class _Circling(_Scripted):
     """Goes in circles on one prompt in `every`, unless repetition is kept down."""
 

@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 
+from data_prep import curriculum
 from data_prep.curriculum.answer_match import best_f1, exact_match, normalise
 from data_prep.records import Example
-from training.graders import Grade, grade
+from training.graders import Grade, grade, graded_sources
 
 
 def example(source: str, *, response: str = "", **meta: Any) -> Example:
@@ -98,6 +99,61 @@ def test_grade_mbpp_runs_the_tests() -> None:
 @pytest.mark.parametrize("source", ["topical_chat", "gpteacher_codegen", "nl2bash", "dolly_open_qa", "hub/unknown"])
 def test_grade_free_text_has_no_grade(source: str) -> None:
     assert grade(example(source, answer="yes"), "yes") is None
+
+
+_RESPONSE_SAYS = ("nq_open", "webquestions", "opentriviaqa", "sciq", "triviaqa", "arc", "xquad")  # the right answer is the response itself
+_META_SAYS = {"gsm8k": "answer", "mawps": "answer", "proofwriter": "answer", "prontoqa": "answer", "folio": "answer", "strategyqa": "answer",
+              "mbpp": "test_list", "curriculum/math": "answer", "curriculum/reasoning": "answer", "curriculum/knowledge": "answers",
+              "curriculum/conversation": "kind", "curriculum/code": "tests"}
+_RIGHT = {"gsm8k": "4", "mawps": "4", "proofwriter": "B", "prontoqa": "B", "folio": "True", "strategyqa": "yes", "mbpp": ["assert True"],
+          "curriculum/math": "4", "curriculum/reasoning": "yes", "curriculum/knowledge": ["Paris"], "curriculum/conversation": "any",
+          "curriculum/code": ["assert True"]}
+
+
+def test_every_grader_is_named_in_the_tests_of_records_without_meta() -> None:
+    assert {*_RESPONSE_SAYS, *_META_SAYS} == {*graded_sources(), *(f"curriculum/{domain}" for domain in curriculum.domains())}
+
+
+@pytest.mark.parametrize("source", [*_META_SAYS, "curriculum/law"])
+def test_grade_without_what_its_grader_needs_is_that_of_free_text(source: str) -> None:
+    assert grade(example(source, response="some response"), "yes") is None
+
+
+@pytest.mark.parametrize("source", _RESPONSE_SAYS)
+@pytest.mark.parametrize("meta", [{}, {"answer": 3, "answers": "Asia"}, {"answer": None, "answers": {"text": 1}}])
+def test_grade_by_the_response_needs_no_meta(source: str, meta: dict[str, Any]) -> None:
+    assert grade(example(source, response="Asia and Africa", **meta), "Asia and Africa") == Grade(1.0, True)
+
+
+@pytest.mark.parametrize(("source", "key"), _META_SAYS.items())
+@pytest.mark.parametrize("value", [["maybe", 3], [], {}, True, {"text": ["x"]}, "certainly not", ""])
+def test_grade_of_meta_of_a_wrong_type_is_that_of_free_text(source: str, key: str, value: Any) -> None:
+    assert grade(example(source, **{key: _RIGHT[source]}), "#### 4") is not None
+    if not (isinstance(value, str) and source in ("curriculum/reasoning", "curriculum/conversation")):  # any text will do
+        assert grade(example(source, response="some response", **{key: value}), "yes") is None
+
+
+@pytest.mark.parametrize("source", [*_META_SAYS, *_RESPONSE_SAYS])
+def test_grade_of_plain_text_is_none_whatever_its_file_is_called(source: str) -> None:
+    key = _META_SAYS.get(source, "answer")
+    assert grade(example(source, response="and so on.", task="continuation", **{key: _RIGHT.get(source, "B")}), "and so on.") is None
+
+
+def test_grade_other_parts_of_a_wrong_type_is_that_of_free_text() -> None:
+    assert grade(example("mbpp", test_list=["assert True"], test_setup_code=["X = 1"]), "") is None
+    assert grade(example("curriculum/conversation", kind="any", any_of="Paris"), "Paris") is None
+    assert grade(example("curriculum/math", answer="1,250"), "#### 1250") is None
+
+
+def test_grade_gsm8k_takes_a_number_as_it_is_and_without_one_that_of_the_response() -> None:
+    assert correct(example("gsm8k", answer=42), "#### 42")
+    assert correct(example("gsm8k", answer=1e20), "#### 100000000000000000000")
+    assert correct(example("gsm8k", response="so\n#### 42", answer=None), "#### 42")
+    assert grade(example("gsm8k", answer="9" * 400), "#### 42") is None  # no number that can be compared
+
+
+def test_grade_folio_takes_unknown_for_uncertain_in_the_record_too() -> None:
+    assert correct(example("folio", answer="Unknown"), "Uncertain")
 
 
 def test_grade_curriculum_source_uses_the_grader_of_its_domain() -> None:
