@@ -117,26 +117,42 @@ def _letter(example: Example, text: str) -> Grade | None:
     return None if wanted is None else _right(said[-1:] == [wanted])
 
 
-_VERDICT = re.compile(r"\b(true|false|uncertain|unknown)\b", re.IGNORECASE)
+@dataclass(frozen=True, slots=True)
+class _Choice:
+    """The words that one may answer with, and the places where one is the answer: a word within a sentence ("no doubt", "true friends") is none."""
+
+    alone: re.Pattern[str]
+    after_is: re.Pattern[str]
+    at_the_end: re.Pattern[str]
+    at_the_start: re.Pattern[str]
+
+    @classmethod
+    def of(cls, *words: str) -> _Choice:
+        word = rf"[\"'*(]*({'|'.join(words)})\b[\"'*)]*"
+        return cls(*(re.compile(pattern, re.IGNORECASE) for pattern in (
+            "|".join(words), rf"\b(?:answer|statement|conclusion) is:?\s*{word}", rf"(?:\A|[.!?:\n])\s*{word}\s*[.!]*\s*\Z",
+            rf"\A\s*{word}(?:\s*[.,;:!\n]|\s+(?:-|because|since)\s)")))
+
+    def said(self, text: str) -> str:
+        """What a text answers: the word after the last "answer is", else the last sentence that is a word alone, else the word that the text begins with."""
+        after = self.after_is.findall(text)
+        found = self.at_the_end.search(text) or self.at_the_start.search(text)
+        return (after[-1] if after else found.group(1) if found else "").lower()
+
+
+_VERDICT = _Choice.of("true", "false", "uncertain", "unknown")
+_YES_NO = _Choice.of("yes", "no")
 
 
 def _verdict(example: Example, text: str) -> Grade | None:
-    """FOLIO: True, False or Uncertain (Unknown says the same); the last one said counts."""
-    wanted = _answer(example, _VERDICT)
-    return None if wanted is None else _right(_last(_VERDICT, text).replace("unknown", "uncertain") == wanted.lower().replace("unknown", "uncertain"))
-
-
-_YES_NO = re.compile(r"\b(yes|no)\b", re.IGNORECASE)
+    """FOLIO: True, False or Uncertain (Unknown says the same)."""
+    wanted = _answer(example, _VERDICT.alone)
+    return None if wanted is None else _right(_VERDICT.said(text).replace("unknown", "uncertain") == wanted.lower().replace("unknown", "uncertain"))
 
 
 def _yes_no(example: Example, text: str) -> Grade | None:
-    wanted = _answer(example, _YES_NO)
-    return None if wanted is None else _right(_last(_YES_NO, text) == wanted.lower())
-
-
-def _last(pattern: re.Pattern[str], text: str) -> str:
-    said = pattern.findall(text)
-    return said[-1].lower() if said else ""
+    wanted = _answer(example, _YES_NO.alone)
+    return None if wanted is None else _right(_YES_NO.said(text) == wanted.lower())
 
 
 def _short_answer(example: Example, text: str) -> Grade:

@@ -60,6 +60,26 @@ def test_grade_strategyqa_compares_yes_and_no(text: str, expected: bool) -> None
     assert correct(example("strategyqa", answer="yes"), text) is expected
 
 
+@pytest.mark.parametrize(("text", "said"), [
+    ("There is no doubt that cats are big and", ""), ("No one knows", ""), ("No-one knows.", ""), ("I would say yes to that", ""), ("not yes", ""),
+    ("The answer is not yes.", ""), ("noyes", ""), ("Yes, because cats are big.", "yes"), ("No. Cats are small.", "no"), ("Yes because they are", "yes"),
+    ("No - they are small", "no"), ("**Yes**\nCats are big.", "yes"), ("NO", "no"), (" yes. ", "yes"), ("Cats are small. No.", "no"), ("Big.\nyes", "yes"),
+    ("The answer is yes. No doubt", "yes"), ("The answer is no. Wait: the answer is yes, since cats are big.", "yes"), ("Yes, they were. No.", "no"),
+    ("So the answer is: no", "no"), ("Answer: yes", "yes"), ("The answer is \"no\" here", "no"), ("Is it? yes!", "yes"), ("yesterday, no more", ""), ("", "")])
+def test_grade_yes_no_takes_the_word_where_it_is_the_answer_alone(text: str, said: str) -> None:
+    assert [correct(example("strategyqa", answer=answer), text) for answer in ("yes", "no")] == [said == "yes", said == "no"]
+
+
+@pytest.mark.parametrize(("text", "said"), [
+    ("It is true that cats are big, so it", ""), ("True friends are few", ""), ("This is not true", ""), ("A false start", ""), ("True", "true"),
+    ("False.", "false"),
+    ("Uncertain, since nobody said so", "uncertain"), ("The premises say nothing. Unknown.", "uncertain"), ("The statement is false.", "false"),
+    ("If it is true, cats are big. The answer is False.", "false"), ("The conclusion is unknown", "uncertain")])
+def test_grade_verdict_takes_the_word_where_it_is_the_answer_alone(text: str, said: str) -> None:
+    verdicts = ("true", "false", "uncertain")
+    assert [correct(example("folio", answer=answer.title()), text) for answer in verdicts] == [said == answer for answer in verdicts]
+
+
 @pytest.mark.parametrize("source", ["nq_open", "webquestions", "opentriviaqa", "sciq"])
 def test_grade_short_answer_takes_an_alias_and_gives_f1(source: str) -> None:
     task = example(source, response="14 December 1972 UTC", answers=["14 December 1972 UTC", "December 1972"])
