@@ -51,7 +51,7 @@ class TreeSettings(Section):
 class DataSettings(Section):
     path: str | None = Field(None, description="folder with one sub-folder a domain, or a text file for plain-text recipes")
     format: Literal["records", "text"] = Field("records", description="what data.path holds: records by domain, or one text file for a model of plain text")
-    hub: dict[str, tuple[str, ...]] = Field(default={}, description="Hub data sets by domain: \"owner/name config=C split=train prompt=FIELD response=FIELD\"")
+    hub: dict[str, tuple[str, ...]] = Field(default={}, description="Hub data sets by domain: \"owner/name prompt=FIELD response=FIELD ...\" (docs/data.md)")
     curriculum: Literal["auto", "always", "never"] = Field("auto", description="embedded curriculum; auto: for domains without records of their own")
     curriculum_records: int = Field(32000, description="records a domain that the curriculum makes a cycle", ge=100, le=5_000_000)
     curriculum_level: int = Field(3, description="highest curriculum level made at the start", ge=1, le=9)

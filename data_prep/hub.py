@@ -21,14 +21,15 @@ from data_prep.sources import DataError, DataFile
 from experts.durable import write_bytes
 
 DEFAULT_ROWS = 20_000
-_FORM = ('"owner/name config=C split=train prompt=FIELD response=FIELD rows=N exam=yes" (or messages=FIELD in place of prompt and response; '
-         "FIELD may be a+b for two joined by a blank line, and a.b.0 for what lies inside)")
-_KEYS = ("config", "split", "prompt", "response", "messages", "rows", "exam")
+_FORM = ('"owner/name config=C split=train prompt=FIELD response=FIELD rows=N exam=yes source=NAME meta=FIELD+NAME:FIELD" (or messages=FIELD in place of '
+         "prompt and response; FIELD may be a+b for two joined by a blank line, and a.b.0 for what lies inside)")
+_KEYS = ("config", "split", "prompt", "response", "messages", "rows", "exam", "source", "meta")
+_ROW = "row"  # what meta has of every record: its number in the data set
 
 
 @dataclass(frozen=True, slots=True)
 class HubSet:
-    """One data set and how its fields become records."""
+    """One data set and how its fields become records. called: the source's name where the line gives one. kept: (name in meta, field) of each."""
 
     name: str
     config: str | None
@@ -38,26 +39,52 @@ class HubSet:
     messages: str
     rows: int
     exam: bool
+    called: str | None
+    kept: tuple[tuple[str, str], ...]
 
     @classmethod
     def parse(cls, line: str, *, domain: str) -> HubSet:
         """A data set from its line in the settings; raises DataError that shows the form."""
         name, *options = line.split() or [""]
         fields = dict(option.partition("=")[::2] for option in options)
-        unknown = [key for key, value in fields.items() if key not in _KEYS or not value]
-        mapped = ("messages" in fields) != ("prompt" in fields and "response" in fields)
-        rows = fields.get("rows", str(DEFAULT_ROWS))
-        if not name or "=" in name or unknown or not mapped or not re.fullmatch("0*[1-9][0-9]*", rows) or fields.get("exam", "no") not in ("yes", "no"):
-            raise DataError(f"data.hub.{domain}: {line!r} isn't of the form {_FORM}" + (f"; unknown: {', '.join(unknown)}" if unknown else ""))
+        wrong = _faults(name, fields)
+        if wrong is not None:
+            raise DataError(f"data.hub.{domain}: {line!r} isn't of the form {_FORM}" + (f"; {wrong}" if wrong else ""))
         return cls(name, fields.get("config"), fields.get("split", "train"), fields.get("prompt", ""), fields.get("response", ""), fields.get("messages", ""),
-                   int(rows), fields.get("exam") == "yes")
+                   int(fields.get("rows", DEFAULT_ROWS)), fields.get("exam") == "yes", fields.get("source"), _kept(fields.get("meta", "")))
 
     @property
     def source(self) -> str:
         """What its records say they come from, and part of their file's name. *_test: for exams alone."""
+        if self.called is not None:
+            split = re.match("train|validation|valid|dev", self.split)
+            ending = f"_{split.group()}" if split else ""
+            return re.sub("_test$", "", self.called) + ("_test" if self.exam else ending)
         name = self.name if re.fullmatch(r"[\w.-]+(/[\w.-]+)?", self.name) else re.split(r"[/\\]", self.name)[-1]
         plain = re.sub(r"[^A-Za-z0-9.-]+", "_", "_".join(part for part in (name, self.config, self.split) if part)).strip("_")
         return re.sub("_test$", "", plain) + ("_test" if self.exam else "")
+
+
+def _faults(name: str, fields: Mapping[str, str]) -> str | None:
+    """What is wrong with a line, in words where the form alone doesn't show it; None for a good one."""
+    unknown = [key for key, value in fields.items() if key not in _KEYS or not value]
+    if unknown:
+        return f"unknown: {', '.join(unknown)}"
+    if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", fields.get("source", "x"), re.ASCII):
+        return f"source={fields['source']}: a name of letters, digits, _ . and - that begins with a letter or digit, as in source=gsm8k"
+    kept = _kept(fields.get("meta", "")) if "meta" in fields else ()
+    if any(not key or not field for key, field in kept) or len({_ROW, *(key for key, _ in kept)}) <= len(kept):
+        return (f"meta={fields['meta']}: fields with + between them, each with the name that meta has it by in front where that is another, "
+                f"as in meta=id+answers:answers.text; no name twice, and {_ROW!r} is taken")
+    mapped = ("messages" in fields) != ("prompt" in fields and "response" in fields)
+    good = name and "=" not in name and mapped and re.fullmatch("0*[1-9][0-9]*", fields.get("rows", "1")) and fields.get("exam", "no") in ("yes", "no")
+    return None if good else ""
+
+
+def _kept(text: str) -> tuple[tuple[str, str], ...]:
+    """(name in meta, field) of each part of FIELD+NAME:FIELD."""
+    parts = [part.partition(":") for part in text.split("+")] if text else []
+    return tuple((name, field if colon else name) for name, colon, field in parts)
 
 
 def fetch(sets: Mapping[str, Sequence[str]], *, folder: Path, cache_dir: Path) -> dict[str, tuple[DataFile, ...]]:
@@ -101,7 +128,8 @@ def _failed(wanted: HubSet, error: Exception) -> DataError:
 
 def _fields(row: Mapping[str, Any], wanted: HubSet, *, number: int) -> dict[str, Any]:
     prompt, response = _conversation(row, wanted) if wanted.messages else (_text(row, wanted.prompt, wanted=wanted), _text(row, wanted.response, wanted=wanted))
-    return {"prompt": prompt, "response": response, "source": wanted.source, "meta": {"row": number}}
+    meta = {name: _plain_data(_value(row, field, wanted=wanted), field=field, wanted=wanted) for name, field in wanted.kept}
+    return {"prompt": prompt, "response": response, "source": wanted.source, "meta": {_ROW: number, **meta}}
 
 
 def _conversation(row: Mapping[str, Any], wanted: HubSet) -> tuple[str | None, str | None]:
@@ -128,6 +156,20 @@ def _plain(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     return "\n".join(map(_plain, value)) if isinstance(value, list) else "" if value is None else str(value)
+
+
+def _plain_data(value: Any, *, field: str, wanted: HubSet) -> Any:
+    """A value as meta keeps it: true and false as yes and no, as in texts; lists and objects as they are."""
+    if isinstance(value, bool):
+        return _plain(value)
+    if value is None or isinstance(value, str | int | float):
+        return value
+    if isinstance(value, list | tuple):
+        return [_plain_data(item, field=field, wanted=wanted) for item in value]
+    if isinstance(value, Mapping):
+        return {str(key): _plain_data(item, field=field, wanted=wanted) for key, item in value.items()}
+    raise DataError(f"data set {wanted.name!r}: field {field!r} holds a {type(value).__name__}, and meta keeps texts, numbers, and lists and objects of them; "
+                    "take the field out of meta= in data.hub")
 
 
 def _value(row: Mapping[str, Any], path: str, *, wanted: HubSet) -> Any:

@@ -184,6 +184,7 @@ def _tests_pass(example: Example, text: str) -> Grade | None:
 
 _GRADERS: Mapping[str, Callable[[Example, str], Grade | None]] = {
     "gsm8k": _number, "mawps": _number, "proofwriter": _letter, "prontoqa": _letter, "folio": _verdict, "strategyqa": _yes_no,
+    "boolq": _yes_no, "squad": _short_answer,
     "nq_open": _short_answer, "webquestions": _short_answer, "opentriviaqa": _short_answer, "sciq": _short_answer, "triviaqa": _short_answer,
     "arc": _option_text, "xquad": _short_answer, "mbpp": _tests_pass,
 }

@@ -15,9 +15,10 @@ import pytest
 import settings
 from data_prep.corpus import prepare
 from data_prep.hub import HubSet, fetch
-from data_prep.records import Record, split_turns
+from data_prep.records import Example, Record, split_turns
 from data_prep.sources import DataError, read_files
 from experts.tree import Tree
+from training.graders import family, grade, graded_sources
 
 pytestmark = pytest.mark.usefixtures("_no_network")
 
@@ -90,9 +91,39 @@ def test_loaded_data_set_is_kept_and_a_changed_line_loads_anew(tmp_path: Path) -
 
 @pytest.mark.parametrize(("name", "source"), [
     ("openai/gsm8k config=main split=train", "openai_gsm8k_main_train"), ("openai/gsm8k split=test", "openai_gsm8k"), ("/some/folder/set", "set_train"),
-    ("C:\\data\\set", "set_train"), ("openai/gsm8k split=test exam=yes", "openai_gsm8k_test")])
+    ("C:\\data\\set", "set_train"), ("openai/gsm8k split=test exam=yes", "openai_gsm8k_test"), ("openai/gsm8k config=main source=gsm8k", "gsm8k_train"),
+    ("openai/gsm8k config=main split=test exam=yes source=gsm8k", "gsm8k_test"), ("openai/gsm8k split=test source=gsm8k", "gsm8k"),
+    ("a/b split=validation source=squad", "squad_validation"), ("a/b split=train[:10%] source=x_test", "x_train"),
+    ("a/b split=sft source=my.set-2", "my.set-2")])
 def test_source_is_the_name_and_ends_with_test_for_exams_alone(name: str, source: str) -> None:
     assert HubSet.parse(f"{name} prompt=q response=a", domain="math").source == source
+
+
+@pytest.mark.parametrize(("option", "told"), [
+    ("source=../up", "source=../up: a name of letters, digits, _ . and -"), ("source=a/b", "as in source=gsm8k"), ("source=", "unknown: source"),
+    ("meta=a++b", "meta=a++b: fields with + between them"), ("meta=:a", "as in meta=id+answers:answers.text"), ("meta=a:", "the name that meta has it by"),
+    ("meta=a+b:c+a:d", "no name twice"), ("meta=row", "'row' is taken"), ("meta=row:id", "'row' is taken")])
+def test_source_and_meta_of_another_form_are_refused_with_the_repair(option: str, told: str) -> None:
+    with pytest.raises(DataError, match="isn't of the form") as caught:
+        HubSet.parse(f"owner/name prompt=q response=a {option}", domain="math")
+    assert told in str(caught.value)
+
+
+def test_meta_keeps_the_fields_that_are_named(tmp_path: Path) -> None:
+    row = {"q": "Who?", "a": "Ann", "answers": {"text": ["Ann", "Ben"], "start": [0, 4]}, "sure": True, "tests": ["assert f(1)", "assert f(2)"], "none": None}
+    folder = repository(tmp_path / "set", train=[row])
+    [record] = load(f"{folder} prompt=q response=a meta=tests+sure+none+answers:answers.text+spans:answers+first:answers.text.0", tmp_path)
+    assert record.meta == {"row": 1, "tests": ["assert f(1)", "assert f(2)"], "sure": "yes", "none": None, "answers": ["Ann", "Ben"],
+                           "spans": {"text": ["Ann", "Ben"], "start": [0, 4]}, "first": "Ann"}
+
+
+def test_meta_field_that_is_not_there_or_no_plain_data_is_refused(tmp_path: Path) -> None:
+    folder = repository(tmp_path / "set", train=[{"q": "x", "a": "y", "picture": b"\x00"}])
+    with pytest.raises(DataError, match=r"has no field 'answer'; its fields are q, a, picture; mend its line in data\.hub"):
+        load(f"{folder} prompt=q response=a meta=answer", tmp_path)
+    with pytest.raises(DataError, match=r"field 'picture' holds a bytes, and meta keeps texts, numbers, .*take the field out of meta= in data\.hub"):
+        load(f"{folder} prompt=q response=a meta=picture", tmp_path)
+    assert not list((tmp_path / "kept").rglob("*.gz"))
 
 
 @pytest.mark.parametrize(("line", "told"), [
@@ -123,6 +154,64 @@ def test_recipe_names_a_data_set_for_every_domain() -> None:
     assert set(chosen.data.hub) == set(tree.domains)
     assert all(HubSet.parse(line, domain=domain).rows > 0 for domain, lines in chosen.data.hub.items() for line in lines)
     assert settings.check(settings.tomllib.loads(settings.to_toml(chosen))) == chosen
+
+
+# A row of each data set of recipes/hub.toml with the fields that it has on the Hub, and an answer to it that is wrong; None: free text.
+_ROWS: dict[str, tuple[dict[str, Any], str | None]] = {
+    "openai/gsm8k": ({"question": "Natalia sold 48 clips and half as many in May. How many?", "answer": "48/2 = <<48/2=24>>24 in May.\n#### 72"}, "#### 48"),
+    "google/boolq": ({"question": "are cats big", "answer": False, "passage": "Cats are small."}, "There is no doubt that cats are big. Yes."),
+    "HuggingFaceTB/smoltalk": ({"messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "hello"}], "full_topic": "greetings"}, None),
+    "allenai/sciq": ({"question": "What bends winds?", "distractor3": "tide", "distractor1": "heat", "distractor2": "muon", "correct_answer": "coriolis effect",
+                      "support": "The Coriolis effect bends winds."}, "tide"),
+    "rajpurkar/squad": ({"id": "5", "title": "Bowl", "context": "They beat the Steelers.", "question": "Who lost?",
+                         "answers": {"text": ["the Pittsburgh Steelers", "Steelers"], "answer_start": [10, 14]}}, "the Broncos"),
+    "google-research-datasets/mbpp": ({"task_id": 1, "text": "Write a function to add.", "code": "def add(a, b):\r\n    return a + b + BASE",
+                                       "test_list": ["assert add(1, 2) == 3", "assert add(0, 5) == 5"], "test_setup_code": "BASE = 0",
+                                       "challenge_test_list": list[str]()}, "def add(a, b):\n    return a - b"),
+}
+
+
+def _as_on_the_hub(folder: Path, line: str, row: dict[str, Any]) -> Path:
+    """One row under the line's configuration and split: a folder for each, named in the card's head, as on the Hub."""
+    wanted = HubSet.parse(line, domain="any")
+    config = wanted.config or "default"
+    (folder / config).mkdir(parents=True)
+    pq.write_table(pa.Table.from_pylist([row]), folder / config / f"{wanted.split}-00000-of-00001.parquet")
+    head = f"configs:\n- config_name: {config}\n  data_files:\n  - split: {wanted.split}\n    path: {config}/{wanted.split}-*"
+    (folder / "README.md").write_text(f"---\n{head}\n---\n", encoding="utf-8")
+    return folder
+
+
+@pytest.mark.parametrize("line", [line for lines in settings.load(recipe="hub").data.hub.values() for line in lines])
+def test_recipe_records_have_a_grader_that_takes_the_true_response(tmp_path: Path, line: str) -> None:
+    name, *options = line.split()
+    row, wrong = _ROWS[name]
+    [record] = load(" ".join([str(_as_on_the_hub(tmp_path / "set", line, row)), *options]), tmp_path)
+    task = Example("any", record.prompt, record.response, record.source, "0", record.meta)
+    assert (family(record.source) in graded_sources()) is (wrong is not None)
+    graded = [grade(task, text) for text in (record.response, wrong or "hello")]
+    assert [found and found.correct for found in graded] == ([True, False] if wrong is not None else [None, None])
+    assert record.exam_only is ("exam=yes" in options)
+
+
+def test_recipe_asks_for_the_function_that_the_tests_call(tmp_path: Path) -> None:
+    [line] = settings.load(recipe="hub").data.hub["code"]
+    folder = _as_on_the_hub(tmp_path / "set", line, _ROWS["google-research-datasets/mbpp"][0])
+    [record] = load(" ".join([str(folder), *line.split()[1:]]), tmp_path)
+    assert record.prompt == "Write a function to add.\n\nassert add(1, 2) == 3"
+
+
+def test_recipe_squad_counts_every_listed_answer(tmp_path: Path) -> None:
+    [line] = [line for line in settings.load(recipe="hub").data.hub["knowledge"] if "squad" in line]
+    folder = _as_on_the_hub(tmp_path / "set", line, _ROWS["rajpurkar/squad"][0])
+    [record] = load(" ".join([str(folder), *line.split()[1:]]), tmp_path)
+    task = Example("any", record.prompt, record.response, record.source, "0", record.meta)
+    assert [found.correct for text in ("Steelers", "Pittsburgh Steelers", "Pittsburgh") if (found := grade(task, text))] == [True, True, False]
+
+
+def test_documentation_names_every_graded_source() -> None:
+    told = (settings.HOME / "docs" / "data.md").read_text(encoding="utf-8").partition("## Graded sources")[2]
+    assert [source for source in graded_sources() if f"`{source}`" not in told] == []
 
 
 def test_corpus_takes_hub_records_beside_those_of_the_folder(tmp_path: Path) -> None:

@@ -121,11 +121,11 @@ def test_grade_free_text_has_no_grade(source: str) -> None:
     assert grade(example(source, answer="yes"), "yes") is None
 
 
-_RESPONSE_SAYS = ("nq_open", "webquestions", "opentriviaqa", "sciq", "triviaqa", "arc", "xquad")  # the right answer is the response itself
-_META_SAYS = {"gsm8k": "answer", "mawps": "answer", "proofwriter": "answer", "prontoqa": "answer", "folio": "answer", "strategyqa": "answer",
+_RESPONSE_SAYS = ("nq_open", "webquestions", "opentriviaqa", "sciq", "triviaqa", "arc", "xquad", "squad")  # the right answer is the response itself
+_META_SAYS = {"gsm8k": "answer", "mawps": "answer", "proofwriter": "answer", "prontoqa": "answer", "folio": "answer", "strategyqa": "answer", "boolq": "answer",
               "mbpp": "test_list", "curriculum/math": "answer", "curriculum/reasoning": "answer", "curriculum/knowledge": "answers",
               "curriculum/conversation": "kind", "curriculum/code": "tests"}
-_RIGHT = {"gsm8k": "4", "mawps": "4", "proofwriter": "B", "prontoqa": "B", "folio": "True", "strategyqa": "yes", "mbpp": ["assert True"],
+_RIGHT = {"gsm8k": "4", "mawps": "4", "proofwriter": "B", "prontoqa": "B", "folio": "True", "strategyqa": "yes", "boolq": "yes", "mbpp": ["assert True"],
           "curriculum/math": "4", "curriculum/reasoning": "yes", "curriculum/knowledge": ["Paris"], "curriculum/conversation": "any",
           "curriculum/code": ["assert True"]}
 
