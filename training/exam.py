@@ -18,7 +18,7 @@ from experts.repetition import rule_for
 from experts.tokenizer import Tokenizer, answer_ids
 from settings import DecodingSettings, ExamSettings
 from training.graders import EDITION, grade
-from training.scorecard import Outcome, Sample, Scorecard, distinct_n, loops
+from training.scorecard import Outcome, Sample, Scorecard, distinct_n, loops, mean_words
 
 SAMPLES_A_DOMAIN = 3
 CIRCLE_ROWS = 40  # held-out prompts that are answered to see whether a model goes in circles
@@ -117,6 +117,7 @@ def examine(expert: Examinee, exam: Exam, *, settings: ExamSettings, decoding: D
         exam=exam.sitting(settings, decoding), outcomes=outcomes, seconds_per_answer=seconds,
         bits_per_byte={domain: bits_per_byte(expert, held_out, settings=settings) for domain, held_out in exam.held_out.items()},
         distinct_2={domain: distinct_n(texts[domain]) for domain in exam.tasks},
+        mean_words={domain: mean_words(texts[domain]) for domain in exam.tasks},
         samples=tuple(_samples([(row, answer, outcome) for (_, row), answer, outcome in zip(rows, answers, outcomes, strict=True)])))
 
 
@@ -146,7 +147,8 @@ def _outcome(domain: str, row: Example, answer: Answer) -> Outcome:
     graded = grade(row, answer.text)
     level = row.meta.get("level")
     return Outcome(key=row.key[:16], domain=domain, task=task_of(row), level=level if isinstance(level, int) else None,
-                   score=None if graded is None else float(graded.score), looped=endless or loops(answer.token_ids))
+                   score=None if graded is None else float(graded.score), looped=endless or loops(answer.token_ids),
+                   correct=None if graded is None else graded.correct)
 
 
 def _samples(answered: Sequence[tuple[Example, Answer, Outcome]]) -> list[Sample]:

@@ -90,6 +90,7 @@ def pooled(parts: Sequence[Scorecard]) -> Scorecard:
     return Scorecard(exam="+".join(part.exam for part in parts), outcomes=tuple(outcome for part in parts for outcome in part.outcomes),
                      bits_per_byte={domain: value for part in parts for domain, value in part.bits_per_byte.items()},
                      distinct_2={domain: value for part in parts for domain, value in part.distinct_2.items()},
+                     mean_words={domain: value for part in parts for domain, value in part.mean_words.items()},
                      seconds_per_answer=sum(part.seconds_per_answer for part in parts) / len(parts),
                      samples=tuple(sample for part in parts for sample in part.samples))
 
@@ -98,7 +99,8 @@ def to_json(report: FamilyReport) -> dict[str, Any]:
     """The JSON of the command (docs/design.md); more figures a node than it promises, none fewer."""
     nodes = {name: {"version": node.version, "accuracy": node.scorecard.accuracy, "interval_95": node.scorecard.interval(),
                     "loop_rate": node.scorecard.loop_rate, "bits_per_byte": node.scorecard.mean_bits_per_byte, "parameters": node.parameters,
-                    "distinct_2": dict(node.scorecard.distinct_2), "seconds_per_answer": node.scorecard.seconds_per_answer,
+                    "distinct_2": dict(node.scorecard.distinct_2), "mean_words": dict(node.scorecard.mean_words),
+                    "seconds_per_answer": node.scorecard.seconds_per_answer, "exact_match": node.scorecard.exact_match,
                     "per_level": node.scorecard.by(lambda outcome: f"{outcome.domain}/{outcome.level}"),
                     "per_task": node.scorecard.by(lambda outcome: f"{outcome.domain}/{outcome.task}")} for name, node in report.nodes.items()}
     return {"nodes": nodes, "matrix": report.accuracies,
@@ -126,11 +128,12 @@ def faults(report: FamilyReport, *, exam: ExamSettings) -> list[str]:
 
 def to_tables(report: FamilyReport) -> list[Table | Text]:
     """What a person reads: nodes, matrix of accuracies and of bits per byte, each expert by task, router, sample answers."""
-    nodes = Table("node", "version", "accuracy", "95 %", "loop rate", "bits/byte", "distinct-2", "s/answer", "parameters", title="promoted nodes")
+    nodes = Table("node", "version", "accuracy", "95 %", "loop rate", "bits/byte", "distinct-2", "words", "s/answer", "parameters", title="promoted nodes")
     for name, node in report.nodes.items():
         card, interval = node.scorecard, node.scorecard.interval()
         nodes.add_row(name, node.version, _percent(card.accuracy), f"{interval[0]:.0%}-{interval[1]:.0%}" if interval else "", _percent(card.loop_rate),
-                      f"{card.mean_bits_per_byte:.3f}", f"{sum(card.distinct_2.values()) / len(card.distinct_2):.2f}", f"{card.seconds_per_answer:.3f}",
+                      f"{card.mean_bits_per_byte:.3f}", f"{sum(card.distinct_2.values()) / len(card.distinct_2):.2f}",
+                      f"{sum(card.mean_words.values()) / len(card.mean_words):.1f}" if card.mean_words else "-", f"{card.seconds_per_answer:.3f}",
                       f"{node.parameters:,}")
     tables: list[Table | Text] = [nodes]
     domains = list(report.experts)
@@ -154,15 +157,17 @@ def to_tables(report: FamilyReport) -> list[Table | Text]:
 
 
 def _by_task(report: FamilyReport) -> Table:
-    table = Table("task", "graded", "accuracy", "95 %", "one answer to all", title="experts by task")
+    table = Table("task", "graded", "accuracy", "95 %", "exact match", "one answer to all", title="experts by task")
     for domain in report.experts:
         scores: dict[str, list[float]] = defaultdict(list)
+        exact = report.nodes[domain].scorecard.exact_match if domain in report.nodes else {}
         for outcome in report.nodes[domain].scorecard.outcomes if domain in report.nodes else ():
             if outcome.score is not None:
                 scores[f"{domain}/{outcome.task}"].append(outcome.score)
         for task, found in sorted(scores.items()):
             low, high = wilson(sum(found), n=len(found))
-            table.add_row(task, str(len(found)), _percent(sum(found) / len(found)), f"{low:.0%}-{high:.0%}", _percent(report.constant.get(task)))
+            table.add_row(task, str(len(found)), _percent(sum(found) / len(found)), f"{low:.0%}-{high:.0%}", _percent(exact[task]) if task in exact else "",
+                          _percent(report.constant.get(task)))
     return table
 
 

@@ -8,13 +8,14 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """One answered task. score: 0..1, None where nobody grades free text. looped: repeated itself or never ended."""
+    """One answered task. score: 0..1, None where nobody grades free text. looped: repeated itself or never ended. correct: whether the answer counts as
+    right (for short answers an exact match, and F1 is the score); None for free text, and where an older card doesn't say."""
 
     key: str
     domain: str
@@ -22,6 +23,7 @@ class Outcome:
     level: int | None
     score: float | None
     looped: bool
+    correct: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +39,8 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class Scorecard:
-    """Exam results of one model. bits_per_byte, distinct_2 and seconds are a domain; exam says which rows, answer length and graders (Exam.sitting)."""
+    """Exam results of one model. bits_per_byte, distinct_2 and mean_words (an answer; empty on older cards) are by domain, seconds_per_answer is one
+    number over all; exam says which rows, answer length and graders (Exam.sitting)."""
 
     exam: str
     outcomes: tuple[Outcome, ...]
@@ -45,6 +48,7 @@ class Scorecard:
     distinct_2: Mapping[str, float]
     seconds_per_answer: float
     samples: tuple[Sample, ...] = ()
+    mean_words: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def domains(self) -> tuple[str, ...]:
@@ -66,6 +70,16 @@ class Scorecard:
     def mean_bits_per_byte(self) -> float:
         """Mean over domains."""
         return sum(self.bits_per_byte.values()) / len(self.bits_per_byte)
+
+    @property
+    def exact_match(self) -> dict[str, float]:
+        """Share of right answers a task ("domain/task"), where that isn't its mean score: short answers score F1, which counts words in part."""
+        groups: dict[str, list[tuple[bool, float]]] = defaultdict(list)
+        for outcome in self.outcomes:
+            if outcome.score is not None and outcome.correct is not None:
+                groups[f"{outcome.domain}/{outcome.task}"].append((outcome.correct, outcome.score))
+        return {name: sum(correct for correct, _ in graded) / len(graded) for name, graded in sorted(groups.items())
+                if any(correct != score for correct, score in graded)}
 
     def accuracy_in(self, domain: str) -> float | None:
         """Mean score of the graded tasks of one domain; None without any."""
@@ -91,19 +105,20 @@ class Scorecard:
         return {"exam": self.exam, "accuracy": self.accuracy, "interval_95": list(interval) if interval else None,
                 "loop_rate": self.loop_rate, "mean_bits_per_byte": self.mean_bits_per_byte,
                 "bits_per_byte": dict(self.bits_per_byte), "distinct_2": dict(self.distinct_2),
-                "seconds_per_answer": self.seconds_per_answer,
+                "mean_words": dict(self.mean_words), "seconds_per_answer": self.seconds_per_answer,
                 "per_domain": self.by(lambda outcome: outcome.domain),
                 "per_level": self.by(lambda outcome: f"{outcome.domain}/{outcome.level}"),
                 "per_task": self.by(lambda outcome: f"{outcome.domain}/{outcome.task}"),
+                "exact_match": self.exact_match,
                 "samples": [asdict(sample) for sample in self.samples],
-                "outcomes": [[o.key, o.domain, o.task, o.level, o.score, o.looped] for o in self.outcomes]}
+                "outcomes": [[o.key, o.domain, o.task, o.level, o.score, o.looped, o.correct] for o in self.outcomes]}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Scorecard:
         """The inverse of to_json."""
         return cls(exam=data["exam"], outcomes=tuple(Outcome(*row) for row in data["outcomes"]), bits_per_byte=dict(data["bits_per_byte"]),
                    distinct_2=dict(data["distinct_2"]), seconds_per_answer=data["seconds_per_answer"],
-                   samples=tuple(Sample(**sample) for sample in data["samples"]))
+                   samples=tuple(Sample(**sample) for sample in data["samples"]), mean_words=dict(data.get("mean_words", {})))
 
     @classmethod
     def of_card(cls, card: Mapping[str, Any], *, sitting: str) -> Scorecard | None:
@@ -128,6 +143,11 @@ def loops(token_ids: Sequence[int], *, repeats: int = 4, shortest: int = 4, long
             if same >= period * (repeats - 1):
                 return True
     return False
+
+
+def mean_words(texts: Sequence[str]) -> float:
+    """Words a text, parted by blanks; 0 when there are none."""
+    return sum(len(text.split()) for text in texts) / len(texts) if texts else 0.0
 
 
 def distinct_n(texts: Sequence[str], *, n: int = 2) -> float:

@@ -76,8 +76,19 @@ def test_examine_grades_answers_and_counts_loops():
     card = examine(_Scripted(answers), Exam({"math": rows}, {"math": rows}), settings=SETTINGS, decoding=DECODING, circles=False)
     assert [outcome.score for outcome in card.outcomes] == [1.0, 0.0, 1.0, 0.0]
     assert [outcome.looped for outcome in card.outcomes] == [False, False, True, True]
+    assert [outcome.correct for outcome in card.outcomes] == [True, False, True, False]
+    assert card.mean_words == {"math": (3 + 3 + 3 + 9) / 4}
     assert card.accuracy == 0.5
     assert card.loop_rate == 0.5
+
+
+def test_examine_a_short_answer_scores_f1_and_is_right_as_exact_match_alone():
+    rows = [Example("knowledge", f"who lost {number}", "Pittsburgh Steelers", "squad", str(number) * 64) for number in range(2)]
+    answers = [("the Pittsburgh Steelers", [1, 2], "stop"), ("Steelers", [1, 2], "stop")]
+    card = examine(_Scripted(answers), Exam({"k": rows}, {"k": rows}), settings=SETTINGS, decoding=DECODING, circles=False)
+    assert [outcome.score for outcome in card.outcomes] == [1.0, pytest.approx(2 / 3)]
+    assert [outcome.correct for outcome in card.outcomes] == [True, False]
+    assert card.exact_match == {"k/squad": 0.5}
 
 
 def test_examine_an_answer_cut_before_the_true_one_would_end_is_no_loop():
@@ -89,7 +100,7 @@ def test_examine_an_answer_cut_before_the_true_one_would_end_is_no_loop():
 def test_examine_records_that_are_called_as_a_graded_source_but_lack_its_meta_are_free_text():
     rows = [Example("code", f"write {number}", "print(1)", "mbpp", content_key("code", f"write {number}", "print(1)")) for number in range(2)]
     card = examine(_Scripted([("print(1)", [1, 2], "stop")] * 2), Exam({"code": rows}, {"code": rows}), settings=SETTINGS, decoding=DECODING, circles=False)
-    assert [outcome.score for outcome in card.outcomes] == [None, None]
+    assert [(outcome.score, outcome.correct) for outcome in card.outcomes] == [(None, None), (None, None)]
     assert card.accuracy is None
 
 

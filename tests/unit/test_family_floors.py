@@ -11,7 +11,7 @@ FLOORS = ExamSettings(accuracy_floor=0.5, loop_rate_ceiling=0.25, router_floor=0
 
 def card(domain, *scores, looped=0, bits=1.0):
     outcomes = tuple(Outcome(f"{domain}{number}", domain, "task", 1, score, number < looped) for number, score in enumerate(scores))
-    return Scorecard(f"exam-{domain}", outcomes, {domain: bits}, {domain: 1.0}, 0.5)
+    return Scorecard(f"exam-{domain}", outcomes, {domain: bits}, {domain: 1.0}, 0.5, mean_words={domain: float(len(scores))})
 
 
 def family(*, math=(1.0, 1.0, 0.0, 1.0), code=(1.0, 0.0), looped=0, router=0.9, nodes=("generalist", "math", "code")):
@@ -24,6 +24,7 @@ def family(*, math=(1.0, 1.0, 0.0, 1.0), code=(1.0, 0.0), looped=0, router=0.9, 
 def test_pooled_scorecard_weighs_domains_alike_and_answers_each_once():
     both = pooled([card("math", 1.0, 1.0, 0.0, 1.0, looped=1, bits=1.0), card("code", 0.0, 0.5, bits=3.0)])
     assert (both.accuracy, both.mean_bits_per_byte, both.loop_rate) == (pytest.approx((0.75 + 0.25) / 2), 2.0, pytest.approx(1 / 6))
+    assert both.mean_words == {"math": 4.0, "code": 2.0}
     assert (both.exam, both.domains, len(both.outcomes)) == ("exam-math+exam-code", ("math", "code"), 6)
 
 

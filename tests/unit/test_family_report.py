@@ -32,5 +32,16 @@ def test_each_task_of_an_expert_stands_beside_what_one_answer_to_all_scores():
     table = next(table for table in to_tables(report) if getattr(table, "title", "") == "experts by task")
     # Wilson's interval of 3 in 4 and of 0 in 1, by hand: 0.3006-0.9544 and 0-0.7935
     assert list(zip(*(column.cells for column in table.columns), strict=True)) == [
-        ("math/add", "4", "75.0%", "30%-95%", "25.0%"), ("math/code", "1", "0.0%", "0%-79%", "-")]
+        ("math/add", "4", "75.0%", "30%-95%", "", "25.0%"), ("math/code", "1", "0.0%", "0%-79%", "", "-")]
     assert to_json(report)["constant_answer"] == {"math/add": 0.25}
+
+
+def test_exact_match_and_length_of_answers_stand_beside_the_score():
+    outcomes = tuple(Outcome(str(number), "knowledge", "nq_open", None, score, False, score == 1) for number, score in enumerate((1.0, 0.5, 0.5, 0.0)))
+    own = Scorecard("exam", outcomes, {"knowledge": 1.0}, {"knowledge": 1.0}, 0.1, mean_words={"knowledge": 2.25})
+    report = FamilyReport({"knowledge": NodeReport("v000001", own, 10)}, {"knowledge": {"knowledge": own}}, {}, experts=("knowledge",))
+    tables = {table.title: {column.header: list(column.cells) for column in table.columns} for table in to_tables(report) if getattr(table, "title", None)}
+    assert (tables["experts by task"]["accuracy"], tables["experts by task"]["exact match"]) == (["50.0%"], ["25.0%"])
+    assert tables["promoted nodes"]["words"] == ["2.2"]
+    node = to_json(report)["nodes"]["knowledge"]
+    assert (node["exact_match"], node["mean_words"], node["accuracy"]) == ({"knowledge/nq_open": 0.25}, {"knowledge": 2.25}, 0.5)

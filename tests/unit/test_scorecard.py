@@ -1,11 +1,12 @@
 """training/scorecard.py: figures worked by hand."""
 
 import json
+from dataclasses import replace
 
 import pytest
 from scipy.stats import binomtest
 
-from training.scorecard import Outcome, Sample, Scorecard, distinct_n, loops, wilson
+from training.scorecard import Outcome, Sample, Scorecard, distinct_n, loops, mean_words, wilson
 
 
 def _card(scores):
@@ -24,6 +25,29 @@ def test_scorecard_accuracy_is_the_mean_over_domains_of_graded_tasks():
     assert card.by(lambda outcome: f"{outcome.domain}/{outcome.level}") == {"code/1": 0.0, "math/1": 0.5, "math/2": 1.0}
 
 
+def test_exact_match_is_the_share_of_right_answers_of_tasks_that_score_otherwise():
+    outcomes = [Outcome(str(number), domain, task, 1, score, False, right) for number, (domain, task, score, right) in enumerate([
+        ("knowledge", "nq_open", 1.0, True), ("knowledge", "nq_open", 0.5, False), ("knowledge", "nq_open", 0.0, False), ("knowledge", "arc", 1.0, True),
+        ("math", "gsm8k", 0.0, False), ("math", "old", 0.5, None), ("math", "letters", None, None)])]
+    card = Scorecard("e", tuple(outcomes), {"knowledge": 1.0, "math": 1.0}, {"knowledge": 1.0, "math": 1.0}, 0.1)
+    assert card.exact_match == {"knowledge/nq_open": 1 / 3}
+    assert card.accuracy_in("knowledge") == 2.5 / 4
+    assert card.to_json()["exact_match"] == {"knowledge/nq_open": 1 / 3}
+
+
+def test_mean_words_counts_words_parted_by_blanks():
+    assert mean_words(["one two", " a\nb  c ", "", "word"]) == 6 / 4
+    assert mean_words([]) == 0.0
+
+
+def test_scorecard_of_an_older_card_is_read_without_words_and_verdicts():
+    data = _card([("math", 1, 1.0, False)]).to_json()
+    del data["mean_words"], data["exact_match"]
+    data["outcomes"] = [row[:6] for row in data["outcomes"]]
+    old = Scorecard.from_json(json.loads(json.dumps(data)))
+    assert (old.outcomes[0].correct, old.mean_words, old.exact_match, old.accuracy_in("math")) == (None, {}, {}, 1.0)
+
+
 def test_scorecard_without_graders_has_no_accuracy():
     card = _card([("math", None, None, False)])
     assert card.accuracy is None
@@ -31,7 +55,9 @@ def test_scorecard_without_graders_has_no_accuracy():
 
 
 def test_scorecard_survives_json():
-    card = _card([("math", 1, 1.0, False), ("code", None, None, True)])
+    card = replace(_card([("math", 1, 1.0, False), ("code", None, None, True)]), mean_words={"math": 2.5, "code": 1.0})
+    card = replace(card, outcomes=tuple(replace(outcome, correct=outcome.score == 1 or None) for outcome in card.outcomes))
+    assert card.to_json()["mean_words"] == {"math": 2.5, "code": 1.0}
     assert Scorecard.from_json(json.loads(json.dumps(card.to_json()))) == card
 
 
