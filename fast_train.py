@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import settings as configuration
 from settings import Settings
+from training.command import require_folders
 
 if TYPE_CHECKING:
     from experts.tree import Tree
@@ -31,6 +32,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--quiet", action="store_true", help="no progress, only the outcome")
     configuration.add_arguments(parser)
     parsed = parser.parse_args(arguments)
+    require_folders(parser, {"--json": parsed.json})
     if parsed.epochs is not None and not parsed.epochs > 0:
         parser.error(f"--epochs {parsed.epochs}: more than 0")
     chosen = configuration.from_arguments(parser, parsed)

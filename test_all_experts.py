@@ -1,6 +1,7 @@
 """Examine every promoted node and the router, print what they can do, and fail below the floors of the settings.
 
-Reads the run and changes nothing. Not a test module: pytest doesn't collect it.
+Trains and promotes nothing; a damaged version that it comes upon is set aside, as everywhere (experts/registry.py). Not a test module: pytest
+doesn't collect it.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import settings as configuration
 from settings import Settings
+from training.command import require_folders
 
 if TYPE_CHECKING:
     from data_prep.corpus import Corpus
@@ -32,6 +34,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--grades", type=Path, metavar="FILE", help="write every node's grade on every exam prompt, for routing evaluate --prompts FILE")
     configuration.add_arguments(parser)
     parsed = parser.parse_args(arguments)
+    require_folders(parser, {"--json": parsed.json, "--grades": parsed.grades})
     chosen = configuration.from_arguments(parser, parsed)
     logging.basicConfig(level=chosen.run.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
 

@@ -1,17 +1,19 @@
-"""What entry scripts share: errors that end a command with a message, and stopping cleanly on Ctrl-C.
+"""What entry scripts share: errors that end a command with a message, a look at the files that it is to write, and stopping cleanly on Ctrl-C.
 
 Imports the rooms only when asked, so that a wrong setting is refused before torch is loaded.
 """
 
 from __future__ import annotations
 
+import argparse
 import logging
 import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType
 
 log = logging.getLogger(__name__)
@@ -39,6 +41,15 @@ def repairable(*more: type[Exception]) -> tuple[type[Exception], ...]:
 
     return (BaseModelError, CommandFailed, DataError, DeviceError, DoesNotFit, JournalError, NewerPointer, NotWritable, OutOfSpace, PackageMissing,
             RegistryError, RunLocked, RunMismatch, SettingsError, StateMismatch, *more)
+
+
+def require_folders(parser: argparse.ArgumentParser, files: Mapping[str, Path | None]) -> None:
+    """End the command, with exit code 2 and what to do, where a file to be written at its end has no folder to lie in. files: by option."""
+    for option, file in files.items():
+        if file is not None and file.is_dir():
+            parser.error(f"{option} {file}: is a folder; give a file, as in {option} {file / 'out.json'}")
+        if file is not None and not file.parent.is_dir():
+            parser.error(f"{option} {file}: there is no folder {file.parent}; make it first, or give a file in a folder that is there")
 
 
 @contextmanager

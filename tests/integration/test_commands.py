@@ -7,6 +7,7 @@ import sys
 import pytest
 import torch
 
+import fast_train
 import settings
 import test_all_experts
 from experts.journal import Journal
@@ -66,6 +67,17 @@ def test_test_all_experts_computes_with_the_threads_that_are_set(tmp_path):
         assert torch.get_num_threads() == 3
     finally:
         torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize(("module", "option"), [(test_all_experts, "--json"), (test_all_experts, "--grades"), (fast_train, "--json")])
+def test_command_refuses_a_file_in_no_folder_before_it_works(tmp_path, capsys, module, option):
+    for file, told in ((tmp_path / "none" / "out.json", f"there is no folder {tmp_path / 'none'}; make it first, or give a file in a folder that is there"),
+                       (tmp_path, "is a folder; give a file, as in")):
+        with pytest.raises(SystemExit) as ended:
+            module.main(["--run", str(tmp_path / "run"), option, str(file)])
+        assert ended.value.code == 2
+        assert f"{option} {file}: {told}" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
 
 
 def test_demo_answers_and_shows_the_route(family, records_folder, toy_overrides):
