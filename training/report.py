@@ -45,10 +45,14 @@ class FamilyReport:
     constant: Mapping[str, float] = field(default_factory=dict)
 
     @property
+    def counted(self) -> dict[str, float]:
+        """Accuracy of each expert in its own domain, without those that have no version or no graded task."""
+        return {name: node.scorecard.accuracy for name, node in self.nodes.items() if name in self.experts and node.scorecard.accuracy is not None}
+
+    @property
     def mean_accuracy(self) -> float | None:
-        """Mean of the experts' accuracies in their own domains; None when nothing is graded."""
-        values = [node.scorecard.accuracy for name, node in self.nodes.items() if name in self.experts and node.scorecard.accuracy is not None]
-        return sum(values) / len(values) if values else None
+        """Mean over the experts that are counted, which may be fewer than all; None when nothing is graded."""
+        return sum(self.counted.values()) / len(self.counted) if self.counted else None
 
     @property
     def accuracies(self) -> dict[str, dict[str, float | None]]:
@@ -105,7 +109,8 @@ def to_json(report: FamilyReport) -> dict[str, Any]:
                     "per_task": node.scorecard.by(lambda outcome: f"{outcome.domain}/{outcome.task}")} for name, node in report.nodes.items()}
     return {"nodes": nodes, "matrix": report.accuracies,
             "bits_matrix": {name: {domain: card.mean_bits_per_byte for domain, card in row.items()} for name, row in report.matrix.items()},
-            "constant_answer": dict(report.constant), "router": dict(report.router), "mean_accuracy": report.mean_accuracy}
+            "constant_answer": dict(report.constant), "router": dict(report.router), "mean_accuracy": report.mean_accuracy,
+            "experts_counted": len(report.counted)}
 
 
 def faults(report: FamilyReport, *, exam: ExamSettings) -> list[str]:
@@ -135,7 +140,7 @@ def to_tables(report: FamilyReport) -> list[Table | Text]:
                       f"{card.mean_bits_per_byte:.3f}", f"{sum(card.distinct_2.values()) / len(card.distinct_2):.2f}",
                       f"{sum(card.mean_words.values()) / len(card.mean_words):.1f}" if card.mean_words else "-", f"{card.seconds_per_answer:.3f}",
                       f"{node.parameters:,}")
-    tables: list[Table | Text] = [nodes]
+    tables: list[Table | Text] = [nodes, *_mean(report)]
     domains = list(report.experts)
     accuracy, bits = Table("node", *domains, title="accuracy by domain, the same tasks in a column"), Table("node", *domains, title="bits per byte by domain")
     compared = report.accuracies
@@ -154,6 +159,14 @@ def to_tables(report: FamilyReport) -> list[Table | Text]:
                     + ("" if sample.score is None else f"   ({sample.score:.0%})"))
                for name, node in report.nodes.items() if name in domains for sample in node.scorecard.samples]
     return tables
+
+
+def _mean(report: FamilyReport) -> list[Text]:
+    if report.mean_accuracy is None:
+        return []
+    left_out = [f"{name}: {'nothing graded' if name in report.nodes else 'no version'}" for name in report.experts if name not in report.counted]
+    return [Text(f"mean accuracy of the experts {report.mean_accuracy:.1%}" + (
+        f", of {len(report.counted)} of {len(report.experts)} alone ({'; '.join(left_out)})" if left_out else ""))]
 
 
 def _by_task(report: FamilyReport) -> Table:

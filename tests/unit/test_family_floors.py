@@ -1,9 +1,12 @@
 """The family's examination as figures: means, faults against the floors, scorecards of several domains as one."""
 
+from dataclasses import replace
+
 import pytest
+from rich.text import Text
 
 from settings import ExamSettings
-from training.report import FamilyReport, NodeReport, faults, pooled, to_json
+from training.report import FamilyReport, NodeReport, faults, pooled, to_json, to_tables
 from training.scorecard import Outcome, Scorecard
 
 FLOORS = ExamSettings(accuracy_floor=0.5, loop_rate_ceiling=0.25, router_floor=0.8)
@@ -31,8 +34,20 @@ def test_pooled_scorecard_weighs_domains_alike_and_answers_each_once():
 def test_mean_accuracy_is_that_of_the_experts_alone():
     assert family().mean_accuracy == pytest.approx((0.75 + 0.5) / 2)
     assert to_json(family())["mean_accuracy"] == pytest.approx(0.625)
+    assert to_json(family())["experts_counted"] == 2
     assert family(nodes=("generalist", "math")).mean_accuracy == 0.75
+    assert to_json(family(nodes=("generalist", "math")))["experts_counted"] == 1
+    assert to_json(family(math=(None,), code=(None,)))["experts_counted"] == 0
     assert family(math=(None,), code=(None,)).mean_accuracy is None
+
+
+@pytest.mark.parametrize(("changed", "words"), [
+    ({}, ["mean accuracy of the experts 62.5%"]),
+    ({"nodes": ("generalist", "math")}, ["mean accuracy of the experts 75.0%, of 1 of 2 alone (code: no version)"]),
+    ({"math": (None,)}, ["mean accuracy of the experts 50.0%, of 1 of 2 alone (math: nothing graded)"]), ({"math": (None,), "code": (None,)}, [])])
+def test_mean_accuracy_is_printed_with_the_experts_that_it_leaves_out(changed, words):
+    report = replace(family(**changed), router={})
+    assert [text.plain for text in to_tables(report) if isinstance(text, Text) and "mean" in text.plain] == words
 
 
 def test_family_at_its_floors_has_no_fault():
