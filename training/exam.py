@@ -82,7 +82,7 @@ def stratified(rows: Sequence[Example], *, count: int) -> list[Example]:
     """At most count rows, taken in turn from every (source, level), within each by content key."""
     groups: dict[tuple[str, int], list[Example]] = defaultdict(list)
     for row in sorted(rows, key=lambda row: row.key):
-        groups[row.source, row.meta.get("level") or 0].append(row)
+        groups[row.source, level_of(row) or 0].append(row)
     taken: list[Example] = []
     depth = 0
     ordered = [groups[name] for name in sorted(groups)]
@@ -141,12 +141,17 @@ def task_of(row: Example) -> str:
     return str(row.meta.get("task", row.source))
 
 
+def level_of(row: Example) -> int | None:
+    """Level of a row's task; None without one, and for a user's that is no whole number."""
+    level = row.meta.get("level")
+    return level if isinstance(level, int) else None
+
+
 def _outcome(domain: str, row: Example, answer: Answer) -> Outcome:
     """An answer that was cut never ended, unless the true response isn't shorter: then it may just not have come to its end."""
     endless = answer.finish_reason == "length" and len(row.response.encode()) < len(answer.text.encode())
     graded = grade(row, answer.text)
-    level = row.meta.get("level")
-    return Outcome(key=row.key[:16], domain=domain, task=task_of(row), level=level if isinstance(level, int) else None,
+    return Outcome(key=row.key[:16], domain=domain, task=task_of(row), level=level_of(row),
                    score=None if graded is None else float(graded.score), looped=endless or loops(answer.token_ids),
                    correct=None if graded is None else graded.correct)
 

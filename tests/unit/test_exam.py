@@ -1,6 +1,7 @@
 """training/exam.py: which rows an exam asks, and what is made of answers. The examinee is scripted; real models sit exams in test_loop.py."""
 
 import math
+from dataclasses import replace
 
 import pytest
 
@@ -44,6 +45,12 @@ def test_stratified_takes_from_every_source_and_level_in_turn():
 def test_stratified_ignores_the_order_of_the_rows():
     rows = [_row(i, level=1 + i % 3) for i in range(40)]
     assert stratified(rows, count=15) == stratified(rows[::-1], count=15)
+
+
+def test_stratified_takes_levels_of_users_that_are_no_numbers_as_none():
+    levels = ["hard", 2, None, ["a"], "easy", 2.5]
+    taken = stratified([replace(_row(number), meta={"level": level}) for number, level in enumerate(levels)], count=6)
+    assert [row.meta["level"] for row in taken].index(2) == 1  # in turn from two groups: without a level, and level 2
 
 
 def test_exam_fingerprint_changes_with_the_rows_and_only_then():
