@@ -66,7 +66,8 @@ def _task_of_the_curriculum(example: Example, text: str) -> Grade | None:
     domain, meta = example.source.removeprefix("curriculum/"), example.meta
     enough = {"math": _is_number(meta.get("answer")), "reasoning": isinstance(meta.get("answer"), str),
               "knowledge": bool(_texts(meta.get("answers"))), "code": bool(_texts(meta.get("tests"))),
-              "conversation": isinstance(meta.get("kind"), str) and all(_texts(meta.get(key, ())) is not None for key in ("any_of", "none_of"))}
+              "conversation": isinstance(meta.get("kind"), str) and isinstance(meta.get("exactly", ""), str)
+              and all(_texts(meta.get(key, ())) is not None for key in ("any_of", "none_of", "one_of", "said"))}
     return _right(curriculum.grade(domain, meta, text)) if enough.get(domain) else None
 
 

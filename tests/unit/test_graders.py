@@ -161,8 +161,15 @@ def test_grade_of_plain_text_is_none_whatever_its_file_is_called(source: str) ->
 
 def test_grade_other_parts_of_a_wrong_type_is_that_of_free_text() -> None:
     assert grade(example("mbpp", test_list=["assert True"], test_setup_code=["X = 1"]), "") is None
-    assert grade(example("curriculum/conversation", kind="any", any_of="Paris"), "Paris") is None
+    for key, value in {"any_of": "Paris", "none_of": [1], "one_of": None, "said": 3, "exactly": ["Paris"]}.items():
+        assert grade(example("curriculum/conversation", kind="any", **{key: value}), "Paris") is None
     assert grade(example("curriculum/math", answer="1,250"), "#### 1250") is None
+
+
+@pytest.mark.parametrize("domain", curriculum.domains())
+def test_grade_takes_what_the_curriculum_makes(domain: str) -> None:
+    made = [example(record.source, response=record.response, **record.meta) for record in curriculum.make_exam(domain, count=6 if domain == "code" else 60)]
+    assert all(correct(task, task.response) for task in made)
 
 
 def test_grade_gsm8k_takes_a_number_as_it_is_and_without_one_that_of_the_response() -> None:
