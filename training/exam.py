@@ -17,7 +17,7 @@ from experts.expert import Answer, LogLikelihood
 from experts.repetition import rule_for
 from experts.tokenizer import Tokenizer, answer_ids
 from settings import DecodingSettings, ExamSettings
-from training.graders import EDITION, grade
+from training.graders import EDITION, Grade, grade
 from training.scorecard import Outcome, Sample, Scorecard, distinct_n, loops, mean_words
 
 SAMPLES_A_DOMAIN = 3
@@ -148,12 +148,17 @@ def level_of(row: Example) -> int | None:
 
 
 def _outcome(domain: str, row: Example, answer: Answer) -> Outcome:
-    """An answer that was cut never ended, unless the true response isn't shorter: then it may just not have come to its end."""
+    """An answer that was cut never ended, unless the true response isn't shorter: then it may just not have come to its end.
+
+    In a conversation a reply that loops or never ends is wrong, whatever it holds; elsewhere the result counts, and loops are counted beside it.
+    """
     endless = answer.finish_reason == "length" and len(row.response.encode()) < len(answer.text.encode())
+    looped = endless or loops(answer.token_ids)
     graded = grade(row, answer.text)
-    return Outcome(key=row.key[:16], domain=domain, task=task_of(row), level=level_of(row),
-                   score=None if graded is None else float(graded.score), looped=endless or loops(answer.token_ids),
-                   correct=None if graded is None else graded.correct)
+    if graded is not None and looped and row.source == "curriculum/conversation":
+        graded = Grade(0.0, correct=False)
+    return Outcome(key=row.key[:16], domain=domain, task=task_of(row), level=level_of(row), score=None if graded is None else float(graded.score),
+                   looped=looped, correct=None if graded is None else graded.correct)
 
 
 def _samples(answered: Sequence[tuple[Example, Answer, Outcome]]) -> list[Sample]:

@@ -89,6 +89,15 @@ def test_examine_grades_answers_and_counts_loops():
     assert card.loop_rate == 0.5
 
 
+def test_examine_a_conversation_reply_that_loops_or_never_ends_is_wrong_whatever_it_holds():
+    rows = [Example("talk", f"I'm Anna. Who am I? {number}", "You are Anna.", "curriculum/conversation", str(number) * 64, {"kind": "any", "any_of": ["Anna"]})
+            for number in range(3)]
+    said = "Your name is Anna."
+    answers = [(said, [1, 2], "stop"), (f"{said} {said}", [7] * 16, "stop"), (said + " " * 90, [1], "length")]
+    card = examine(_Scripted(answers), Exam({"talk": rows}, {"talk": rows}), settings=SETTINGS, decoding=DECODING, circles=False)
+    assert [(outcome.score, outcome.looped, outcome.correct) for outcome in card.outcomes] == [(1.0, False, True), (0.0, True, False), (0.0, True, False)]
+
+
 def test_examine_a_short_answer_scores_f1_and_is_right_as_exact_match_alone():
     rows = [Example("knowledge", f"who lost {number}", "Pittsburgh Steelers", "squad", str(number) * 64) for number in range(2)]
     answers = [("the Pittsburgh Steelers", [1, 2], "stop"), ("Steelers", [1, 2], "stop")]
