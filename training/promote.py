@@ -7,7 +7,8 @@ does not touch the registry.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +17,7 @@ from settings import PromoteSettings
 from training.scorecard import Outcome, Scorecard
 
 SMALL_BITS = 0.1  # bits per byte: near zero a ratio says little, 0.07 -> 0.10 changes no answer
+ROUNDING = 1e-12  # a mean of means of scores that is nearer to zero than this is zero
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,19 +68,21 @@ def decide(candidate: Scorecard, served: Scorecard | None, *, settings: PromoteS
     return _by_bits(candidate, served, settings=settings, words=words, why="accuracy ties")
 
 
-def paired_bootstrap(pairs: np.ndarray | None, *, samples: int, seed: int) -> Paired | None:
-    """Resample tasks with replacement (Efron 1979; paired as in Koehn 2004, W04-3250).
+def paired_bootstrap(pairs: Mapping[str, np.ndarray], *, samples: int, seed: int) -> Paired | None:
+    """Resample tasks with replacement (Efron 1979; paired as in Koehn 2004, W04-3250), within each stratum (Efron & Tibshirani 1993, chapter 8).
 
-    pairs_N2: score of the candidate and of the served version a task; None or empty gives None.
-    A resampled difference of exactly zero counts half above and half below.
+    pairs: {stratum: pairs_N2}, the score of the candidate and of the served version a task; none at all gives None. The difference is the mean over
+    strata of their mean differences, as accuracy is over domains. A resampled difference of zero counts half above and half below.
     """
-    if pairs is None or not len(pairs):
+    if not pairs:
         return None
-    differences_N = pairs[:, 0] - pairs[:, 1]
-    picks_SN = np.random.default_rng(seed).integers(0, len(differences_N), size=(samples, len(differences_N)))
-    means_S = differences_N[picks_SN].mean(axis=1)
+    random = np.random.default_rng(seed)
+    differences = [pairs_N2[:, 0] - pairs_N2[:, 1] for pairs_N2 in pairs.values()]
+    means_S = np.mean([found_N[random.integers(0, len(found_N), size=(samples, len(found_N)))].mean(axis=1) for found_N in differences], axis=0)
+    means_S[np.abs(means_S) < ROUNDING] = 0.0
     ties = float((means_S == 0).mean()) / 2
-    return Paired(float(differences_N.mean()), float((means_S > 0).mean()) + ties, float((means_S < 0).mean()) + ties)
+    difference = float(np.mean([found_N.mean() for found_N in differences]))
+    return Paired(difference, float((means_S > 0).mean()) + ties, float((means_S < 0).mean()) + ties)
 
 
 def _by_bits(candidate: Scorecard, served: Scorecard, *, settings: PromoteSettings, words: str, why: str) -> Decision:
@@ -98,7 +102,7 @@ def _first(candidate: Scorecard, *, chance: float | None) -> Decision:
 def _loop_gate(candidate: Scorecard, served: Scorecard, *, settings: PromoteSettings, seed: int) -> Decision | None:
     if candidate.loop_rate <= settings.loop_rate_max:
         return None
-    pairs = _paired_by_key(candidate, served, of=lambda outcome: float(outcome.looped))
+    pairs = _paired_by_key(candidate, served, of=lambda outcome: float(outcome.looped), stratum=lambda outcome: "all")  # as loop_rate counts them
     more = paired_bootstrap(pairs, samples=settings.bootstrap_samples, seed=seed)
     if more is not None and more.above >= settings.confidence:
         return Decision(False, f"refused: loop rate {candidate.loop_rate:.1%} is above {settings.loop_rate_max:.1%} "
@@ -113,15 +117,21 @@ def _bits_gate(candidate: Scorecard, served: Scorecard, *, settings: PromoteSett
     return None
 
 
-def _scores(candidate: Scorecard, served: Scorecard) -> np.ndarray | None:
-    return _paired_by_key(candidate, served, of=lambda outcome: outcome.score)
+def _scores(candidate: Scorecard, served: Scorecard) -> dict[str, np.ndarray]:
+    """Scores a domain, which accuracy is a mean over."""
+    return _paired_by_key(candidate, served, of=lambda outcome: outcome.score, stratum=lambda outcome: outcome.domain)
 
 
-def _paired_by_key(candidate: Scorecard, served: Scorecard, *, of: Callable[[Outcome], float | None]) -> np.ndarray | None:
+def _paired_by_key(candidate: Scorecard, served: Scorecard, *, of: Callable[[Outcome], float | None],
+                   stratum: Callable[[Outcome], str]) -> dict[str, np.ndarray]:
+    """{stratum: pairs_N2} of the tasks for which both have a figure; strata without one are left out."""
     theirs = {(outcome.domain, outcome.key): of(outcome) for outcome in served.outcomes}
-    rows = [(of(outcome), theirs[outcome.domain, outcome.key]) for outcome in candidate.outcomes]
-    graded = [row for row in rows if row[0] is not None and row[1] is not None]
-    return np.array(graded, dtype=np.float64) if graded else None
+    rows: dict[str, list[tuple[float, float]]] = defaultdict(list)
+    for outcome in candidate.outcomes:
+        ours, other = of(outcome), theirs[outcome.domain, outcome.key]
+        if ours is not None and other is not None:
+            rows[stratum(outcome)].append((ours, other))
+    return {name: np.array(found, dtype=np.float64) for name, found in rows.items()}
 
 
 def _percent(value: float | None) -> str:

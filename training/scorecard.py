@@ -87,9 +87,21 @@ class Scorecard:
         return sum(scores) / len(scores) if scores else None
 
     def interval(self) -> tuple[float, float] | None:
-        """95 % Wilson interval of the pooled accuracy (Wilson 1927, JASA 22:209); None without graded tasks."""
-        scores = [outcome.score for outcome in self.outcomes if outcome.score is not None]
-        return wilson(sum(scores), n=len(scores)) if scores else None
+        """95 % interval of the accuracy, None without graded tasks: of one domain Wilson's (Wilson 1927, JASA 22:209); of several, the domains'
+        Wilson intervals put together for the mean over domains (MOVER: Zou & Donner 2008, Statistics in Medicine 27:1693), the accuracy within it."""
+        scores: dict[str, list[float]] = defaultdict(list)
+        for outcome in self.outcomes:
+            if outcome.score is not None:
+                scores[outcome.domain].append(outcome.score)
+        if not scores:
+            return None
+        parts = [(sum(found) / len(found), wilson(sum(found), n=len(found))) for found in scores.values()]
+        if len(parts) == 1:
+            return parts[0][1]
+        mean = sum(share for share, _ in parts) / len(parts)
+        below = math.sqrt(sum((share - low) ** 2 for share, (low, _) in parts)) / len(parts)
+        above = math.sqrt(sum((high - share) ** 2 for share, (_, high) in parts)) / len(parts)
+        return mean - below, mean + above
 
     def by(self, group: Callable[[Outcome], str]) -> dict[str, float]:
         """Mean score of graded tasks a group, groups sorted by name."""

@@ -80,7 +80,7 @@ def test_decide_other_exam_is_an_error():
 def test_paired_bootstrap_agrees_with_the_normal_approximation():
     """20 of 100 tasks won, 8 lost: mean 0.12, standard error sqrt((0.28 - 0.0144) / 100) = 0.0515, so P(> 0) = Phi(2.33) = 0.990."""
     pairs = np.array([[1.0, 0.0]] * 20 + [[0.0, 1.0]] * 8 + [[1.0, 1.0]] * 72)
-    found = paired_bootstrap(pairs, samples=20_000, seed=1)
+    found = paired_bootstrap({"math": pairs}, samples=20_000, seed=1)
     assert found is not None
     assert found.difference == pytest.approx(0.12)
     assert found.above == pytest.approx(0.990, abs=0.005)
@@ -88,4 +88,47 @@ def test_paired_bootstrap_agrees_with_the_normal_approximation():
 
 
 def test_paired_bootstrap_without_pairs_says_nothing():
-    assert paired_bootstrap(None, samples=100, seed=0) is None
+    assert paired_bootstrap({}, samples=100, seed=0) is None
+
+
+def test_paired_bootstrap_of_one_domain_is_the_plain_one():
+    pairs = np.array([[1.0, 0.0]] * 9 + [[0.0, 1.0]] * 5 + [[0.0, 0.0]] * 16)
+    differences = pairs[:, 0] - pairs[:, 1]
+    means = differences[np.random.default_rng(3).integers(0, 30, size=(500, 30))].mean(axis=1)
+    found = paired_bootstrap({"math": pairs}, samples=500, seed=3)
+    assert found.above == (means > 0).mean() + (means == 0).mean() / 2
+    assert found.below == (means < 0).mean() + (means == 0).mean() / 2
+
+
+def test_paired_bootstrap_counts_every_domain_alike():
+    """math wins its one task. code loses one of two: resampled 0, -1/2 or -1 with 1/4, 1/2 and 1/4, so the mean of both is 1/2, 1/4 or 0.
+
+    Pooled, the difference would be 0."""
+    found = paired_bootstrap({"math": np.array([[1.0, 0.0]]), "code": np.array([[0.0, 1.0], [1.0, 1.0]])}, samples=20_000, seed=1)
+    assert found.difference == pytest.approx(0.25)
+    assert found.above == pytest.approx(3 / 4 + 1 / 8, abs=0.01)
+    assert found.above + found.below == pytest.approx(1.0)
+
+
+def test_paired_bootstrap_takes_what_rounding_leaves_for_a_tie():
+    """0.3 in one domain against 0.1 and 0.2 in two others is no difference."""
+    one = [np.array([[score, 0.0]]) for score in (0.1, 0.2, -0.3)]
+    found = paired_bootstrap(dict(zip("abc", one, strict=True)), samples=100, seed=0)
+    assert (found.above, found.below) == (0.5, 0.5)
+
+
+def _of_domains(*, exam="e", **right):
+    """right: domain=(tasks right, tasks)."""
+    outcomes = tuple(Outcome(str(i), domain, "t", None, float(i < some), False) for domain, (some, of) in right.items() for i in range(of))
+    return Scorecard(exam=exam, outcomes=outcomes, bits_per_byte=dict.fromkeys(right, 1.0), distinct_2=dict.fromkeys(right, 0.5), seconds_per_answer=0.1)
+
+
+def test_decide_weighs_domains_as_the_accuracy_that_it_quotes():
+    """math 50 -> 60 of 100, code 10 -> 5 of 10: accuracy falls from 75 % to 55 %, while 65 of 110 tasks are right in place of 60.
+
+    Standard error of the fall: half of sqrt(0.09 / 100 + 0.25 / 10) = 0.081, so it is one with Phi(2.5) = 99 %."""
+    served, candidate = _of_domains(math=(50, 100), code=(10, 10)), _of_domains(math=(60, 100), code=(5, 10))
+    decision = decide(candidate, served, settings=SETTINGS, seed=0)
+    assert not decision.promote
+    assert decision.reason.startswith("refused: accuracy 75.0% -> 55.0%")
+    assert "worse with 99" in decision.reason

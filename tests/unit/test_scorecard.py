@@ -1,6 +1,7 @@
 """training/scorecard.py: figures worked by hand."""
 
 import json
+import math
 from dataclasses import replace
 
 import pytest
@@ -52,6 +53,36 @@ def test_scorecard_without_graders_has_no_accuracy():
     card = _card([("math", None, None, False)])
     assert card.accuracy is None
     assert card.interval() is None
+
+
+def _tasks(**right):
+    return _card([(domain, None, float(i < some), False) for domain, (some, of) in right.items() for i in range(of)])
+
+
+def test_scorecard_interval_of_one_domain_is_wilsons():
+    assert _tasks(math=(141, 200)).interval() == wilson(141, n=200)
+
+
+def test_scorecard_interval_of_several_domains_stands_around_the_mean_over_them():
+    """math 120 of 200, code 0 of 10; Wilson: 0.5308 .. 0.6654 and 0 .. 0.2775. Pooled, 57 % with 50 .. 64 % would leave out the accuracy, 30 %.
+
+    Half of sqrt(0.0692^2 + 0^2) = 0.0346 below it, half of sqrt(0.0654^2 + 0.2775^2) = 0.1426 above it."""
+    card = _tasks(math=(120, 200), code=(0, 10))
+    assert card.accuracy == pytest.approx(0.3)
+    assert card.interval() == pytest.approx((0.3 - 0.0346, 0.3 + 0.1426), abs=1e-4)
+
+
+def test_scorecard_interval_of_several_domains_holds_the_true_accuracy_as_often_as_it_says():
+    """Over what may be drawn: 12 tasks at 0.9 and 30 at 0.4, each outcome weighed with its binomial probability."""
+    def chance(right, of, share):
+        return math.comb(of, right) * share**right * (1 - share) ** (of - right)
+
+    held = 0.0
+    for one in range(13):
+        for other in range(31):
+            low, high = _tasks(math=(one, 12), code=(other, 30)).interval()
+            held += chance(one, 12, 0.9) * chance(other, 30, 0.4) * (low <= 0.65 <= high)
+    assert held == pytest.approx(0.95, abs=0.02)
 
 
 def test_scorecard_survives_json():
