@@ -67,8 +67,8 @@ class Examiner:
         scorecard = examine(candidate, exam, settings=settings.exam, decoding=settings.decoding, circles=circles)
         incumbent = self.incumbent(node)
         served = self._examine_served(incumbent[0], incumbent[1], exam) if incumbent else None
-        decision = decide(scorecard, served, settings=settings.promote, seed=settings.run.seed, interim=self._is_early(node, incumbent),
-                          chance_bits_per_byte=None if served else chance_bits_per_byte(candidate.tokenizer, exam))
+        decision = decide(scorecard, served, settings=settings.promote, seed=settings.run.seed, level_floor=settings.loop.level_floor,
+                          interim=self._is_early(node, incumbent), chance_bits_per_byte=None if served else chance_bits_per_byte(candidate.tokenizer, exam))
         return Verdict(decision, scorecard, circles, against="/".join(incumbent) if incumbent else None)
 
     def judge_first(self, root: str, candidate: Expert, corpus: Corpus, *, step: int) -> Verdict:

@@ -11,7 +11,8 @@ def next_level(accuracy_by_level: Mapping[int, float], *, level: int, highest: i
     """The level to train up to from the next cycle on.
 
     accuracy_by_level: of the promoted expert's exam. The hardest examined level up to `level` must reach loop.level_pass and
-    every easier one loop.level_floor. Easier levels stay in the records (replay), so a level is never lowered.
+    every easier one loop.level_floor. Easier levels stay in the records (replay), so a level is never lowered;
+    promote.decide refuses a later version that loses one.
     """
     examined = sorted(number for number in accuracy_by_level if number <= level)
     if not examined or level >= highest:

@@ -1,6 +1,6 @@
 """Whether a candidate replaces what is served: a pure decision from two scorecards of the same exam.
 
-Accuracy of what the models wrote comes first, the loop rate is a gate, bits per byte breaks ties. Does not run exams,
+Accuracy of what the models wrote comes first; loop rate, bits per byte and levels already mastered are gates; bits per byte breaks ties. Does not run exams,
 does not touch the registry.
 """
 
@@ -37,14 +37,15 @@ class Paired:
     below: float
 
 
-def decide(candidate: Scorecard, served: Scorecard | None, *, settings: PromoteSettings, seed: int, chance_bits_per_byte: float | None = None,
-           interim: bool = False) -> Decision:
+def decide(candidate: Scorecard, served: Scorecard | None, *, settings: PromoteSettings, seed: int, level_floor: float | None = None,
+           chance_bits_per_byte: float | None = None, interim: bool = False) -> Decision:
     """Promote the candidate over the served version?
 
     served: results, on the same exam, of what answers until now (for a node's first version: its parent); None when
     nothing answers yet, and then the candidate must only beat chance_bits_per_byte, the cost of guessing every token
     of the vocabulary alike. interim: the served version is an early state of the candidate's own training, put up so that
     something answers; its accuracy is mostly guesses (a letter of three is right a third of the time), so bits alone decide.
+    level_floor: loop.level_floor; no promotion takes a level of a domain that the served version has at or above it below it (_level_gate). None: no floor.
     Raises ValueError when the two scorecards are not of one exam.
     """
     if any(not math.isfinite(value) for value in candidate.bits_per_byte.values()):
@@ -57,6 +58,8 @@ def decide(candidate: Scorecard, served: Scorecard | None, *, settings: PromoteS
     if interim:
         return _by_bits(candidate, served, settings=settings, words=words, why="more of the same training")
     gate = _loop_gate(candidate, served, settings=settings, seed=seed) or _bits_gate(candidate, served, settings=settings)
+    if gate is None and level_floor is not None:
+        gate = _level_gate(candidate, served, settings=settings, floor=level_floor, seed=seed, words=words)
     if gate is not None:
         return gate
     guessing = max(candidate.accuracy or 0.0, served.accuracy or 0.0) < settings.guessing_accuracy
@@ -117,20 +120,37 @@ def _bits_gate(candidate: Scorecard, served: Scorecard, *, settings: PromoteSett
     return None
 
 
+def _level_gate(candidate: Scorecard, served: Scorecard, *, settings: PromoteSettings, floor: float, seed: int, words: str) -> Decision | None:
+    """What is won on one level doesn't pay for another that is lost. A fall within noise is let through, as everywhere here; with many levels at or
+    above the floor (a root's exam has 25), chance alone fells one of them soon, so together they err as seldom as one (Bonferroni)."""
+    of_levels = _paired_by_key(candidate, served, of=lambda outcome: outcome.score,
+                               stratum=lambda outcome: None if outcome.level is None else f"level {outcome.level} of {outcome.domain}")
+    mastered = {name: pairs_N2 for name, pairs_N2 in of_levels.items() if pairs_N2[:, 1].mean() >= floor}
+    for name, pairs_N2 in mastered.items():
+        now, before = (float(mean) for mean in pairs_N2.mean(axis=0))
+        if now >= floor:
+            continue
+        paired = paired_bootstrap({name: pairs_N2}, samples=settings.bootstrap_samples, seed=seed)
+        if paired is not None and paired.below >= 1 - (1 - settings.confidence) / len(mastered):
+            return Decision(False, f"refused: {words}; {name} falls {_percent(before)} -> {_percent(now)}, below loop.level_floor = {floor:.1%}, "
+                                   f"worse with {paired.below:.1%} of the resamples")
+    return None
+
+
 def _scores(candidate: Scorecard, served: Scorecard) -> dict[str, np.ndarray]:
     """Scores a domain, which accuracy is a mean over."""
     return _paired_by_key(candidate, served, of=lambda outcome: outcome.score, stratum=lambda outcome: outcome.domain)
 
 
 def _paired_by_key(candidate: Scorecard, served: Scorecard, *, of: Callable[[Outcome], float | None],
-                   stratum: Callable[[Outcome], str]) -> dict[str, np.ndarray]:
-    """{stratum: pairs_N2} of the tasks for which both have a figure; strata without one are left out."""
+                   stratum: Callable[[Outcome], str | None]) -> dict[str, np.ndarray]:
+    """{stratum: pairs_N2} of the tasks for which both have a figure; those of no stratum (None) are left out, and strata without a task."""
     theirs = {(outcome.domain, outcome.key): of(outcome) for outcome in served.outcomes}
     rows: dict[str, list[tuple[float, float]]] = defaultdict(list)
     for outcome in candidate.outcomes:
-        ours, other = of(outcome), theirs[outcome.domain, outcome.key]
-        if ours is not None and other is not None:
-            rows[stratum(outcome)].append((ours, other))
+        ours, other, name = of(outcome), theirs[outcome.domain, outcome.key], stratum(outcome)
+        if ours is not None and other is not None and name is not None:
+            rows[name].append((ours, other))
     return {name: np.array(found, dtype=np.float64) for name, found in rows.items()}
 
 

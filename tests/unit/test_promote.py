@@ -132,3 +132,51 @@ def test_decide_weighs_domains_as_the_accuracy_that_it_quotes():
     assert not decision.promote
     assert decision.reason.startswith("refused: accuracy 75.0% -> 55.0%")
     assert "worse with 99" in decision.reason
+
+
+def _of_levels(*, exam="e", **right):
+    """right: domain={level: (tasks right, tasks)}."""
+    outcomes = tuple(Outcome(f"{level}-{i}", domain, "t", level, float(i < some), False)
+                     for domain, levels in right.items() for level, (some, of) in levels.items() for i in range(of))
+    return Scorecard(exam=exam, outcomes=outcomes, bits_per_byte=dict.fromkeys(right, 1.0), distinct_2=dict.fromkeys(right, 0.5), seconds_per_answer=0.1)
+
+
+def test_decide_refuses_to_lose_a_mastered_level_whatever_is_won_on_another():
+    """Level 1 from 38 to 20 of 40, level 3 from 10 to 40: accuracy 60 -> 75 %, better with Phi(0.15 / 0.085) = 96 % where levels aren't looked at."""
+    served, candidate = _of_levels(math={1: (38, 40), 3: (10, 40)}), _of_levels(math={1: (20, 40), 3: (40, 40)})
+    decision = decide(candidate, served, settings=SETTINGS, seed=0, level_floor=0.8)
+    assert decision.reason == ("refused: accuracy 60.0% -> 75.0%, bits per byte 1.000 -> 1.000; level 1 of math falls 95.0% -> 50.0%, "
+                               "below loop.level_floor = 80.0%, worse with 100.0% of the resamples")
+    assert not decision.promote
+    assert decide(candidate, served, settings=SETTINGS, seed=0).promote
+    assert decide(candidate, served, settings=SETTINGS, seed=0, level_floor=0.5).promote
+
+
+@pytest.mark.parametrize(("before", "now", "promote"), [
+    (33, 31, True),  # 82.5 -> 77.5 %, two tasks lost: a resample holds one of them with 1 - (38/40)^40 = 87 %, so it is worse with 94 %: noise
+    (33, 30, False),  # three lost: 1 - (37/40)^40 = 96 %, worse with 98 %
+    (40, 32, True),  # as sure a fall, and still at the floor
+    (31, 10, True),  # the served version hadn't mastered it
+])
+def test_decide_level_may_fall_within_noise_above_the_floor_or_from_below_it(before, now, promote):
+    served, candidate = _of_levels(math={1: (before, 40), 3: (0, 60)}), _of_levels(math={1: (now, 40), 3: (60, 60)})
+    assert decide(candidate, served, settings=SETTINGS, seed=0, level_floor=0.8).promote is promote
+
+
+@pytest.mark.parametrize(("others", "promote"), [(0, False), (5, True)])
+def test_decide_asks_for_more_evidence_against_a_level_where_many_are_mastered(others, promote):
+    """Three of 40 tasks lost are worse with 98 %; of six mastered levels one must be worse with 1 - 0.05 / 6 = 99.2 %."""
+    same = {level: (40, 40) for level in range(4, 4 + others)}
+    served, candidate = _of_levels(math={1: (33, 40), 3: (0, 60), **same}), _of_levels(math={1: (30, 40), 3: (60, 60), **same})
+    assert decide(candidate, served, settings=SETTINGS, seed=0, level_floor=0.8).promote is promote
+
+
+def test_decide_looks_at_the_levels_of_each_domain_alone():
+    """Level 1 of both together goes from 90 to 92 %; math's alone from 95 to 70 %."""
+    served, candidate = _of_levels(math={1: (38, 40)}, code={1: (70, 80)}), _of_levels(math={1: (28, 40)}, code={1: (80, 80)})
+    assert "level 1 of math falls 95.0% -> 70.0%" in decide(candidate, served, settings=SETTINGS, seed=0, level_floor=0.8).reason
+
+
+def test_decide_tasks_without_a_level_have_no_floor():
+    served, candidate = _of_domains(math=(38, 40), code=(10, 40)), _of_domains(math=(20, 40), code=(40, 40))
+    assert decide(candidate, served, settings=SETTINGS, seed=0, level_floor=0.8).promote
