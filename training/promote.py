@@ -105,7 +105,7 @@ def _first(candidate: Scorecard, *, chance: float | None) -> Decision:
 def _loop_gate(candidate: Scorecard, served: Scorecard, *, settings: PromoteSettings, seed: int) -> Decision | None:
     if candidate.loop_rate <= settings.loop_rate_max:
         return None
-    pairs = _paired_by_key(candidate, served, of=lambda outcome: float(outcome.looped), stratum=lambda outcome: "all")  # as loop_rate counts them
+    pairs = _paired_by_key(candidate, served, of=lambda outcome: float(outcome.looped), stratum=lambda _: "all")  # as loop_rate counts them
     more = paired_bootstrap(pairs, samples=settings.bootstrap_samples, seed=seed)
     if more is not None and more.above >= settings.confidence:
         return Decision(False, f"refused: loop rate {candidate.loop_rate:.1%} is above {settings.loop_rate_max:.1%} "

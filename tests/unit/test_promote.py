@@ -166,7 +166,7 @@ def test_decide_level_may_fall_within_noise_above_the_floor_or_from_below_it(bef
 @pytest.mark.parametrize(("others", "promote"), [(0, False), (5, True)])
 def test_decide_asks_for_more_evidence_against_a_level_where_many_are_mastered(others, promote):
     """Three of 40 tasks lost are worse with 98 %; of six mastered levels one must be worse with 1 - 0.05 / 6 = 99.2 %."""
-    same = {level: (40, 40) for level in range(4, 4 + others)}
+    same = dict.fromkeys(range(4, 4 + others), (40, 40))
     served, candidate = _of_levels(math={1: (33, 40), 3: (0, 60), **same}), _of_levels(math={1: (30, 40), 3: (60, 60), **same})
     assert decide(candidate, served, settings=SETTINGS, seed=0, level_floor=0.8).promote is promote
 
