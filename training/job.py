@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ from training.examiner import Examiner, Verdict
 from training.interpolation import settle
 from training.plan import Mix, Plan, StepFacts, Trained, TrainingDiverged
 from training.progress import Reporter
-from training.run_folder import Run
+from training.run_folder import Run, recipe_fingerprint
 from training.scalars import Scalars
 from training.starting import opened, starting_model
 from training.threads import ThreadShare
@@ -34,6 +34,16 @@ from training.trainer import measure_step_s, train
 from training.trainer_state import saved_plan
 
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class _Offer:
+    """What a training comes to: the verdict on it, or on a point on the way to it, and that point's share of the way.
+    second_look: where a refused training was walked back, how far, and what came of that."""
+
+    verdict: Verdict
+    kept_share: float = 1.0
+    second_look: Mapping[str, Any] | None = None
 
 
 class JobRunner:
@@ -56,6 +66,7 @@ class JobRunner:
 
     def _carry_out(self, job: Job, *, cycle: int, states: Path, corpus: Corpus, scalars: Scalars, health: HealthRecorder) -> tuple[Job, Trained | None]:
         begun_with, model = self._begun_with(job.node, states), self.start_model(job.node, corpus)
+        about = {"cycle": cycle, "begun_with": begun_with, "corpus": corpus.fingerprint, "recipe": recipe_fingerprint(self._run.settings)}
 
         def on_step(facts: StepFacts) -> None:
             self._reporter.step(facts)
@@ -63,7 +74,7 @@ class JobRunner:
             if facts.routing is not None:
                 health.write(facts.routing)
             if self._first_answer_due(job, facts):
-                self._offer_first_answer(job, model, facts, cycle=cycle, corpus=corpus)
+                self._offer_first_answer(job, model, facts, about=about, corpus=corpus)
 
         try:
             trained = train(model, corpus=corpus, mix=self.mix(job.node, corpus), plan=self._plan(job, cycle=cycle, states=states), device=self._device,
@@ -76,7 +87,7 @@ class JobRunner:
             return replace(job, status="set_aside", outcome=str(error)), None
         if trained.stopped:
             return job, trained
-        return self._offer(job, model, trained, begun_with=begun_with, cycle=cycle, corpus=corpus, scalars=scalars), trained
+        return self._offer(job, model, trained, about=about, corpus=corpus, scalars=scalars), trained
 
     def forget(self, versions: Iterable[tuple[str, str]]) -> None:
         """Drop what examinations remember of versions, (node, version) each, that were pruned."""
@@ -136,59 +147,62 @@ class JobRunner:
         train_settings = settings.train.model_copy(update={"final_lr_share": final if job.final_lr_share is None else job.final_lr_share})
         return Plan.from_settings(train_settings, steps=job.steps, lr_share=job.lr_share, seed=settings.run.seed * 1_000_003 + cycle, seconds=job.seconds)
 
-    def _begun_with(self, node: str, states: Path) -> str:
-        """"node/version" that a training begins with, "" for weights that are no version; kept beside its states, since another may be served at its end."""
+    def _begun_with(self, node: str, states: Path) -> str | None:
+        """"node/version" that a training begins with, None for weights that are no version; kept beside its states, since another may be served at its end."""
         file = states / "start.json"
         if not any(states.glob("state-*")):
             states.mkdir(parents=True, exist_ok=True)
             write_json(file, {"version": "/".join(self._examiner.incumbent(node) or ())})
-        return str(json.loads(file.read_text(encoding="utf-8"))["version"]) if file.exists() else ""
+        return json.loads(file.read_text(encoding="utf-8"))["version"] or None if file.exists() else None
 
-    def _offer(self, job: Job, model: PreTrainedModel, trained: Trained, *, begun_with: str, cycle: int, corpus: Corpus, scalars: Scalars) -> Job:
+    def _offer(self, job: Job, model: PreTrainedModel, trained: Trained, *, about: Mapping[str, Any], corpus: Corpus, scalars: Scalars) -> Job:
         expert = Expert(merged(model), corpus.tokenizer, device=self._device)
-        verdict, kept_share = self._judge(job.node, expert, corpus, begun_with=begun_with)
+        offer = self._judge(job.node, expert, corpus, begun_with=about["begun_with"])
+        verdict, reason = offer.verdict, offer.verdict.decision.reason
         scalars.exam(verdict.scorecard, step=trained.step)
         self._reporter.samples(verdict.scorecard.samples)
-        facts = {"cycle": cycle, "steps": trained.step, "corpus": corpus.fingerprint, **training_facts(trained), "kept_share": kept_share}
-        reason = verdict.decision.reason
+        facts = {**about, "steps": trained.step, **training_facts(trained, kept_share=offer.kept_share)}
         if verdict.decision.promote:
             self._promote(job.node, expert, training=facts, verdict=verdict, reason=reason)
             return replace(job, status="promoted", outcome=reason)
-        self._run.journal.append("refused", node=job.node, reason=reason, training=facts, scorecard=verdict.summary)
+        looked = {} if offer.second_look is None else {"second_look": offer.second_look}
+        self._run.journal.append("refused", node=job.node, reason=reason, training=facts, scorecard=verdict.summary, **looked)
         self._reporter.note(f"{job.node} {reason}")
         return replace(job, status="refused", outcome=reason)
 
-    def _judge(self, node: str, expert: Expert, corpus: Corpus, *, begun_with: str) -> tuple[Verdict, float]:
-        """The verdict on what was trained, 1.0; or, where that is refused and a point on the way to it is promoted, that one's and its share of the way."""
+    def _judge(self, node: str, expert: Expert, corpus: Corpus, *, begun_with: str | None) -> _Offer:
+        """The verdict on what was trained; or, where that is refused and a point on the way to it is promoted, the verdict on that, which expert then is."""
         verdict = self._examiner.judge(node, expert, corpus)
-        if verdict.decision.promote:
-            return verdict, 1.0
-        share = self._walked_back(node, expert, corpus, begun_with=begun_with)
+        start = None if verdict.decision.promote else self._start_of(node, begun_with)
+        if start is None:
+            return _Offer(verdict)
+        cost = self._examiner.held_out_cost(node, expert, corpus)
+        with self._device.turn():
+            share = settle(expert.model, start=start, cost=cost, least_gain=self._run.settings.promote.bits_tolerance)
         if not 0 < share < 1:
-            return verdict, 1.0
+            reason = "held-out answers get no cheaper on the way back" if share else "held-out answers are cheapest where the training began"
+            return _Offer(verdict, second_look={"share": share, "reason": reason})
+        del start  # room for the second exam
         second = self._examiner.judge(node, expert, corpus)
         if not second.decision.promote:
             log.info("%s at %.0f %% of the way: %s", node, 100 * share, second.decision.reason)
-            return verdict, 1.0
+            return _Offer(verdict, second_look={"share": share, "reason": second.decision.reason})
         self._reporter.note(f"{node}: what was trained is {verdict.decision.reason}; {share:.0%} of the way to it is better than what answered before")
-        return second, share
+        return _Offer(second, kept_share=share)
 
-    def _walked_back(self, node: str, expert: Expert, corpus: Corpus, *, begun_with: str) -> float:
-        """Move trained weights back towards those that the training began with (interpolation.settle), and say which share of the way stays.
-        1.0, and as they are, for adapters, which move little, and where it began with no version, or with one that can't be read any more."""
+    def _start_of(self, node: str, begun_with: str | None) -> PreTrainedModel | None:
+        """The version that a training began with, on the CPU, to walk back towards (interpolation.settle). None for adapters, which move little,
+        and where it began with no version, or with one that can't be read any more."""
         settings, registry = self._run.settings, self._run.registry
+        if settings.train.lora_rank is not None or begun_with is None:
+            return None
         origin, _, version = begun_with.partition("/")
-        if settings.train.lora_rank is not None or not version:
-            return 1.0
         try:
             registry.verify(origin, version)
-            start = opened(registry.path(origin, version), settings=settings, device=cpu_device())
+            return opened(registry.path(origin, version), settings=settings, device=cpu_device())
         except (RegistryError, OSError) as error:
             log.warning("%s stays refused: %s, with which its training began, can't be read: %s", node, begun_with, error)
-            return 1.0
-        cost = self._examiner.held_out_cost(node, expert, corpus)
-        with self._device.turn():
-            return settle(expert.model, start=start, cost=cost, least_gain=settings.promote.bits_tolerance)
+            return None
 
     def _promote(self, node: str, expert: Expert, *, training: Mapping[str, Any], verdict: Verdict, reason: str) -> None:
         version = self._run.registry.add(node, expert.save, card={"training": training, **verdict.card})
@@ -202,18 +216,22 @@ class JobRunner:
             return False
         return facts.step > self._examiner.first_refused_step and self._run.registry.pointer().nodes.get(job.node) is None
 
-    def _offer_first_answer(self, job: Job, model: PreTrainedModel, facts: StepFacts, *, cycle: int, corpus: Corpus) -> None:
+    def _offer_first_answer(self, job: Job, model: PreTrainedModel, facts: StepFacts, *, about: Mapping[str, Any], corpus: Corpus) -> None:
         expert = Expert(merged(model), corpus.tokenizer, device=self._device)
         verdict = self._examiner.judge_first(job.node, expert, corpus, step=facts.step)
         if verdict.decision.promote:
-            training = {"cycle": cycle, "step": facts.step, "train_s": facts.train_s}
+            training = {**about, "step": facts.step, "train_s": facts.train_s}
             reason = f"{verdict.decision.reason} (early, after {facts.step} of {facts.steps} steps)"
             self._promote(job.node, expert, training=training, verdict=verdict, reason=reason)
 
 
-def training_facts(trained: Trained) -> dict[str, Any]:
-    """What card and journal keep of a training: sums and the last losses, those at its end, not every step."""
+def training_facts(trained: Trained, *, kept_share: float) -> dict[str, Any]:
+    """What card and journal keep of a training: sums and the last losses, not every step.
+
+    The losses are of the weights at its end; where those aren't what is offered (kept_share below 1), their names say so.
+    """
+    of = "" if kept_share == 1.0 else "_at_end"
     return {"tokens": trained.tokens, "train_s": trained.train_s, "tokens_per_s": trained.tokens_per_s, "clipped_share": trained.clipped_share,
-            "rollbacks": trained.rollbacks, "precision": trained.precision, "compiled": trained.compiled,
-            "train_loss": trained.losses[-1] if trained.losses else None,
-            "val_loss": trained.validations[-1].val_loss if trained.validations else None}
+            "rollbacks": trained.rollbacks, "precision": trained.precision, "compiled": trained.compiled, "kept_share": kept_share,
+            f"train_loss{of}": trained.losses[-1] if trained.losses else None,
+            f"val_loss{of}": trained.validations[-1].val_loss if trained.validations else None}

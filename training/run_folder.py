@@ -5,6 +5,7 @@ Does not train. A folder made with another tokenizer, model or root is refused w
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -90,3 +91,12 @@ def identity(settings: Settings) -> dict[str, Any]:
     return {"tree.root": settings.tree.root} | {
         f"{name}.{key}": list(value) if isinstance(value, tuple) else value
         for name, section in sections.items() for key, value in section.model_dump().items() if f"{name}.{key}" not in unused}
+
+
+def recipe_fingerprint(settings: Settings) -> str:
+    """16 hex digits that tell by which settings a version came to be: those of trees, data, models, trainings, exams and promotions, and the seed.
+
+    Where a run lies and its records, on what it runs, and the tables of router, registry and gateway have no part in it.
+    """
+    told = settings.model_dump(mode="json", exclude={"run": True, "serve": True, "registry": True, "router": True, "data": {"path"}})
+    return hashlib.sha256(json.dumps({**told, "seed": settings.run.seed}, sort_keys=True).encode()).hexdigest()[:16]

@@ -27,7 +27,7 @@ from training.agenda import Job
 from training.job import training_facts
 from training.plan import Mix, Plan, StateMismatch, StepFacts, Trained, Validation
 from training.progress import Reporter
-from training.run_folder import Run
+from training.run_folder import Run, recipe_fingerprint
 from training.scalars import Scalars
 from training.threads import ThreadShare
 from training.trainer import measure_step_s, train
@@ -105,7 +105,7 @@ class BestVersion:
         if not math.isfinite(examination.val_loss) or (before is not None and examination.val_loss >= before["val_loss"]):
             return False
         expert = Expert(model, self._corpus.tokenizer, device=self._device)
-        card = {"text": {**examination.to_json(), "corpus": self._corpus.fingerprint}}
+        card = {"text": {**examination.to_json(), "corpus": self._corpus.fingerprint, "recipe": recipe_fingerprint(self._run.settings)}}
         version = self._run.registry.add(DOMAIN, expert.save, card=card)
         against = f" (before: {before['val_loss']:.4f} at step {before['step']})" if before else ""
         self._run.registry.promote({DOMAIN: version}, reason=f"held-out loss {examination.val_loss:.4f} at step {examination.step}{against}")

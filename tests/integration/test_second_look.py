@@ -1,14 +1,21 @@
 """The second look at a refused training, over real parts at toy size: what the walk back looks at, what is written down, and where it stops."""
 
 import pytest
+import torch
 
 from data_prep.corpus import prepare
 from data_prep.records import Example, content_key
 from experts.device import choose
 from training import examiner as examiner_module
+from training import job as job_module
 from training.exam import Exam, stratified
 from training.examiner import Examiner, left_over
-from training.run_folder import open_run
+from training.loop import Loop
+from training.progress import Reporter
+from training.run_folder import open_run, recipe_fingerprint
+from training.trainer import train
+
+SMALL = ("loop.steps=100", "loop.root_share=0.15", "loop.root_reads=0", "loop.branch_share=0", 'tree.branches={technical=["code"]}')
 
 
 class Rows:
@@ -61,3 +68,75 @@ def test_walk_back_chooses_by_rows_that_the_exam_of_the_node_is_not_judged_by(to
     assert len(asked[0]) == bits_rows
     assert exam.isdisjoint(asked[0]) == disjoint
     assert (set(asked[0]) == exam) != disjoint
+
+
+def turn(chosen, *, should_stop=lambda: False):
+    """One cycle of a loop over a root and one expert; the registry and the journal's events afterwards."""
+    with open_run(chosen) as run:
+        Loop(run, device=choose("cpu"), fit_router=None, reporter=Reporter(quiet=True), should_stop=should_stop).run(cycles=1)
+        return run.registry, run.journal.events()
+
+
+@pytest.fixture
+def overshot(monkeypatch):
+    """The expert's training ends three times as far from the root as it found, so that the way back leads through it."""
+    root = {}
+
+    def beyond(model, *, mix, **more):
+        trained = train(model, mix=mix, **more)
+        with torch.no_grad():
+            for name, param in model.named_parameters():
+                if not trained.stopped and mix.prompts:  # the root, which learns from prompts, too
+                    root[name] = param.detach().clone()
+                elif not trained.stopped:
+                    param.copy_(root[name] + 3 * (param - root[name]))
+        return trained
+
+    monkeypatch.setattr(job_module, "train", beyond)
+
+
+def offers(events):
+    return {event.node: event for event in events if event.kind in {"promoted", "refused"}}
+
+
+def test_card_of_a_walked_back_version_says_what_it_lies_between_and_whose_its_losses_are(toy_settings, overshot):
+    chosen = toy_settings(*SMALL)
+    registry, events = turn(chosen)
+    root, expert = (registry.card(node, "v000001")["training"] for node in ("generalist", "code"))
+    assert (root["begun_with"], root["kept_share"]) == (None, 1.0)
+    assert root["train_loss"] is not None
+    assert not [key for key in root if key.endswith("_at_end")]
+    assert expert["begun_with"] == "generalist/v000001"
+    assert 0 < expert["kept_share"] < 1
+    assert not {"train_loss", "val_loss"} & set(expert)
+    assert expert["train_loss_at_end"] > 0
+    assert expert["val_loss_at_end"] > 0
+    assert root["recipe"] == expert["recipe"] == recipe_fingerprint(chosen)
+    assert offers(events)["code"].facts["training"] == expert
+
+
+@pytest.mark.parametrize(("share", "reason"), [
+    (0.5, "accuracy ties and bits per byte are not lower"), (0.0, "held-out answers are cheapest where the training began"),
+    (1.0, "held-out answers get no cheaper on the way back")])
+def test_refusal_after_a_second_look_says_what_came_of_it(toy_settings, overshot, monkeypatch, share, reason):
+    monkeypatch.setattr(job_module, "settle", lambda model, **others: share)
+    refused = offers(turn(toy_settings(*SMALL))[1])["code"]
+    assert (refused.kind, refused.facts["second_look"]["share"]) == ("refused", share)
+    assert reason in refused.facts["second_look"]["reason"]
+    assert refused.facts["training"]["kept_share"] == 1.0
+    assert refused.facts["training"]["begun_with"] == "generalist/v000001"
+
+
+def test_refusal_without_a_second_look_says_nothing_of_one(toy_settings):
+    refused = offers(turn(toy_settings(*SMALL, "train.lr=1e-9", "train.muon_lr=1e-9"))[1])["generalist"]
+    assert refused.kind == "refused"
+    assert "second_look" not in refused.facts
+
+
+def test_recipe_fingerprint_is_of_what_made_a_version_not_of_where_it_runs(toy_settings):
+    here = recipe_fingerprint(toy_settings())
+    assert len(here) == 16
+    same = ("run.dir=elsewhere", "run.device=auto", "data.path=moved", "serve.port=1", "router.rows=20", "registry.keep=9")
+    assert {recipe_fingerprint(toy_settings(one)) for one in same} == {here}
+    other = ("run.seed=1", "train.lr=0.5", "data.exam_share=0.2", "exam.tasks=11", "promote.confidence=0.9", "model.width=64")
+    assert len({here, *(recipe_fingerprint(toy_settings(one)) for one in other)}) == 7
