@@ -62,6 +62,7 @@ def main(arguments: list[str] | None = None) -> int:
 def _train(chosen: Settings, *, node: str, epochs: float | None, quiet: bool) -> dict[str, Any]:
     from data_prep.corpus import prepare
     from experts import device as devices
+    from experts.checkpoint import has_state
     from experts.durable import remove_folder
     from training.agenda import Job
     from training.command import stop_signal
@@ -74,7 +75,7 @@ def _train(chosen: Settings, *, node: str, epochs: float | None, quiet: bool) ->
         device = devices.choose(chosen.run.device)
         devices.seed_everything(chosen.run.seed)
         states = run.folder / "work" / node / "fast"
-        corpus = prepare(chosen, run.tree, cycle=FAST_CYCLE, log=reporter.note, resume=states.is_dir())  # else files as they are now
+        corpus = prepare(chosen, run.tree, cycle=FAST_CYCLE, log=reporter.note, resume=has_state(states))  # else files as they are now
         runner = JobRunner(run, device=device, reporter=reporter, should_stop=stop.is_set)
         fresh = run.tree.answering(node, run.registry.pointer().nodes) is None
         steps = runner.epoch_steps(node, corpus, epochs=epochs) if epochs is not None else chosen.loop.cycle_steps

@@ -80,6 +80,17 @@ def load_newest(folder: Path) -> State | None:
     return None
 
 
+def has_state(folder: Path) -> bool:
+    """Whether load_newest(folder) would find a state to go on from; bad ones are set aside as there, and as much is raised."""
+    for _, path in reversed(_states(folder)):
+        try:
+            _verified_facts(path)
+            return True
+        except _BadState as error:
+            _set_aside(path, reason=str(error))
+    return False
+
+
 def prune_states(folder: Path, keep: int) -> list[Path]:
     """Remove all but the newest `keep` whole states and return what was removed. Bad ones don't count, so a whole one always stays."""
     if keep < 1:

@@ -16,6 +16,7 @@ from transformers import PreTrainedModel
 
 from data_prep.corpus import Corpus
 from experts.adapters import merged
+from experts.checkpoint import has_state
 from experts.device import Device, cpu_device
 from experts.durable import write_json
 from experts.expert import Expert
@@ -150,7 +151,7 @@ class JobRunner:
     def _begun_with(self, node: str, states: Path) -> str | None:
         """"node/version" that a training begins with, None for weights that are no version; kept beside its states, since another may be served at its end."""
         file = states / "start.json"
-        if not any(states.glob("state-*")):
+        if not has_state(states):
             states.mkdir(parents=True, exist_ok=True)
             write_json(file, {"version": "/".join(self._examiner.incumbent(node) or ())})
         return json.loads(file.read_text(encoding="utf-8"))["version"] or None if file.exists() else None

@@ -1,15 +1,20 @@
 """The second look at a refused training, over real parts at toy size: what the walk back looks at, what is written down, and where it stops."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
 from data_prep.corpus import prepare
 from data_prep.records import Example, content_key
+from experts.checkpoint import save_state
 from experts.device import choose
+from experts.durable import ensure_folder, write_json
 from training import examiner as examiner_module
 from training import job as job_module
 from training.exam import Exam, stratified
 from training.examiner import Examiner, left_over
+from training.job import JobRunner
 from training.loop import Loop
 from training.progress import Reporter
 from training.run_folder import open_run, recipe_fingerprint
@@ -140,3 +145,47 @@ def test_recipe_fingerprint_is_of_what_made_a_version_not_of_where_it_runs(toy_s
     assert {recipe_fingerprint(toy_settings(one)) for one in same} == {here}
     other = ("run.seed=1", "train.lr=0.5", "data.exam_share=0.2", "exam.tasks=11", "promote.confidence=0.9", "model.width=64")
     assert len({here, *(recipe_fingerprint(toy_settings(one)) for one in other)}) == 7
+
+
+def test_training_whose_states_are_all_damaged_begins_with_what_is_served_now(toy_settings, tmp_path):
+    """Begun from the root, stopped, its one state damaged, an expert promoted meanwhile: what begins anew begins from that."""
+    with open_run(toy_settings(*SMALL)) as run:
+        runner = JobRunner(run, device=choose("cpu"), reporter=Reporter(quiet=True), should_stop=lambda: True)
+        states = tmp_path / "states"
+        served = [("generalist", "v000001"), ("code", "v000001"), ("code", "v000002")]
+        runner._examiner.incumbent = lambda node: served[0]
+        assert runner._begun_with("code", states) == "generalist/v000001"
+        state = save_state(states, tensors={"weight": torch.zeros(3)}, facts={})
+        del served[0]
+        assert runner._begun_with("code", states) == "generalist/v000001"
+        state.rename(state.with_name(f"{state.name}.damaged-1"))
+        assert runner._begun_with("code", states) == "code/v000001"
+        (save_state(states, tensors={"weight": torch.zeros(3)}, facts={}) / "state.json").write_text("{", encoding="utf-8")
+        del served[0]
+        assert runner._begun_with("code", states) == "code/v000002"
+
+
+@pytest.mark.parametrize("saved", [False, True])
+def test_fast_train_reads_its_files_anew_unless_a_state_is_there_to_go_on_from(toy_settings, monkeypatch, saved):
+    """A folder of states without a state, as a failure before the first one leaves it, is no training to go on with."""
+    import fast_train
+    from data_prep import corpus as corpus_module
+
+    chosen, asked = toy_settings(), []
+    states = Path(chosen.run.dir) / "work" / "code" / "fast"
+    ensure_folder(states)
+    write_json(states / "start.json", {"version": ""})
+    if saved:
+        save_state(states, tensors={"weight": torch.zeros(3)}, facts={})
+
+    class Enough(Exception):
+        """Nothing is trained here."""
+
+    def prepared(settings, tree, *, cycle, log, resume):
+        asked.append(resume)
+        raise Enough
+
+    monkeypatch.setattr(corpus_module, "prepare", prepared)
+    with pytest.raises(Enough):
+        fast_train._train(chosen, node="code", epochs=None, quiet=True)
+    assert asked == [saved]

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 from experts import durable
-from experts.checkpoint import NewerState, clear_states, load_newest, prune_states, save_state
+from experts.checkpoint import NewerState, clear_states, has_state, load_newest, prune_states, save_state
 
 
 def save(folder: Path, step: int) -> Path:
@@ -225,3 +225,22 @@ def test_clear_states_removes_the_folder_at_once(tmp_path):
     assert clear_states(tmp_path / "math")
     assert names_in(tmp_path) == []
     assert clear_states(tmp_path / "math")
+
+
+def test_has_state_is_true_where_one_can_be_gone_on_from(tmp_path):
+    assert not has_state(tmp_path / "absent")
+    assert not has_state(tmp_path)
+    save(tmp_path, 1)
+    newest = save(tmp_path, 2)
+    assert has_state(tmp_path)
+    (newest / "state.safetensors").write_bytes(b"torn")
+    assert has_state(tmp_path)  # the one before
+    assert step_of(tmp_path) == 1
+
+
+@pytest.mark.parametrize("file", ["state.safetensors", "state.json"])
+def test_has_state_is_false_where_every_state_was_set_aside(tmp_path, file):
+    (save(tmp_path, 1) / file).write_bytes(b"torn")
+    assert not has_state(tmp_path)
+    assert names_in(tmp_path) == ["state-000001.damaged-1"]
+    assert not has_state(tmp_path)
