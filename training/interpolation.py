@@ -15,8 +15,10 @@ _log = logging.getLogger(__name__)
 SHARES = (0.75, 0.5, 0.25, 0.0)  # of the way from the start to the trained weights, tried in this order
 
 
-def settle(model: nn.Module, *, start: nn.Module, cost: Callable[[], float], least_gain: float) -> float:
+def settle(model: nn.Module, *, start: nn.Module, cost: Callable[[], float], least_gain: float, should_stop: Callable[[], bool]) -> float | None:
     """Walk a trained model back towards start as long as held-out answers get cheaper, and say at which share of the way it ends.
+
+    should_stop: asked before each look at the cost; where it says so, None is returned and the weights stay where the walk was.
 
     cost: bits per byte of the model as it stands when called. Stays at the trained weights, bit for bit, where the walk gains no more than least_gain
     (a share of their cost); ends at 0 where each step back was better. start: a model of the same weights and persistent buffers, left as it is;
@@ -25,9 +27,13 @@ def settle(model: nn.Module, *, start: nn.Module, cost: Callable[[], float], lea
     begun, ends = _tensors(start), {name: tensor.to("cpu", copy=True) for name, tensor in _tensors(model).items()}  # a card has no room for three
     if {name: tensor.shape for name, tensor in begun.items()} != {name: tensor.shape for name, tensor in ends.items()}:
         raise ValueError("the models before and after a training have other tensors; interpolate between versions of one architecture and vocabulary")
+    if should_stop():
+        return None
     trained = lowest = cost()
     best = 1.0
     for share in SHARES:
+        if should_stop():
+            return None
         _place(model, begun=begun, ends=ends, share=share)
         found = cost()
         _log.info("held-out answers cost %.4f bits per byte at %.0f %% of the way, %.4f at its end", found, 100 * share, trained)

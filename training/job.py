@@ -51,7 +51,7 @@ class JobRunner:
     """Trains and offers nodes of one open run."""
 
     def __init__(self, run: Run, *, device: Device, reporter: Reporter, should_stop: Callable[[], bool]) -> None:
-        """should_stop is asked after every step; a stopped job keeps its state and goes on next time."""
+        """should_stop is asked after every step and during a second look; a stopped job keeps its state and goes on next time."""
         self._run, self._device, self._reporter, self._should_stop = run, device, reporter, should_stop
         self._examiner = Examiner(run, device=device)
         self._threads = ThreadShare.of(run.settings.run, device=device)
@@ -159,6 +159,8 @@ class JobRunner:
     def _offer(self, job: Job, model: PreTrainedModel, trained: Trained, *, about: Mapping[str, Any], corpus: Corpus, scalars: Scalars) -> Job:
         expert = Expert(merged(model), corpus.tokenizer, device=self._device)
         offer = self._judge(job.node, expert, corpus, begun_with=about["begun_with"])
+        if offer is None:
+            return job
         verdict, reason = offer.verdict, offer.verdict.decision.reason
         scalars.exam(verdict.scorecard, step=trained.step)
         self._reporter.samples(verdict.scorecard.samples)
@@ -171,18 +173,23 @@ class JobRunner:
         self._reporter.note(f"{job.node} {reason}")
         return replace(job, status="refused", outcome=reason)
 
-    def _judge(self, node: str, expert: Expert, corpus: Corpus, *, begun_with: str | None) -> _Offer:
-        """The verdict on what was trained; or, where that is refused and a point on the way to it is promoted, the verdict on that, which expert then is."""
+    def _judge(self, node: str, expert: Expert, corpus: Corpus, *, begun_with: str | None) -> _Offer | None:
+        """The verdict on what was trained; or, where that is refused and a point on the way to it is promoted, the verdict on that, which expert then is.
+        None when stopped between a refusal and the end of its second look: what was trained is on disk, and from there both are had again, alike."""
         verdict = self._examiner.judge(node, expert, corpus)
         start = None if verdict.decision.promote else self._start_of(node, begun_with)
         if start is None:
             return _Offer(verdict)
         cost = self._examiner.held_out_cost(node, expert, corpus)
         with self._device.turn():
-            share = settle(expert.model, start=start, cost=cost, least_gain=self._run.settings.promote.bits_tolerance)
+            share = settle(expert.model, start=start, cost=cost, least_gain=self._run.settings.promote.bits_tolerance, should_stop=self._should_stop)
+        if share is None:
+            return None
         if not 0 < share < 1:
             reason = "held-out answers get no cheaper on the way back" if share else "held-out answers are cheapest where the training began"
             return _Offer(verdict, second_look={"share": share, "reason": reason})
+        if self._should_stop():
+            return None
         del start  # room for the second exam
         second = self._examiner.judge(node, expert, corpus)
         if not second.decision.promote:

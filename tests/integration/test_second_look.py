@@ -14,6 +14,7 @@ from training import examiner as examiner_module
 from training import job as job_module
 from training.exam import Exam, stratified
 from training.examiner import Examiner, left_over
+from training.interpolation import settle
 from training.job import JobRunner
 from training.loop import Loop
 from training.progress import Reporter
@@ -189,3 +190,47 @@ def test_fast_train_reads_its_files_anew_unless_a_state_is_there_to_go_on_from(t
     with pytest.raises(Enough):
         fast_train._train(chosen, node="code", epochs=None, quiet=True)
     assert asked == [saved]
+
+
+@pytest.mark.parametrize("when", ["exam", "look", "walk"])
+def test_stop_in_a_second_look_leaves_the_job_pending_and_a_restart_ends_alike(toy_settings, overshot, monkeypatch, when):
+    """Ctrl-C while the expert's first exam runs, during the first look of its walk (other looks and an exam are ahead), or during the last one."""
+    whole, events = turn(toy_settings(*SMALL, run="whole"))
+    wanted = offers(events)["code"]
+    assert 0 < wanted.facts["training"]["kept_share"] < 1
+    judge, cost, judged, looked, stop = Examiner.judge, Examiner.held_out_cost, [], [], []
+
+    def happened(what):
+        if what == when:
+            stop.append(what)
+
+    def judging(self, node, *rest):
+        judged.append(node)
+        if node == "code":
+            happened("exam")
+        return judge(self, node, *rest)
+
+    def looking(self, *rest):
+        found = cost(self, *rest)
+        return lambda: looked.append(happened("look")) or found()
+
+    def walking(model, **more):
+        share = settle(model, **more)
+        happened("walk")
+        return share
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Examiner, "judge", judging)
+        patch.setattr(Examiner, "held_out_cost", looking)
+        patch.setattr(job_module, "settle", walking)
+        chosen = toy_settings(*SMALL, run="stopped")
+        _, events = turn(chosen, should_stop=lambda: bool(stop))
+    assert judged == ["generalist", "code"]
+    assert {"exam": len(looked) == 0, "look": len(looked) == 1, "walk": len(looked) > 2}[when]
+    assert "code" not in offers(events)
+    registry, events = turn(chosen)
+    found = offers(events)["code"]
+    for facts in (found.facts, wanted.facts):
+        facts["training"].pop("train_s"), facts["training"].pop("tokens_per_s"), facts["scorecard"].pop("seconds_per_answer")
+    assert (found.kind, found.facts) == (wanted.kind, wanted.facts)
+    assert (registry.served("code") / "model.safetensors").read_bytes() == (whole.served("code") / "model.safetensors").read_bytes()

@@ -28,7 +28,7 @@ def settled(lowest, *, floor=1.0, least_gain=0.0):
         asked.append(model.weight[0].item())
         return floor + (asked[-1] - lowest) ** 2
 
-    share = settle(model, start=start, cost=cost, least_gain=least_gain)
+    share = settle(model, start=start, cost=cost, least_gain=least_gain, should_stop=lambda: False)
     assert torch.equal(start.weight, torch.zeros(3))
     assert (int(model.count), float(model.own)) == (7, 1.0)
     assert torch.equal(model.weight, torch.full((3,), share))
@@ -52,7 +52,7 @@ def test_interpolation_keeps_trained_weights_bit_for_bit_where_little_is_gained(
 def test_interpolation_keeps_trained_weights_when_cost_is_not_a_number():
     model, start = nn.Linear(16, 16), nn.Linear(16, 16)
     trained = model.weight.detach().clone()
-    assert settle(model, start=start, cost=lambda: float("nan"), least_gain=0.0) == 1.0
+    assert settle(model, start=start, cost=lambda: float("nan"), least_gain=0.0, should_stop=lambda: False) == 1.0
     assert torch.equal(model.weight, trained)
 
 
@@ -60,4 +60,17 @@ def test_interpolation_refuses_models_of_other_tensors():
     other = Line(0)
     other.register_buffer("more", torch.zeros(1))
     with pytest.raises(ValueError, match="other tensors"):
-        settle(Line(1), start=other, cost=lambda: 1.0, least_gain=0.0)
+        settle(Line(1), start=other, cost=lambda: 1.0, least_gain=0.0, should_stop=lambda: False)
+
+
+@pytest.mark.parametrize("looks", range(5))
+def test_interpolation_stops_between_two_looks(looks):
+    """A walk that would look five times, told to stop after each of them."""
+    model, asked = Line(1), []
+
+    def cost():
+        asked.append(model.weight[0].item())
+        return asked[-1]
+
+    assert settle(model, start=Line(0), cost=cost, least_gain=0.0, should_stop=lambda: len(asked) == looks) is None
+    assert asked == [1.0, 0.75, 0.5, 0.25, 0.0][:looks]
