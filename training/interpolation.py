@@ -22,9 +22,9 @@ def settle(model: nn.Module, *, start: nn.Module, cost: Callable[[], float], lea
 
     cost: bits per byte of the model as it stands when called. Stays at the trained weights, bit for bit, where the walk gains no more than least_gain
     (a share of their cost); ends at 0 where each step back was better. start: a model of the same weights and persistent buffers, left as it is;
-    raises ValueError else. Costs a copy of the weights on the CPU beside start.
+    raises ValueError else. Costs a copy of the weights, tied ones once, on the CPU beside start.
     """
-    begun, ends = _tensors(start), {name: tensor.to("cpu", copy=True) for name, tensor in _tensors(model).items()}  # a card has no room for three
+    begun, ends = _tensors(start), _copied(model)
     if {name: tensor.shape for name, tensor in begun.items()} != {name: tensor.shape for name, tensor in ends.items()}:
         raise ValueError("the models before and after a training have other tensors; interpolate between versions of one architecture and vocabulary")
     if should_stop():
@@ -49,6 +49,16 @@ def settle(model: nn.Module, *, start: nn.Module, cost: Callable[[], float], lea
 def _tensors(model: nn.Module) -> dict[str, Tensor]:
     """Weights and persistent buffers of numbers with a fraction."""
     return {name: tensor for name, tensor in model.state_dict().items() if tensor.is_floating_point()}
+
+
+def _copied(model: nn.Module) -> dict[str, Tensor]:
+    """What _tensors names, copied to the CPU (a card has no room for three); names of one tensor, as of tied weights, get one copy."""
+    held = model.state_dict(keep_vars=True)  # else each name gets a tensor object of its own
+    copies: dict[int, Tensor] = {}
+    for name in _tensors(model):
+        if id(held[name]) not in copies:
+            copies[id(held[name])] = held[name].detach().to("cpu", copy=True)
+    return {name: copies[id(held[name])] for name in _tensors(model)}
 
 
 def _place(model: nn.Module, *, begun: dict[str, Tensor], ends: dict[str, Tensor], share: float) -> None:

@@ -3,7 +3,9 @@
 import pytest
 import torch
 from torch import nn
+from toy_corpus import toy_model
 
+from training import interpolation
 from training.interpolation import settle
 
 
@@ -74,3 +76,20 @@ def test_interpolation_stops_between_two_looks(looks):
 
     assert settle(model, start=Line(0), cost=cost, least_gain=0.0, should_stop=lambda: len(asked) == looks) is None
     assert asked == [1.0, 0.75, 0.5, 0.25, 0.0][:looks]
+
+
+def test_interpolation_copies_tied_weights_once():
+    model = Line(1)
+    assert {"weight", "tied"} <= set(model.state_dict())
+    copies = interpolation._copied(model)
+    assert copies["tied"] is copies["weight"]
+    assert copies["bias"] is not copies["weight"]
+    assert copies["weight"].data_ptr() != model.weight.data_ptr()
+
+
+def test_interpolation_copies_the_tied_embeddings_of_a_transformer_once():
+    model = toy_model()
+    copies = interpolation._copied(model)
+    assert copies["lm_head.weight"] is copies["model.embed_tokens.weight"]
+    assert sum(tensor.numel() for tensor in {id(tensor): tensor for tensor in copies.values()}.values()) == sum(
+        param.numel() for param in model.parameters())
