@@ -24,8 +24,13 @@ _log = logging.getLogger(__name__)
 _TIMED_ROUNDS = 3  # after an untimed one
 # Compiled layers made a step 1.28 times as fast (default recipe, one core, 2026-11-20); compiling takes some 20 s of work, more on a busy machine.
 _COMPILE_PAYS_AFTER_S = 150.0
-_PROBE_ROWS = 256  # of the matrices by which a CPU shows how fast it multiplies: 80 ms where bfloat16 is 0.4 GFLOP/s
-_MUCH_SLOWER = 2.0  # times as long: a CPU with the instructions is well below, the one measured without them far above
+# Matrices by which a device shows how fast it multiplies: small on a CPU, where bfloat16 may make 0.4 GFLOP/s (10 ms each); elsewhere such that the
+# product takes longer than asking for it, and several between two waits.
+_CPU_ROWS, _ROWS, _PRODUCTS = 128, 1024, 8
+_PROBE_ROUNDS, _PROBE_S = 30, 0.03  # after an untimed one at most so many, and none begins after so many seconds
+# Times as long. One Sapphire Rapids, one thread, oneDNN told to leave instructions out: 1.0 with AMX, 2.5 with AVX512-BF16 alone, 6 with AVX512 alone,
+# 47 with AVX2 alone (2026-11-29); products of 1,024 rows take a quarter, 1.8, 4.5 and 180 times as long.
+_MUCH_SLOWER = 3.3
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,27 +77,63 @@ def choose_execution(model: PreTrainedModel, *, device: Device, settings: TrainS
 
 
 def _fast_bf16(device: Device) -> bool:
-    """Whether products in bfloat16 are worth a try: where such tensors may exist, and on a CPU where they aren't much slower than in fp32.
+    """Whether products in bfloat16 are worth a try: where such tensors may exist, and aren't much slower than in fp32.
 
     Many CPUs have no instruction for them (AVX512-BF16, AMX and Arm's BF16 are such); a Zen 3 took a hundred times as long (RESULTS.md, "Training").
+    Older accelerators have none either.
     """
-    return device.rules.bf16 and (device.torch.type != "cpu" or _cpu_multiplies_bf16())
+    return device.rules.bf16 and _multiplies_bf16(device.torch)
 
 
 @functools.cache
-def _cpu_multiplies_bf16() -> bool:
-    rounds = [{dtype: _product_s(dtype) for dtype in (torch.float32, torch.bfloat16)} for _ in range(1 + _TIMED_ROUNDS)]
-    fp32_s, bf16_s = (min(times[dtype] for times in rounds[1:]) for dtype in (torch.float32, torch.bfloat16))
-    _log.info("a product of %d x %d matrices takes %.2f ms in fp32 and %.2f ms in bfloat16", _PROBE_ROWS, _PROBE_ROWS, 1000 * fp32_s, 1000 * bf16_s)
+def _multiplies_bf16(place: torch.device) -> bool:
+    """Decided by the least time of each kind, which other work on the machine disturbs last, and on a CPU by one thread, which waits for no other:
+    two processes should find the same."""
+    threads = torch.get_num_threads()
+    if place.type == "cpu":
+        torch.set_num_threads(1)
+    try:
+        fp32_s, bf16_s = _least_s(place)
+    except (RuntimeError, TypeError) as error:  # a Mac's system before 14, say
+        _log.warning("%s makes no product in bfloat16: %s", place, str(error).partition("\n")[0])
+        return False
+    finally:
+        torch.set_num_threads(threads)
+    _log.info("a product of matrices on %s takes %.3f ms in fp32 and %.3f ms in bfloat16", place, 1000 * fp32_s, 1000 * bf16_s)
     return bf16_s <= _MUCH_SLOWER * fp32_s
 
 
-def _product_s(dtype: torch.dtype) -> float:
-    """Seconds of one product of matrices on the CPU."""
-    matrix = torch.full((_PROBE_ROWS, _PROBE_ROWS), 0.5, dtype=dtype)
+def _least_s(place: torch.device) -> tuple[float, float]:
+    """Shortest seconds of a product in fp32 and in bfloat16, which take turns after an untimed one of each; 50 ms where bfloat16 is slow, else less."""
+    dtypes = (torch.float32, torch.bfloat16)
+    for dtype in dtypes:
+        _product_s(place, dtype)
     began = time.perf_counter()
-    matrix @ matrix
-    return time.perf_counter() - began
+    rounds: list[list[float]] = []
+    while not rounds or (len(rounds) < _PROBE_ROUNDS and time.perf_counter() - began < _PROBE_S):
+        rounds.append([_product_s(place, dtype) for dtype in dtypes])
+    fp32_s, bf16_s = (min(times) for times in zip(*rounds, strict=True))
+    return fp32_s, bf16_s
+
+
+def _product_s(place: torch.device, dtype: torch.dtype) -> float:
+    """Seconds of one product of matrices."""
+    rows, products = (_CPU_ROWS, 1) if place.type == "cpu" else (_ROWS, _PRODUCTS)
+    matrix = torch.full((rows, rows), 0.5, dtype=dtype, device=place)
+    _wait_for(place)
+    began = time.perf_counter()
+    for _ in range(products):
+        matrix @ matrix
+    _wait_for(place)
+    return (time.perf_counter() - began) / products
+
+
+def _wait_for(place: torch.device) -> None:
+    """Return when a device has done what it was asked for; most only note it at first."""
+    if place.type in {"cuda", "xpu"}:
+        getattr(torch, place.type).synchronize(place)
+    elif place.type == "mps":
+        torch.mps.synchronize()
 
 
 def _choose(model: PreTrainedModel, *, device: Device, settings: TrainSettings, batch: Batch, batches: int) -> Execution:
@@ -169,8 +210,7 @@ def _batch_s(model: PreTrainedModel, *, loss: PackedLoss, batch: Batch, device: 
     began = time.perf_counter()
     cost = loss(batch) / batch.targets_N.numel()
     cost.backward()  # type: ignore[no-untyped-call]
-    if device.torch.type == "cuda":
-        torch.cuda.synchronize(device.torch)
+    _wait_for(device.torch)
     took = time.perf_counter() - began
     model.zero_grad(set_to_none=True)
     return took

@@ -201,13 +201,13 @@ def cpu_of(monkeypatch):
     monkeypatch.setattr(optim, "orthogonalized", lambda update, *, dtype: used.append(dtype) or orthogonalized(update, dtype=dtype))
 
     def make(bf16_ms):
-        monkeypatch.setattr(execution, "_product_s", lambda dtype: {torch.float32: 1e-3, torch.bfloat16: bf16_ms * 1e-3}[dtype])
+        monkeypatch.setattr(execution, "_product_s", lambda place, dtype: {torch.float32: 1e-3, torch.bfloat16: bf16_ms * 1e-3}[dtype])
         monkeypatch.setattr(execution, "_plain", {})
-        execution._cpu_multiplies_bf16.cache_clear()
+        execution._multiplies_bf16.cache_clear()
         return used
 
     yield make
-    execution._cpu_multiplies_bf16.cache_clear()
+    execution._multiplies_bf16.cache_clear()
 
 
 @pytest.mark.parametrize(("bf16_ms", "muon", "tried"), [

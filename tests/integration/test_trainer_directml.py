@@ -67,7 +67,7 @@ def test_train_of_a_routed_model_under_directml_rules_needs_no_other_kernel_and_
 
 
 def test_train_resumed_on_the_card_from_a_state_of_another_device_makes_no_bfloat16(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(execution, "_cpu_multiplies_bf16", lambda: True)
+    monkeypatch.setattr(execution, "_multiplies_bf16", lambda place: True)
     trained(cpu_device(), tmp_path, optimizer="muon", stop_after=1)
     facts = load_newest(tmp_path)
     assert facts is not None
