@@ -4,10 +4,13 @@ from types import SimpleNamespace
 
 import pytest
 
+from data_prep.records import Example
+from experts.expert import Answer, LogLikelihood
 from experts.tree import Tree
 from settings import Settings
 from training import examiner as examiner_module
-from training.examiner import Examiner
+from training.exam import Exam
+from training.examiner import Examiner, sit
 from training.scorecard import Outcome, Scorecard
 
 
@@ -28,3 +31,38 @@ def test_examiner_holds_the_floor_of_levels_that_is_set(tmp_path, monkeypatch, f
     verdict = examiner.judge("code", None, None)
     assert verdict.decision.promote is promote
     assert ("level 1 of code falls 95.0% -> 50.0%, below loop.level_floor = 80.0%" in verdict.decision.reason) is not promote
+
+
+class _Circling:
+    """Answers held-out prompts well, and so many of 20 tasks in a loop: plainly, and under DRY."""
+
+    def __init__(self, *, plain, under_dry):
+        self.loops, self.sittings = {False: plain, True: under_dry}, []
+
+    def generate(self, conversations, *, max_new_tokens, batch_rows, repetition):
+        dry, held_out = repetition is not None, conversations[0][0]["content"].startswith("held out")
+        if not held_out:
+            self.sittings.append(dry)
+        looping = 0 if held_out else self.loops[dry]
+        return [Answer(text="#### 4", token_ids=(7,) * 16 if place < looping else (1, 2), finish_reason="stop", prompt_tokens=1)
+                for place in range(len(conversations))]
+
+    def log_likelihood(self, pairs, *, batch_rows):
+        return [LogLikelihood(nats=8.0, tokens=3, bytes=len(response.encode())) for _, response in pairs]
+
+
+@pytest.mark.parametrize(("plain", "under_dry", "dry", "sittings", "loop_rate", "circles"), [
+    (4, 1, "auto", [False, True], 0.05, True),    # 20 % loop: sits it again
+    (1, 0, "auto", [False], 0.05, False),         # 5 %, as many as may be promoted
+    (4, 4, "auto", [False, True], 0.2, False),    # DRY doesn't help
+    (4, 0, "never", [False], 0.2, False),
+    (4, 1, "always", [True], 0.05, False),
+])
+def test_sit_again_under_dry_where_the_exam_loops_and_held_out_answers_did_not(plain, under_dry, dry, sittings, loop_rate, circles):
+    settings = Settings().model_copy(update={"decoding": Settings().decoding.model_copy(update={"dry": dry})})
+    rows = [Example("math", f"{name} {number}", "#### 4", "gsm8k", f"{name}{number}", {"answer": "4"}) for name in ("held out", "task") for number in range(20)]
+    candidate = _Circling(plain=plain, under_dry=under_dry)
+    scorecard, found = sit(candidate, Exam({"math": rows[20:]}, {"math": rows[:20]}), settings=settings)
+    assert candidate.sittings == sittings
+    assert scorecard.loop_rate == loop_rate
+    assert found is circles
