@@ -14,8 +14,9 @@ from experts import tokenizer as tokenizers
 from experts.architectures import build
 from experts.device import cpu_device
 from experts.expert import Expert
-from settings import DecodingSettings, ExamSettings, ModelSettings, PromoteSettings, TokenizerSettings
+from settings import DecodingSettings, ExamSettings, ModelSettings, PromoteSettings, Settings, TokenizerSettings
 from training.exam import Exam, chance_bits_per_byte, examine, goes_in_circles
+from training.examiner import sit
 from training.plan import Mix, Plan
 from training.promote import decide
 from training.trainer import train
@@ -69,7 +70,7 @@ def served(taught):
 
 
 def _verdict(expert, served):
-    card = examine(expert, EXAM, settings=SETTINGS, decoding=DECODING, circles=goes_in_circles(expert, EXAM, settings=SETTINGS))
+    card, _ = sit(expert, EXAM, settings=Settings().model_copy(update={"exam": SETTINGS}))
     return card, decide(card, served, settings=PROMOTE, seed=0)
 
 
@@ -89,7 +90,7 @@ def test_model_that_memorised_its_rows_is_refused(taught, served):
 
 def test_model_that_loops_is_refused_for_its_loop_rate(taught, served):
     """Its answers begin right and go on for ever, so accuracy alone would let it pass."""
-    rows = [_row(number, response=" ".join(["yes" if number % 2 else "no"] * 16)) for number in NUMBERS[100:]]
+    rows = [_row(number, response=". ".join(["yes" if number % 2 else "no"] * 16)) for number in NUMBERS[100:]]
     card, decision = _verdict(taught(rows, steps=150)[0], served)
     assert card.loop_rate > 0.9
     assert card.accuracy >= 0.95
