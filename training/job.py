@@ -164,7 +164,7 @@ class JobRunner:
         verdict, reason = offer.verdict, offer.verdict.decision.reason
         scalars.exam(verdict.scorecard, step=trained.step)
         self._reporter.samples(verdict.scorecard.samples)
-        facts = {**about, "steps": trained.step, **training_facts(trained, kept_share=offer.kept_share)}
+        facts = {**about, "steps": trained.step, **training_facts(trained, kept_share=offer.kept_share), "kept_share": offer.kept_share}
         if verdict.decision.promote:
             self._promote(job.node, expert, training=facts, verdict=verdict, reason=reason)
             return replace(job, status="promoted", outcome=reason)
@@ -233,13 +233,13 @@ class JobRunner:
             self._promote(job.node, expert, training=training, verdict=verdict, reason=reason)
 
 
-def training_facts(trained: Trained, *, kept_share: float) -> dict[str, Any]:
+def training_facts(trained: Trained, *, kept_share: float = 1.0) -> dict[str, Any]:
     """What card and journal keep of a training: sums and the last losses, not every step.
 
     The losses are of the weights at its end; where those aren't what is offered (kept_share below 1), their names say so.
     """
     of = "" if kept_share == 1.0 else "_at_end"
     return {"tokens": trained.tokens, "train_s": trained.train_s, "tokens_per_s": trained.tokens_per_s, "clipped_share": trained.clipped_share,
-            "rollbacks": trained.rollbacks, "precision": trained.precision, "compiled": trained.compiled, "kept_share": kept_share,
+            "rollbacks": trained.rollbacks, "precision": trained.precision, "compiled": trained.compiled,
             f"train_loss{of}": trained.losses[-1] if trained.losses else None,
             f"val_loss{of}": trained.validations[-1].val_loss if trained.validations else None}
