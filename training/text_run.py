@@ -154,7 +154,7 @@ def train_text(run: Run, *, device: Device, reporter: Reporter, should_stop: Cal
     if not trained.stopped:
         folder = run.registry.served(DOMAIN)
         sample = examiner.last_sample(Expert.load(folder, device=device).model if folder is not None else model)
-        run.journal.append("trained", node=DOMAIN, sample=sample, **training_facts(trained, kept_share=1.0))
+        run.journal.append("trained", node=DOMAIN, sample=sample, **training_facts(trained))
         remove_folder(states)
     return TextOutcome(trained, examiner.all_of(trained), best.facts, best.version, sum(weight.numel() for weight in model.parameters()), sample)
 
