@@ -33,12 +33,16 @@ LEFT_ROWS = 30  # held-out rows a domain that an exam must leave, so that a choi
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """A decision with the scorecard it rests on. circles: whether the candidate's plain answers go in circles."""
+    """A decision with the scorecard it rests on. circles: whether the candidate's plain answers go in circles.
+
+    dearer: whether held-out answers cost it more than what answered before (bits per byte, beyond promote.bits_tolerance).
+    """
 
     decision: Decision
     scorecard: Scorecard
     circles: bool
     against: str | None
+    dearer: bool = False
 
     @property
     def card(self) -> Mapping[str, Any]:
@@ -69,7 +73,13 @@ class Examiner:
         served = self._examine_served(incumbent[0], incumbent[1], exam) if incumbent else None
         decision = decide(scorecard, served, settings=settings.promote, seed=settings.run.seed, level_floor=settings.loop.level_floor,
                           interim=self._is_early(node, incumbent), chance_bits_per_byte=None if served else chance_bits_per_byte(candidate.tokenizer, exam))
-        return Verdict(decision, scorecard, circles, against="/".join(incumbent) if incumbent else None)
+        dearer = served is not None and scorecard.mean_bits_per_byte > (1 + settings.promote.bits_tolerance) * served.mean_bits_per_byte
+        return Verdict(decision, scorecard, circles, against="/".join(incumbent) if incumbent else None, dearer=dearer)
+
+    def prefers(self, one: Verdict, other: Verdict) -> bool:
+        """Whether the first of two candidates for a node, both examined, takes the other's place by the rules that promote."""
+        settings = self._run.settings
+        return decide(one.scorecard, other.scorecard, settings=settings.promote, seed=settings.run.seed, level_floor=settings.loop.level_floor).promote
 
     def judge_first(self, root: str, candidate: Expert, corpus: Corpus, *, step: int) -> Verdict:
         """A short look at the root's early version: it must only beat guessing. A refusal waits until twice the steps."""

@@ -7,7 +7,7 @@ the way back keep much of what was learned and lose much of that (WiSE-FT, arXiv
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from torch import Tensor, nn
 
@@ -24,7 +24,7 @@ def settle(model: nn.Module, *, start: nn.Module, cost: Callable[[], float], lea
     (a share of their cost); ends at 0 where each step back was better. start: a model of the same weights and persistent buffers, left as it is;
     raises ValueError else. Costs a copy of the weights, tied ones once, on the CPU beside start.
     """
-    begun, ends = _tensors(start), _copied(model)
+    begun, ends = _tensors(start), weights_of(model)
     if {name: tensor.shape for name, tensor in begun.items()} != {name: tensor.shape for name, tensor in ends.items()}:
         raise ValueError("the models before and after a training have other tensors; interpolate between versions of one architecture and vocabulary")
     if should_stop():
@@ -51,8 +51,8 @@ def _tensors(model: nn.Module) -> dict[str, Tensor]:
     return {name: tensor for name, tensor in model.state_dict().items() if tensor.is_floating_point()}
 
 
-def _copied(model: nn.Module) -> dict[str, Tensor]:
-    """What _tensors names, copied to the CPU (a card has no room for three); names of one tensor, as of tied weights, get one copy."""
+def weights_of(model: nn.Module) -> dict[str, Tensor]:
+    """Weights and persistent buffers, copied to the CPU (a card has no room for three); names of one tensor, as of tied weights, get one copy."""
     held = model.state_dict(keep_vars=True)  # else each name gets a tensor object of its own
     copies: dict[int, Tensor] = {}
     for name in _tensors(model):
@@ -61,6 +61,11 @@ def _copied(model: nn.Module) -> dict[str, Tensor]:
     return {name: copies[id(held[name])] for name in _tensors(model)}
 
 
-def _place(model: nn.Module, *, begun: dict[str, Tensor], ends: dict[str, Tensor], share: float) -> None:
+def put_back(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
+    """Give a model the weights that weights_of took of it."""
+    _place(model, begun={}, ends=weights, share=1.0)
+
+
+def _place(model: nn.Module, *, begun: Mapping[str, Tensor], ends: Mapping[str, Tensor], share: float) -> None:
     for name, tensor in _tensors(model).items():  # tied ones are written twice, alike
         tensor.copy_(ends[name] if share == 1.0 else (1 - share) * begun[name].to(ends[name]) + share * ends[name])

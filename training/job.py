@@ -24,7 +24,7 @@ from experts.moe.recorder import HealthRecorder
 from experts.registry import RegistryError
 from training.agenda import Job, mix_of, root_share
 from training.examiner import Examiner, Verdict
-from training.interpolation import settle
+from training.interpolation import put_back, settle, weights_of
 from training.plan import Mix, Plan, StepFacts, Trained, TrainingDiverged
 from training.progress import Reporter
 from training.run_folder import Run, recipe_fingerprint
@@ -40,7 +40,7 @@ log = logging.getLogger(__name__)
 @dataclass(frozen=True, slots=True)
 class _Offer:
     """What a training comes to: the verdict on it, or on a point on the way to it, and that point's share of the way.
-    second_look: where a refused training was walked back, how far, and what came of that."""
+    second_look: where a training was walked back in vain, how far, and what came of that."""
 
     verdict: Verdict
     kept_share: float = 1.0
@@ -174,14 +174,16 @@ class JobRunner:
         return replace(job, status="refused", outcome=reason)
 
     def _judge(self, node: str, expert: Expert, corpus: Corpus, *, begun_with: str | None) -> _Offer | None:
-        """The verdict on what was trained; or, where that is refused and a point on the way to it is promoted, the verdict on that, which expert then is.
-        None when stopped between a refusal and the end of its second look: what was trained is on disk, and from there both are had again, alike."""
+        """The verdict on what was trained; or, where that is refused or held-out answers got dearer by it, and a point on the way to it is promoted and
+        no worse, the verdict on that, which expert then is. None when stopped between an exam and the end of its second look: what was trained is on disk,
+        and from there both are had again, alike."""
         verdict = self._examiner.judge(node, expert, corpus)
-        start = None if verdict.decision.promote else self._start_of(node, begun_with)
+        start = None if verdict.decision.promote and not verdict.dearer else self._start_of(node, begun_with)
         if start is None:
             return _Offer(verdict)
         cost = self._examiner.held_out_cost(node, expert, corpus)
         with self._device.turn():
+            trained = weights_of(expert.model) if verdict.decision.promote else {}
             share = settle(expert.model, start=start, cost=cost, least_gain=self._run.settings.promote.bits_tolerance, should_stop=self._should_stop)
         if share is None:
             return None
@@ -192,11 +194,14 @@ class JobRunner:
             return None
         del start  # room for the second exam
         second = self._examiner.judge(node, expert, corpus)
-        if not second.decision.promote:
-            log.info("%s at %.0f %% of the way: %s", node, 100 * share, second.decision.reason)
-            return _Offer(verdict, second_look={"share": share, "reason": second.decision.reason})
-        self._reporter.note(f"{node}: what was trained is {verdict.decision.reason}; {share:.0%} of the way to it is better than what answered before")
-        return _Offer(second, kept_share=share)
+        if second.decision.promote and (not verdict.decision.promote or self._examiner.prefers(second, verdict)):
+            self._reporter.note(f"{node}: what was trained is {verdict.decision.reason}; {share:.0%} of the way to it does better")
+            return _Offer(second, kept_share=share)
+        log.info("%s at %.0f %% of the way: %s", node, 100 * share, second.decision.reason)
+        if verdict.decision.promote:
+            with self._device.turn():
+                put_back(expert.model, trained)
+        return _Offer(verdict, second_look={"share": share, "reason": second.decision.reason})
 
     def _start_of(self, node: str, begun_with: str | None) -> PreTrainedModel | None:
         """The version that a training began with, on the CPU, to walk back towards (interpolation.settle). None for adapters, which move little,

@@ -1,5 +1,6 @@
 """The second look at a refused training, over real parts at toy size: what the walk back looks at, what is written down, and where it stops."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from training.interpolation import settle
 from training.job import JobRunner
 from training.loop import Loop
 from training.progress import Reporter
+from training.promote import Decision
 from training.run_folder import open_run, recipe_fingerprint
 from training.trainer import train
 
@@ -131,6 +133,31 @@ def test_refusal_after_a_second_look_says_what_came_of_it(toy_settings, overshot
     assert reason in refused.facts["second_look"]["reason"]
     assert refused.facts["training"]["kept_share"] == 1.0
     assert refused.facts["training"]["begun_with"] == "generalist/v000001"
+
+
+def test_promoted_training_that_made_held_out_answers_dearer_keeps_the_better_of_its_end_and_the_way_to_it(toy_settings, overshot, monkeypatch):
+    """The expert's first exam is made to pass. Its end stays, bit for bit, where nothing got dearer and where the point on the way isn't preferred."""
+    judge, prefers, found = Examiner.judge, Examiner.prefers, {}
+    for case, dearer, preferred in (("not dearer", False, None), ("dearer", True, None), ("not preferred", True, False)):
+        judged = []
+
+        def judging(self, node, *rest, judged=judged, dearer=dearer):
+            verdict = judge(self, node, *rest)
+            if node == "generalist" or judged:
+                return verdict
+            judged.append(verdict)
+            return replace(verdict, decision=Decision(True, "promoted: let through"), dearer=dearer)
+
+        monkeypatch.setattr(Examiner, "judge", judging)
+        monkeypatch.setattr(Examiner, "prefers", prefers if preferred is None else lambda self, one, other: False)
+        registry, events = turn(toy_settings(*SMALL, run=case.replace(" ", "-")))
+        assert judged[0].dearer
+        assert offers(events)["code"].kind == "promoted"
+        found[case] = (registry.card("code", "v000001")["training"]["kept_share"], (registry.served("code") / "model.safetensors").read_bytes())
+    assert found["not dearer"][0] == 1.0
+    assert 0 < found["dearer"][0] < 1
+    assert found["not preferred"] == found["not dearer"]
+    assert found["dearer"][1] != found["not dearer"][1]
 
 
 def test_refusal_without_a_second_look_says_nothing_of_one(toy_settings):

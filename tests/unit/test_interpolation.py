@@ -81,7 +81,7 @@ def test_interpolation_stops_between_two_looks(looks):
 def test_interpolation_copies_tied_weights_once():
     model = Line(1)
     assert {"weight", "tied"} <= set(model.state_dict())
-    copies = interpolation._copied(model)
+    copies = interpolation.weights_of(model)
     assert copies["tied"] is copies["weight"]
     assert copies["bias"] is not copies["weight"]
     assert copies["weight"].data_ptr() != model.weight.data_ptr()
@@ -89,7 +89,7 @@ def test_interpolation_copies_tied_weights_once():
 
 def test_interpolation_copies_the_tied_embeddings_of_a_transformer_once():
     model = toy_model()
-    copies = interpolation._copied(model)
+    copies = interpolation.weights_of(model)
     assert copies["lm_head.weight"] is copies["model.embed_tokens.weight"]
     assert sum(tensor.numel() for tensor in {id(tensor): tensor for tensor in copies.values()}.values()) == sum(
         param.numel() for param in model.parameters())
