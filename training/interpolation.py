@@ -61,9 +61,9 @@ def weights_of(model: nn.Module) -> dict[str, Tensor]:
     return {name: copies[id(held[name])] for name in _tensors(model)}
 
 
-def put_back(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
-    """Give a model the weights that weights_of took of it."""
-    _place(model, begun={}, ends=weights, share=1.0)
+def interpolate(model: nn.Module, *, start: nn.Module, end: Mapping[str, Tensor], share: float) -> None:
+    """Put a model at a share of the way from start to its trained weights, end (weights_of): 1.0 gives those back, bit for bit."""
+    _place(model, begun=_tensors(start), ends=end, share=share)
 
 
 def _place(model: nn.Module, *, begun: Mapping[str, Tensor], ends: Mapping[str, Tensor], share: float) -> None:

@@ -24,7 +24,7 @@ from experts.moe.recorder import HealthRecorder
 from experts.registry import RegistryError
 from training.agenda import Job, mix_of, root_share
 from training.examiner import Examiner, Verdict
-from training.interpolation import put_back, settle, weights_of
+from training.interpolation import SHARES, interpolate, settle, weights_of
 from training.plan import Mix, Plan, StepFacts, Trained, TrainingDiverged
 from training.progress import Reporter
 from training.run_folder import Run, recipe_fingerprint
@@ -181,27 +181,34 @@ class JobRunner:
         start = None if verdict.decision.promote and not verdict.dearer else self._start_of(node, begun_with)
         if start is None:
             return _Offer(verdict)
+        return self._walked_back(node, expert, corpus, verdict=verdict, start=start)
+
+    def _walked_back(self, node: str, expert: Expert, corpus: Corpus, *, verdict: Verdict, start: PreTrainedModel) -> _Offer | None:
+        """What a second look comes to. A refused training has one try more at the exam, where held-out answers are cheapest; of one that passed the point
+        nearest to that is taken which the rules of promotion put in place of its end."""
+        passed = verdict.decision.promote
         cost = self._examiner.held_out_cost(node, expert, corpus)
         with self._device.turn():
-            trained = weights_of(expert.model) if verdict.decision.promote else {}
-            share = settle(expert.model, start=start, cost=cost, least_gain=self._run.settings.promote.bits_tolerance, should_stop=self._should_stop)
-        if share is None:
+            end = weights_of(expert.model)
+            cheapest = settle(expert.model, start=start, cost=cost, least_gain=self._run.settings.promote.bits_tolerance, should_stop=self._should_stop)
+        if cheapest is None:
             return None
-        if not 0 < share < 1:
-            reason = "held-out answers get no cheaper on the way back" if share else "held-out answers are cheapest where the training began"
-            return _Offer(verdict, second_look={"share": share, "reason": reason})
-        if self._should_stop():
-            return None
-        del start  # room for the second exam
-        second = self._examiner.judge(node, expert, corpus)
-        if second.decision.promote and (not verdict.decision.promote or self._examiner.prefers(second, verdict)):
-            self._reporter.note(f"{node}: what was trained is {verdict.decision.reason}; {share:.0%} of the way to it does better")
-            return _Offer(second, kept_share=share)
-        log.info("%s at %.0f %% of the way: %s", node, 100 * share, second.decision.reason)
-        if verdict.decision.promote:
+        reason = "held-out answers get no cheaper on the way back" if cheapest else "held-out answers are cheapest where the training began"
+        tries = [share for share in sorted(SHARES) if share and cheapest <= share] if passed else [cheapest] if 0 < cheapest < 1 else []
+        for share in tries:
+            if self._should_stop():
+                return None
             with self._device.turn():
-                put_back(expert.model, trained)
-        return _Offer(verdict, second_look={"share": share, "reason": second.decision.reason})
+                interpolate(expert.model, start=start, end=end, share=share)
+            second = self._examiner.judge(node, expert, corpus)
+            if second.decision.promote and (not passed or self._examiner.prefers(second, verdict)):
+                self._reporter.note(f"{node}: what was trained is {verdict.decision.reason}; {share:.0%} of the way to it does better")
+                return _Offer(second, kept_share=share)
+            reason = second.decision.reason
+            log.info("%s at %.0f %% of the way: %s", node, 100 * share, reason)
+        with self._device.turn():
+            interpolate(expert.model, start=start, end=end, share=1.0)
+        return _Offer(verdict, second_look={"share": cheapest, "reason": reason})
 
     def _start_of(self, node: str, begun_with: str | None) -> PreTrainedModel | None:
         """The version that a training began with, on the CPU, to walk back towards (interpolation.settle). None for adapters, which move little,

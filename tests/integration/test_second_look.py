@@ -128,6 +128,7 @@ def test_card_of_a_walked_back_version_says_what_it_lies_between_and_whose_its_l
     (1.0, "held-out answers get no cheaper on the way back")])
 def test_refusal_after_a_second_look_says_what_came_of_it(toy_settings, overshot, monkeypatch, share, reason):
     monkeypatch.setattr(job_module, "settle", lambda model, **others: share)
+    monkeypatch.setattr(job_module, "interpolate", lambda model, **others: None)
     refused = offers(turn(toy_settings(*SMALL))[1])["code"]
     assert (refused.kind, refused.facts["second_look"]["share"]) == ("refused", share)
     assert reason in refused.facts["second_look"]["reason"]
@@ -136,10 +137,10 @@ def test_refusal_after_a_second_look_says_what_came_of_it(toy_settings, overshot
 
 
 def test_promoted_training_that_made_held_out_answers_dearer_keeps_the_better_of_its_end_and_the_way_to_it(toy_settings, overshot, monkeypatch):
-    """The expert's first exam is made to pass. Its end stays, bit for bit, where nothing got dearer and where the point on the way isn't preferred."""
+    """The expert's first exam is made to pass. Its end stays, bit for bit, where nothing got dearer and where no point on the way is preferred."""
     judge, prefers, found = Examiner.judge, Examiner.prefers, {}
-    for case, dearer, preferred in (("not dearer", False, None), ("dearer", True, None), ("not preferred", True, False)):
-        judged = []
+    for case, dearer, preferred in (("not dearer", False, []), ("dearer", True, []), ("not preferred", True, [False] * 3), ("second try", True, [False, True])):
+        judged, answers = [], iter(preferred)
 
         def judging(self, node, *rest, judged=judged, dearer=dearer):
             verdict = judge(self, node, *rest)
@@ -149,7 +150,7 @@ def test_promoted_training_that_made_held_out_answers_dearer_keeps_the_better_of
             return replace(verdict, decision=Decision(True, "promoted: let through"), dearer=dearer)
 
         monkeypatch.setattr(Examiner, "judge", judging)
-        monkeypatch.setattr(Examiner, "prefers", prefers if preferred is None else lambda self, one, other: False)
+        monkeypatch.setattr(Examiner, "prefers", (lambda self, one, other, answers=answers: next(answers)) if preferred else prefers)
         registry, events = turn(toy_settings(*SMALL, run=case.replace(" ", "-")))
         assert judged[0].dearer
         assert offers(events)["code"].kind == "promoted"
@@ -158,6 +159,7 @@ def test_promoted_training_that_made_held_out_answers_dearer_keeps_the_better_of
     assert 0 < found["dearer"][0] < 1
     assert found["not preferred"] == found["not dearer"]
     assert found["dearer"][1] != found["not dearer"][1]
+    assert found["second try"][0] == found["dearer"][0] + 0.25 < 1
 
 
 def test_refusal_without_a_second_look_says_nothing_of_one(toy_settings):
