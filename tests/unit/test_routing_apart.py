@@ -5,6 +5,7 @@ import signal
 import sys
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -66,11 +67,12 @@ def test_fit_apart_stop_that_reaches_the_whole_group_ends_no_fit(tmp_path):
     def stop_once_it_works():
         until = time.monotonic() + 60
         while time.monotonic() < until and not stopped:
-            for child in (each for each in psutil.Process().children() if "spawn_main" in " ".join(each.cmdline())):  # not the tracker
-                status = dict(line.split(":", 1) for line in Path(f"/proc/{child.pid}/status").read_text(encoding="ascii").splitlines())
-                if int(status["SigIgn"], 16) >> (signal.SIGINT - 1) & 1:  # its work has begun
-                    child.terminate()
-                    stopped.append(child.pid)
+            with suppress(psutil.NoSuchProcess, FileNotFoundError):
+                for child in (each for each in psutil.Process().children() if "spawn_main" in " ".join(each.cmdline())):  # not the tracker
+                    status = dict(line.split(":", 1) for line in Path(f"/proc/{child.pid}/status").read_text(encoding="ascii").splitlines())
+                    if int(status["SigIgn"], 16) >> (signal.SIGTERM - 1) & 1:  # its work has begun
+                        child.terminate()
+                        stopped.append(child.pid)
             time.sleep(0.02)
 
     stopper = threading.Thread(target=stop_once_it_works)
