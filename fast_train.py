@@ -88,7 +88,7 @@ def _train(chosen: Settings, *, node: str, epochs: float | None, quiet: bool) ->
         done, trained = runner.carry_out(job, cycle=FAST_CYCLE, states=states, corpus=corpus)
         if done.status != "pending":
             remove_folder(states)
-        return report(trained, parameters=parameters)
+        return {**report(trained, parameters=parameters), "status": done.status}
 
 
 def _train_text(chosen: Settings, *, quiet: bool) -> dict[str, Any]:

@@ -59,7 +59,7 @@ class HubSet:
         if self.called is not None:
             split = re.match("train|validation|valid|dev", self.split)
             ending = f"_{split.group()}" if split else ""
-            return re.sub("_test$", "", self.called) + ("_test" if self.exam else ending)
+            return re.sub("[_-](train|test|validation|valid|dev)$", "", self.called) + ("_test" if self.exam else ending)
         name = self.name if re.fullmatch(r"[\w.-]+(/[\w.-]+)?", self.name) else re.split(r"[/\\]", self.name)[-1]
         plain = re.sub(r"[^A-Za-z0-9.-]+", "_", "_".join(part for part in (name, self.config, self.split) if part)).strip("_")
         return re.sub("_test$", "", plain) + ("_test" if self.exam else "")

@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import multiprocessing
 import signal
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -18,6 +21,8 @@ from experts.tree import Tree
 from routing.offer import Verdict, make_offer
 from routing.rows import Row
 from settings import RouterSettings, TreeSettings
+
+STOPS = (signal.SIGINT, signal.SIGTERM)  # Ctrl-C and systemd's stop reach the whole group; the parent decides what becomes of a fit
 
 
 class FitFailed(RuntimeError):
@@ -42,7 +47,8 @@ def fit_apart(rows: Sequence[Row], *, held_out: Sequence[Row], tree: TreeSetting
     context = multiprocessing.get_context("spawn")
     results, sender = context.Pipe(duplex=False)
     process = context.Process(target=_work, args=(sender, list(rows), list(held_out), tree, settings, seed, folder, served), daemon=True)
-    process.start()
+    with _stops_held_back():
+        process.start()
     sender.close()
     try:
         result = results.recv()
@@ -58,9 +64,25 @@ def fit_apart(rows: Sequence[Row], *, held_out: Sequence[Row], tree: TreeSetting
     return result
 
 
+@contextmanager
+def _stops_held_back() -> Iterator[None]:
+    """Signals that stop a group wait meanwhile; a process that is started here begins so, and is deaf to them before it has read its modules."""
+    if sys.platform == "win32":
+        yield
+        return
+    resource_tracker.ensure_running()  # else start() does, and lets them through afterwards
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _work(sender: Connection, *task: Any) -> None:
-    for number in (signal.SIGINT, signal.SIGTERM):  # Ctrl-C and systemd's stop reach the whole group; the parent decides what becomes of a fit
+    for number in STOPS:
         signal.signal(number, signal.SIG_IGN)
+    if sys.platform != "win32":
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPS)
     try:
         result: Judged | Exception = _fit(*task)
     except (ValueError, OSError, MemoryError) as error:

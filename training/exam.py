@@ -144,7 +144,7 @@ def task_of(row: Example) -> str:
 def level_of(row: Example) -> int | None:
     """Level of a row's task; None without one, and for a user's that is no whole number."""
     level = row.meta.get("level")
-    return level if isinstance(level, int) else None
+    return level if isinstance(level, int) and not isinstance(level, bool) else None
 
 
 def _outcome(domain: str, row: Example, answer: Answer) -> Outcome:

@@ -92,12 +92,9 @@ def _answer(example: Example, allowed: re.Pattern[str]) -> str | None:
 def _wanted_number(example: Example) -> float | None:
     """meta.answer, a number or a text of one (thousands commas and all), else the response's own; None where neither can be compared."""
     answer = example.meta.get("answer")
-    if answer is None:
+    wanted = answer if isinstance(answer, float) else final_number(f"#### {answer}") if isinstance(answer, str | int) else None
+    if wanted is None:
         wanted = final_number(example.response)
-    elif isinstance(answer, float):
-        wanted = answer
-    else:
-        wanted = final_number(f"#### {answer}") if isinstance(answer, str | int) else None
     return wanted if wanted is not None and math.isfinite(wanted) else None
 
 
@@ -132,7 +129,7 @@ class _Choice:
         word = rf"[\"'*(]*({'|'.join(words)})\b[\"'*)]*"
         return cls(*(re.compile(pattern, re.IGNORECASE) for pattern in (
             "|".join(words), rf"\b(?:answer|statement|conclusion) is:?\s*{word}", rf"(?:\A|[.!?:\n])\s*{word}\s*[.!]*\s*\Z",
-            rf"\A\s*{word}(?:\s*[.,;:!\n]|\s+(?:-|because|since)\s)")))
+            rf"\A\s*{word}(?:\s*[.,;:!\n]|\s+(?:-|because|since|it|this|that|they)\s)")))
 
     def said(self, text: str) -> str:
         """What a text answers: the word after the last "answer is", else the last sentence that is a word alone, else the word that the text begins with."""

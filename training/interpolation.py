@@ -15,17 +15,18 @@ _log = logging.getLogger(__name__)
 SHARES = (0.75, 0.5, 0.25, 0.0)  # of the way from the start to the trained weights, tried in this order
 
 
-def settle(model: nn.Module, *, start: nn.Module, cost: Callable[[], float], least_gain: float, should_stop: Callable[[], bool]) -> float | None:
+def settle(model: nn.Module, *, start: nn.Module, end: Mapping[str, Tensor], cost: Callable[[], float], least_gain: float,
+           should_stop: Callable[[], bool]) -> float | None:
     """Walk a trained model back towards start as long as held-out answers get cheaper, and say at which share of the way it ends.
 
     should_stop: asked before each look at the cost; where it says so, None is returned and the weights stay where the walk was.
 
     cost: bits per byte of the model as it stands when called. Stays at the trained weights, bit for bit, where the walk gains no more than least_gain
-    (a share of their cost); ends at 0 where each step back was better. start: a model of the same weights and persistent buffers, left as it is;
-    raises ValueError else. Costs a copy of the weights, tied ones once, on the CPU beside start.
+    (a share of their cost); ends at 0 where each step back was better. end: the trained weights (weights_of). start: a model of the same weights
+    and persistent buffers; raises ValueError else. Both are left as they are.
     """
-    begun, ends = _tensors(start), weights_of(model)
-    if {name: tensor.shape for name, tensor in begun.items()} != {name: tensor.shape for name, tensor in ends.items()}:
+    begun = _tensors(start)
+    if {name: tensor.shape for name, tensor in begun.items()} != {name: tensor.shape for name, tensor in end.items()}:
         raise ValueError("the models before and after a training have other tensors; interpolate between versions of one architecture and vocabulary")
     if should_stop():
         return None
@@ -34,7 +35,7 @@ def settle(model: nn.Module, *, start: nn.Module, cost: Callable[[], float], lea
     for share in SHARES:
         if should_stop():
             return None
-        _place(model, begun=begun, ends=ends, share=share)
+        _place(model, begun=begun, ends=end, share=share)
         found = cost()
         _log.info("held-out answers cost %.4f bits per byte at %.0f %% of the way, %.4f at its end", found, 100 * share, trained)
         if not found < lowest:
@@ -42,7 +43,7 @@ def settle(model: nn.Module, *, start: nn.Module, cost: Callable[[], float], lea
         lowest, best = found, share
     if not lowest < (1 - least_gain) * trained:
         best = 1.0
-    _place(model, begun=begun, ends=ends, share=best)
+    _place(model, begun=begun, ends=end, share=best)
     return best
 
 

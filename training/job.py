@@ -160,15 +160,16 @@ class JobRunner:
         expert = Expert(merged(model), corpus.tokenizer, device=self._device)
         offer = self._judge(job.node, expert, corpus, begun_with=about["begun_with"])
         if offer is None:
+            self._reporter.note(f"{job.node}: stopped before its examination ended; that begins anew at the next start, from what was trained")
             return job
         verdict, reason = offer.verdict, offer.verdict.decision.reason
         scalars.exam(verdict.scorecard, step=trained.step)
         self._reporter.samples(verdict.scorecard.samples)
         facts = {**about, "steps": trained.step, **training_facts(trained, kept_share=offer.kept_share), "kept_share": offer.kept_share}
-        if verdict.decision.promote:
-            self._promote(job.node, expert, training=facts, verdict=verdict, reason=reason)
-            return replace(job, status="promoted", outcome=reason)
         looked = {} if offer.second_look is None else {"second_look": offer.second_look}
+        if verdict.decision.promote:
+            self._promote(job.node, expert, training=facts, verdict=verdict, reason=reason, **looked)
+            return replace(job, status="promoted", outcome=reason)
         self._run.journal.append("refused", node=job.node, reason=reason, training=facts, scorecard=verdict.summary, **looked)
         self._reporter.note(f"{job.node} {reason}")
         return replace(job, status="refused", outcome=reason)
@@ -190,7 +191,8 @@ class JobRunner:
         cost = self._examiner.held_out_cost(node, expert, corpus)
         with self._device.turn():
             end = weights_of(expert.model)
-            cheapest = settle(expert.model, start=start, cost=cost, least_gain=self._run.settings.promote.bits_tolerance, should_stop=self._should_stop)
+            cheapest = settle(expert.model, start=start, end=end, cost=cost, least_gain=self._run.settings.promote.bits_tolerance,
+                              should_stop=self._should_stop)
         if cheapest is None:
             return None
         reason = "held-out answers get no cheaper on the way back" if cheapest else "held-out answers are cheapest where the training began"
@@ -204,7 +206,7 @@ class JobRunner:
             if second.decision.promote and (not passed or self._examiner.prefers(second, verdict)):
                 self._reporter.note(f"{node}: what was trained is {verdict.decision.reason}; {share:.0%} of the way to it does better")
                 return _Offer(second, kept_share=share)
-            reason = second.decision.reason
+            reason = f"{second.decision.reason}; its end answers better" if second.decision.promote else second.decision.reason
             log.info("%s at %.0f %% of the way: %s", node, 100 * share, reason)
         with self._device.turn():
             interpolate(expert.model, start=start, end=end, share=1.0)
@@ -221,13 +223,13 @@ class JobRunner:
             registry.verify(origin, version)
             return opened(registry.path(origin, version), settings=settings, device=cpu_device())
         except (RegistryError, OSError) as error:
-            log.warning("%s stays refused: %s, with which its training began, can't be read: %s", node, begun_with, error)
+            log.warning("%s gets no second look: %s, with which its training began, can't be read: %s", node, begun_with, error)
             return None
 
-    def _promote(self, node: str, expert: Expert, *, training: Mapping[str, Any], verdict: Verdict, reason: str) -> None:
+    def _promote(self, node: str, expert: Expert, *, training: Mapping[str, Any], verdict: Verdict, reason: str, **facts: Any) -> None:
         version = self._run.registry.add(node, expert.save, card={"training": training, **verdict.card})
         self._run.registry.promote({node: version}, reason=reason)
-        self._run.journal.append("promoted", node=node, version=version, reason=reason, training=training, scorecard=verdict.summary)
+        self._run.journal.append("promoted", node=node, version=version, reason=reason, training=training, scorecard=verdict.summary, **facts)
         self._reporter.note(f"{node} {version} {reason}")
 
     def _first_answer_due(self, job: Job, facts: StepFacts) -> bool:

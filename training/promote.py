@@ -122,7 +122,7 @@ def _bits_gate(candidate: Scorecard, served: Scorecard, *, settings: PromoteSett
 
 def _level_gate(candidate: Scorecard, served: Scorecard, *, settings: PromoteSettings, floor: float, seed: int, words: str) -> Decision | None:
     """What is won on one level doesn't pay for another that is lost. A fall within noise is let through, as everywhere here; with many levels at or
-    above the floor (a root's exam has 25), chance alone fells one of them soon, so together they err as seldom as one (Bonferroni)."""
+    above the floor (a root's exam has 15), chance alone fells one of them soon, so together they err as seldom as one (Bonferroni)."""
     of_levels = _paired_by_key(candidate, served, of=lambda outcome: outcome.score,
                                stratum=lambda outcome: None if outcome.level is None else f"level {outcome.level} of {outcome.domain}")
     mastered = {name: pairs_N2 for name, pairs_N2 in of_levels.items() if pairs_N2[:, 1].mean() >= floor}

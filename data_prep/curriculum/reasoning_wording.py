@@ -25,7 +25,7 @@ IS_IT = ("Is {name} {p}?", "Is {name} {p}? Answer yes, no or unknown.", "Can we 
          "{name} is {p}, right?", "Is it true that {name} is {p}?", "So is {name} {p}?", "What about {name}: {p} or not?", "Tell me if {name} is {p}.")
 
 QUANTIFIED = {"all": ("All {a}s are {b}s.", "Every {a} is {an_b}.", "Each {a} is {an_b}."),
-              "no": ("No {a}s are {b}s.", "No {a} is {an_b}.", "{a}s are never {b}s."),
+              "no": ("No {a}s are {b}s.", "No {a} is {an_b}.", "There is no {a} that is {an_b}."),
               "some": ("Some {a}s are {b}s.", "At least one {a} is {an_b}.", "There are {a}s that are {b}s.")}
 SYLLOGISMS = {("all", "all"): "yes", ("all", "no"): "no", ("all", "some"): "unknown", ("some", "all"): "yes", ("no", "all"): "unknown",
               ("some", "some"): "unknown"}

@@ -99,6 +99,7 @@ def test_fast_train_offers_one_node_and_writes_losses(family, records_folder, to
                    f"--json={tmp_path / 'out.json'}")
     assert done.returncode == 0, done.stderr
     facts = json.loads((tmp_path / "out.json").read_text(encoding="utf-8"))
+    assert facts["status"] in {"promoted", "refused"}
     assert facts["best"]["val_loss"] == min(row["val_loss"] for row in facts["history"])
     assert set(facts["history"][0]) == {"step", "val_loss", "train_loss", "train_s", "tokens"}
     assert facts["history"][-1]["tokens"] > 0

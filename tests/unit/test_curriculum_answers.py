@@ -272,7 +272,7 @@ def test_individual_answer_follows_from_the_kinds_named_in_each_sentence() -> No
     for record in records("reasoning", "individual"):
         *sentences, question = [part for part in re.split(r"(?<=[.])\s+", record.prompt) if noun.search(part)]
         named = [noun.findall(sentence) for sentence in sentences]
-        follows = {kinds[0]: (kinds[1], sentence.lower().startswith("no ") or "never" in sentence)
+        follows = {kinds[0]: (kinds[1], bool(re.search(r"\bno\b", sentence.lower())))
                    for kinds, sentence in zip(named, sentences, strict=True) if len(kinds) == 2}
         (place,), denied = next(kinds for kinds in named if len(kinds) == 1), False
         while place in follows and not denied:

@@ -5,8 +5,7 @@ import torch
 from torch import nn
 from toy_corpus import toy_model
 
-from training import interpolation
-from training.interpolation import settle
+from training.interpolation import settle, weights_of
 
 
 class Line(nn.Module):
@@ -30,7 +29,7 @@ def settled(lowest, *, floor=1.0, least_gain=0.0):
         asked.append(model.weight[0].item())
         return floor + (asked[-1] - lowest) ** 2
 
-    share = settle(model, start=start, cost=cost, least_gain=least_gain, should_stop=lambda: False)
+    share = settle(model, start=start, end=weights_of(model), cost=cost, least_gain=least_gain, should_stop=lambda: False)
     assert torch.equal(start.weight, torch.zeros(3))
     assert (int(model.count), float(model.own)) == (7, 1.0)
     assert torch.equal(model.weight, torch.full((3,), share))
@@ -54,7 +53,7 @@ def test_interpolation_keeps_trained_weights_bit_for_bit_where_little_is_gained(
 def test_interpolation_keeps_trained_weights_when_cost_is_not_a_number():
     model, start = nn.Linear(16, 16), nn.Linear(16, 16)
     trained = model.weight.detach().clone()
-    assert settle(model, start=start, cost=lambda: float("nan"), least_gain=0.0, should_stop=lambda: False) == 1.0
+    assert settle(model, start=start, end=weights_of(model), cost=lambda: float("nan"), least_gain=0.0, should_stop=lambda: False) == 1.0
     assert torch.equal(model.weight, trained)
 
 
@@ -62,7 +61,7 @@ def test_interpolation_refuses_models_of_other_tensors():
     other = Line(0)
     other.register_buffer("more", torch.zeros(1))
     with pytest.raises(ValueError, match="other tensors"):
-        settle(Line(1), start=other, cost=lambda: 1.0, least_gain=0.0, should_stop=lambda: False)
+        settle(Line(1), start=other, end=weights_of(Line(1)), cost=lambda: 1.0, least_gain=0.0, should_stop=lambda: False)
 
 
 @pytest.mark.parametrize("looks", range(5))
@@ -74,14 +73,14 @@ def test_interpolation_stops_between_two_looks(looks):
         asked.append(model.weight[0].item())
         return asked[-1]
 
-    assert settle(model, start=Line(0), cost=cost, least_gain=0.0, should_stop=lambda: len(asked) == looks) is None
+    assert settle(model, start=Line(0), end=weights_of(model), cost=cost, least_gain=0.0, should_stop=lambda: len(asked) == looks) is None
     assert asked == [1.0, 0.75, 0.5, 0.25, 0.0][:looks]
 
 
 def test_interpolation_copies_tied_weights_once():
     model = Line(1)
     assert {"weight", "tied"} <= set(model.state_dict())
-    copies = interpolation.weights_of(model)
+    copies = weights_of(model)
     assert copies["tied"] is copies["weight"]
     assert copies["bias"] is not copies["weight"]
     assert copies["weight"].data_ptr() != model.weight.data_ptr()
@@ -89,7 +88,7 @@ def test_interpolation_copies_tied_weights_once():
 
 def test_interpolation_copies_the_tied_embeddings_of_a_transformer_once():
     model = toy_model()
-    copies = interpolation.weights_of(model)
+    copies = weights_of(model)
     assert copies["lm_head.weight"] is copies["model.embed_tokens.weight"]
     assert sum(tensor.numel() for tensor in {id(tensor): tensor for tensor in copies.values()}.values()) == sum(
         param.numel() for param in model.parameters())
