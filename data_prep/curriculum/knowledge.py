@@ -1,7 +1,6 @@
 """True facts under many wordings, some held out for the exam, and questions on a short passage, answers copied from it.
 
-The instance of a fact is the pair of fact and wording: the fact is trained on, the pair in the exam is not. An answer from a passage quotes the
-sentence that holds it first: one word after each passage taught no model which of two people was asked for (RESULTS.md). Graded by exact
+The instance of a fact is the pair of fact and wording: the fact is trained on, the pair in the exam is not. Graded by exact
 match after SQuAD's normalisation, any of the aliases.
 """
 
@@ -21,8 +20,8 @@ from data_prep.curriculum.wording import an, as_typed, pick
 
 
 def grade(facts: Mapping[str, Any], text: str) -> bool:
-    """Whether what follows the last "####", or all of a text without one, is one of facts["answers"], case, articles and marks aside."""
-    return exact_match(text.rpartition("####")[2], facts["answers"])
+    """Whether text is one of facts["answers"], case, articles and marks aside."""
+    return exact_match(text, facts["answers"])
 
 
 def _fact(level: int) -> Callable[[Random, int], Item]:
@@ -58,9 +57,9 @@ def _of_table(table: Table, level: int) -> list[tuple[str, str, tuple[str, ...]]
 
 
 def _passage(rng: Random, level: int) -> Item:
-    passage, question, sentence, answer, key = passages.draw(rng, level)
+    passage, question, answer, key = passages.draw(rng, level)
     asked = f"{passage}\n{question}" if rng.random() < 0.6 else f"{passage} {question}"
-    return Item(asked, f"{sentence}\n#### {answer}", key, {"answers": [answer]})
+    return Item(asked, answer, key, {"answers": [answer]})
 
 
 CURRICULUM = Curriculum("knowledge", (

@@ -1,6 +1,6 @@
 """Short passages put together from slots, and questions whose answer is a word of the passage.
 
-draw() gives passage, question, the sentence that answers it, answer and the key of the instance (the values in it and what is asked).
+draw() gives passage, question, answer and the key of the instance (the values in it and what is asked).
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ SLOTS: dict[str, tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]] = {
 }
 
 
-def draw(rng: Random, level: int) -> tuple[str, str, str, str, str]:
+def draw(rng: Random, level: int) -> tuple[str, str, str, str]:
     """A passage of level + 1 sentences: at level 1 one person, later two, so that the right one must be found."""
     people = sample(rng, NAMES, 1 if level == 1 else 2)
     slots = sample(rng, tuple(SLOTS), 2 if level <= 2 else 3)
@@ -48,7 +48,7 @@ def draw(rng: Random, level: int) -> tuple[str, str, str, str, str]:
     for extra in slots[1:level - 2] if level > 3 else ():
         told.append((people[1], extra, pick(rng, [value for value in SLOTS[extra][0] if value not in {told_value for _, _, told_value in told}])))
     rng.shuffle(told)
-    person, slot, value = asked = pick(rng, [fact for fact in told if level == 1 or fact[1] == slots[0]])
-    sentences = {fact: fill(rng, SLOTS[fact[1]][1], p=fact[0], v=fact[2]) for fact in told}
+    person, slot, value = pick(rng, [fact for fact in told if level == 1 or fact[1] == slots[0]])
+    passage = " ".join(fill(rng, SLOTS[of][1], p=who, v=what) for who, of, what in told)
     key = f"passage {sorted(told)} ask {person} {slot}"
-    return " ".join(sentences.values()), fill(rng, SLOTS[slot][2], p=person), sentences[asked], value, key
+    return passage, fill(rng, SLOTS[slot][2], p=person), value, key

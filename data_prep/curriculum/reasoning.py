@@ -91,7 +91,7 @@ def _syllogism(rng: Random, level: int) -> Item:
 
 
 def _shared(rng: Random, level: int) -> Item:
-    """The one thing that two lists have in common: each of the second is looked for in the first."""
+    """The one thing that two lists have in common."""
     things = sample(rng, say.OBJECTS, min(level + 2, 7))
     both, rest = things[0], things[1:]
     first, second = [both, *rest[::2]], [both, *rest[1::2]]
@@ -100,53 +100,47 @@ def _shared(rng: Random, level: int) -> Item:
     name, other = sample(rng, NAMES, 2)
     sentences = [fill(rng, say.OWNS, name=name, things=_list(first)), fill(rng, say.OWNS, name=other, things=_list(second))]
     prompt = as_typed(rng, f"{' '.join(sentences)} {fill(rng, say.WHAT_BOTH, name=name, other=other)}")
-    return _item(prompt, f"{', '.join(first)}\n{_each(second, lambda thing: thing == both)}", both, key=f"shared {both} {sorted(first)} {sorted(second)}")
+    return _item(prompt, f"{', '.join(first)}\n{', '.join(second)}", both, key=f"shared {both} {sorted(first)} {sorted(second)}")
 
 
 def _ordering(rng: Random, level: int) -> Item:
-    """Who is tallest, oldest, ... of two (level 1), three, four: each sentence as a > b, then the whole order, then which end of it is asked for."""
+    """Who is tallest, oldest, ... of two (level 1), three, four: each sentence as a > b, then the whole order, then its end that is asked."""
     people = sample(rng, NAMES, min(level + 1, 5))
     more, less, most, least = pick(rng, say.SCALES)
     pairs = list(pairwise(people))
     rng.shuffle(pairs)
     sentences = [f"{high} is {more} than {low}." if rng.random() < 0.5 else f"{low} is {less} than {high}." for high, low in pairs]
     top = rng.random() < 0.5
-    asked = (more if top else less) if len(people) == 2 else (most if top else least)
-    prompt = as_typed(rng, f"{' '.join(sentences)} {fill(rng, say.WHO_IS, most=asked)}")
-    steps = [", ".join(f"{high} > {low}" for high, low in pairs), *([" > ".join(people)] if len(people) > 2 else []), f"{asked}: {'first' if top else 'last'}"]
+    question = fill(rng, say.WHO_IS, most=(more if top else less) if len(people) == 2 else (most if top else least))
+    prompt = as_typed(rng, f"{' '.join(sentences)} {question}")
+    steps = [", ".join(f"{high} > {low}" for high, low in pairs), *([" > ".join(people)] if len(people) > 2 else [])]
     return _item(prompt, "\n".join(steps), people[0] if top else people[-1], key=f"order {'>'.join(people)}")
 
 
 def _membership(rng: Random, level: int) -> Item:
-    """Level 1: is a thing in a list. Level 2: which of two places has it. From level 3: after one of them was moved."""
+    """Level 1: is a thing in a list. Level 2: which of two places has it. From level 3: after it was moved."""
     things = sample(rng, say.OBJECTS, 3 if level == 1 else 4)
     name, other = sample(rng, NAMES, 2)
     if level == 1:
         place = pick(rng, say.PLACES)
         asked = pick(rng, things) if rng.random() < 0.5 else pick(rng, [thing for thing in say.OBJECTS if thing not in things])
         prompt = f"{fill(rng, say.HOLDS, place=place, things=_list(things), name=name)} {fill(rng, say.IS_THERE, an_a=an(asked), place=place, name=name)}"
-        return _item(as_typed(rng, prompt), f"{place}: {', '.join(things)}\n{asked}: {_each(things, lambda thing: thing == asked)}",
-                     "yes" if asked in things else "no", key=f"member {','.join(sorted(things))} ask {asked}")
+        return _item(as_typed(rng, prompt), f"{place}: {', '.join(things)}\n{asked}", "yes" if asked in things else "no",
+                     key=f"member {','.join(sorted(things))} ask {asked}")
     places = sample(rng, say.PLACES, 3)
     where = {things[0]: places[0], things[1]: places[1]}
-    told = [(fill(rng, say.PUTS, name=name, thing=thing, place=place), f"{thing}: {place}") for thing, place in where.items()]
-    rng.shuffle(told)
+    sentences = [fill(rng, say.PUTS, name=name, thing=thing, place=place) for thing, place in where.items()]
+    rng.shuffle(sentences)
     asked = pick(rng, list(where))
-    way = f"{asked}: {where[asked]}"
+    steps = [f"{asked}: {where[asked]}"]
     if level >= 3:
         moved = pick(rng, list(where))
-        told.append((fill(rng, say.MOVES, name=other, thing=moved, place=places[2]), f"{moved}: {places[2]}"))
+        sentences.append(fill(rng, say.MOVES, name=other, thing=moved, place=places[2]))
         where[moved] = places[2]
         if moved == asked:
-            way += f" > {places[2]}"
-    prompt = as_typed(rng, f"{' '.join(sentence for sentence, _ in told)} {fill(rng, say.WHERE, thing=asked)}")
-    steps = f"{', '.join(noted for _, noted in told)}\n{asked}: {where[asked]}"
-    return _item(prompt, steps, where[asked], key=f"where {' '.join(sorted(f'{thing}:{place}' for thing, place in where.items()))} {way}")
-
-
-def _each(things: Sequence[str], holds: Callable[[str], bool]) -> str:
-    """"cup no, pen yes": what is asked, said of one thing after the other."""
-    return ", ".join(f"{thing} {'yes' if holds(thing) else 'no'}" for thing in things)
+            steps[0] += f" > {places[2]}"
+    prompt = as_typed(rng, f"{' '.join(sentences)} {fill(rng, say.WHERE, thing=asked)}")
+    return _item(prompt, steps[0], where[asked], key=f"where {' '.join(sorted(f'{thing}:{place}' for thing, place in where.items()))} {steps[0]}")
 
 
 def _list(things: Sequence[str]) -> str:
