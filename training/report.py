@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from rich import box
 from rich.table import Table
 from rich.text import Text
 
@@ -26,7 +27,7 @@ from training.scorecard import Scorecard, wilson
 
 @dataclass(frozen=True, slots=True)
 class NodeReport:
-    """One node's version and its results in its own domains. parameters: tied ones counted once."""
+    """One node's version and its results in its own domains. parameters: tied ones counted once; in the JSON alone."""
 
     version: str
     scorecard: Scorecard
@@ -133,16 +134,15 @@ def faults(report: FamilyReport, *, exam: ExamSettings) -> list[str]:
 
 def to_tables(report: FamilyReport) -> list[Table | Text]:
     """What a person reads: nodes, matrix of accuracies and of bits per byte, each expert by task, router, sample answers."""
-    nodes = Table("node", "version", "accuracy", "95 %", "loop rate", "bits/byte", "distinct-2", "words", "s/answer", "parameters", title="promoted nodes")
+    nodes = _table("promoted nodes", "node", "version", "accuracy", "95 %", "loop\nrate", "bits\n/byte", "dis-\ntinct-2", "words", "s/an-\nswer", gap=0)
     for name, node in report.nodes.items():
         card, interval = node.scorecard, node.scorecard.interval()
         nodes.add_row(name, node.version, _percent(card.accuracy), f"{interval[0]:.0%}-{interval[1]:.0%}" if interval else "", _percent(card.loop_rate),
                       f"{card.mean_bits_per_byte:.3f}", f"{sum(card.distinct_2.values()) / len(card.distinct_2):.2f}",
-                      f"{sum(card.mean_words.values()) / len(card.mean_words):.1f}" if card.mean_words else "-", f"{card.seconds_per_answer:.3f}",
-                      f"{node.parameters:,}")
+                      f"{sum(card.mean_words.values()) / len(card.mean_words):.1f}" if card.mean_words else "-", f"{card.seconds_per_answer:.3f}")
     tables: list[Table | Text] = [nodes, *_mean(report)]
     domains = list(report.experts)
-    accuracy, bits = Table("node", *domains, title="accuracy by domain, the same tasks in a column"), Table("node", *domains, title="bits per byte by domain")
+    accuracy, bits = _table("accuracy by domain, the same tasks in a column", "node", *domains), _table("bits per byte by domain", "node", *domains)
     compared = report.accuracies
     for name, row in report.matrix.items():
         accuracy.add_row(name, *(_percent(compared[name][domain]) for domain in domains))
@@ -161,6 +161,15 @@ def to_tables(report: FamilyReport) -> list[Table | Text]:
     return tables
 
 
+def _table(title: str, name: str, *figures: str, gap: int = 1) -> Table:
+    """A table that a console of 80 columns shows whole, where one with lines would have names and numbers cut. gap: blanks between columns, beside one."""
+    table = Table(title=title, box=box.SIMPLE_HEAD, padding=(0, gap, 0, 0), pad_edge=False, show_edge=False)
+    table.add_column(name, no_wrap=True)
+    for figure in figures:
+        table.add_column(figure, justify="right", no_wrap=True)
+    return table
+
+
 def _mean(report: FamilyReport) -> list[Text]:
     if report.mean_accuracy is None:
         return []
@@ -170,7 +179,7 @@ def _mean(report: FamilyReport) -> list[Text]:
 
 
 def _by_task(report: FamilyReport) -> Table:
-    table = Table("task", "graded", "accuracy", "95 %", "exact match", "one answer to all", title="experts by task")
+    table = _table("experts by task", "task", "graded", "accuracy", "95 %", "exact\nmatch", "one answer\nto all")
     for domain in report.experts:
         scores: dict[str, list[float]] = defaultdict(list)
         exact = report.nodes[domain].scorecard.exact_match if domain in report.nodes else {}

@@ -1,5 +1,9 @@
 """The family's table: a column of the matrix compares nodes on the same tasks, whatever more one of them sat."""
 
+import io
+
+from rich.console import Console
+
 from training.report import FamilyReport, NodeReport, to_json, to_tables
 from training.scorecard import Outcome, Scorecard
 
@@ -41,7 +45,22 @@ def test_exact_match_and_length_of_answers_stand_beside_the_score():
     own = Scorecard("exam", outcomes, {"knowledge": 1.0}, {"knowledge": 1.0}, 0.1, mean_words={"knowledge": 2.25})
     report = FamilyReport({"knowledge": NodeReport("v000001", own, 10)}, {"knowledge": {"knowledge": own}}, {}, experts=("knowledge",))
     tables = {table.title: {column.header: list(column.cells) for column in table.columns} for table in to_tables(report) if getattr(table, "title", None)}
-    assert (tables["experts by task"]["accuracy"], tables["experts by task"]["exact match"]) == (["50.0%"], ["25.0%"])
+    assert (tables["experts by task"]["accuracy"], tables["experts by task"]["exact\nmatch"]) == (["50.0%"], ["25.0%"])
     assert tables["promoted nodes"]["words"] == ["2.2"]
     node = to_json(report)["nodes"]["knowledge"]
     assert (node["exact_match"], node["mean_words"], node["accuracy"]) == ({"knowledge/nq_open": 0.25}, {"knowledge": 2.25}, 0.5)
+
+
+def test_a_console_of_eighty_columns_shows_every_name_and_figure_whole():
+    outcomes = tuple(Outcome(str(number), "conversation", "remember_favourite", 1, 1.0, False, True) for number in range(1000))
+    own = Scorecard("exam", outcomes, {"conversation": 12.345}, {"conversation": 0.5}, 12.345, mean_words={"conversation": 123.4})
+    domains = ("math", "reasoning", "conversation", "knowledge", "code")
+    report = FamilyReport({name: NodeReport("v000123", own, 10) for name in domains}, {"generalist": dict.fromkeys(domains, own)}, {},
+                          experts=domains, constant={"conversation/remember_favourite": 1.0})
+    written = io.StringIO()
+    console = Console(file=written, width=80)
+    for table in to_tables(report):
+        console.print(table)
+    shown = written.getvalue()
+    assert "…" not in shown
+    assert all(whole in shown for whole in ("conversation/remember_favourite", "v000123", "12.345", "100%-100%", *domains))
