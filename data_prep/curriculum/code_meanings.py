@@ -57,7 +57,7 @@ _TEXT: Mapping[str, Meaning] = {
     "dashes": lambda s, _k: "-".join(s.split(" ")), "a_to_o": lambda s, _k: "o".join(s.split("a")), "no_e": _without("e"),
     "first": lambda s, k: "".join(list(s)[:k]), "last": lambda s, k: s[max(0, len(s) - k):], "skip": lambda s, k: "".join(list(s)[k:]),
     "repeat": lambda s, k: "".join([s] * k), "exclaim": lambda s, _k: f"{s}!", "title": lambda s, _k: s.title(), "swap": lambda s, _k: s.swapcase(),
-    "no_vowels": _without("aeiou"), "text": lambda s, _k: s, "length": lambda s, _k: len(s), "words": lambda s, _k: s.split(),
+    "no_vowels": _without("aeiouAEIOU"), "text": lambda s, _k: s, "length": lambda s, _k: len(s), "words": lambda s, _k: s.split(),
     "word_count": lambda s, _k: len(s.split()), "count_a": lambda s, _k: sum(letter == "a" for letter in s),
     "palindrome": lambda s, _k: all(a == b for a, b in zip(s, reversed(s), strict=True)), "letters": lambda s, _k: list(s),
     "distinct": lambda s, _k: len(set(s)),

@@ -11,7 +11,7 @@ ASK = ("Write a function {name} that takes {takes}. It should {steps} and return
        "Define {name}: take {takes}, {steps} and return {result}.",
        "Write a Python function {name} for {takes}: {steps}, then return {result}.",
        "I need a function called {name}. Given {takes}, {steps} and give back {result}.",
-       "Code a function {name} that gets {takes}. {steps}. Return {result}.",
+       "Code a function {name} that gets {takes}. Let it {steps}. Return {result}.",
        "Please write {name}. It takes {takes}; {steps} and return {result}.",
        "Create a function named {name} that, given {takes}, will {steps} and return {result}.",
        "Implement {name} in Python. Input: {takes}. Steps: {steps}. Output: {result}.",

@@ -150,6 +150,8 @@ def _dialogue(turns: list[tuple[str, str]], question: str) -> str:
 
 def _unknowable(rng: Random, _level: int) -> Item:
     opening, topic = pick(rng, say.UNKNOWABLE[0]), pick(rng, say.UNKNOWABLE[1])
+    while opening.startswith(("What is ", "Name ")) and topic.startswith(("what ", "who ", "where ", "how ")):  # "What is who called me?"
+        topic = pick(rng, say.UNKNOWABLE[1])
     return Item(as_typed(rng, opening.format(topic=topic)), pick(rng, say.REPLIES["unknown"]), f"unknowable {opening}|{topic}", {"kind": "unknown"})
 
 

@@ -25,7 +25,7 @@ CALLED = NAMES
 SLOTS = {
     "name": Slot(NAMES, ("My name is {v}.", "I'm {v}.", "I am {v}.", "Call me {v}.", "You can call me {v}.", "People call me {v}.", "{v} is my name.",
                          "Hi, my name is {v}.", "This is {v}."),
-                 ("What is my name?", "What's my name?", "Do you remember my name?", "Who am I?", "What am I called?", "Tell me my name.",
+                 ("What is my name?", "What's my name?", "Do you remember my name?", "Which name did I tell you?", "What am I called?", "Tell me my name.",
                   "Can you say my name?", "what was my name again?"),
                  "Your name is {v}.", "name"),
     "color": Slot(("red", "blue", "green", "yellow", "purple", "orange", "pink", "black", "white", "brown", "gray", "gold"),
@@ -40,13 +40,13 @@ SLOTS = {
                  "Tell me what pet I have."),
                 "You have a {v}.", "pet"),
     "city": Slot(("Paris", "London", "Rome", "Berlin", "Madrid", "Oslo", "Vienna", "Tokyo", "Cairo", "Lima", "Dublin", "Boston", "Athens", "Delhi"),
-                 ("I live in {v}.", "My home is in {v}.", "I am from {v}.", "I come from {v}.", "I moved to {v}.", "My city is {v}.",
+                 ("I live in {v}.", "My home is in {v}.", "The city I live in is {v}.", "I am at home in {v}.", "I moved to {v}.", "My city is {v}.",
                   "I have a flat in {v}."),
-                 ("Where do I live?", "Which city am I from?", "What city do I live in?", "Do you remember where I live?", "Where is my home?",
+                 ("Where do I live?", "Which city is my home?", "What city do I live in?", "Do you remember where I live?", "Where is my home?",
                   "Tell me where I live."),
                  "You live in {v}.", "city"),
     "food": Slot(("pizza", "pasta", "rice", "soup", "salad", "bread", "cheese", "fish", "cake", "curry", "noodles", "pancakes"),
-                 ("My favorite food is {v}.", "I love to eat {v}.", "I like {v} most of all dishes.", "{v} is what I like to eat.",
+                 ("My favorite food is {v}.", "I love to eat {v}.", "I like {v} most of all dishes.", "What I like to eat is {v}.",
                   "I could eat {v} every day.", "The dish I love is {v}."),
                  ("What is my favorite food?", "What do I like to eat?", "Which food do I love?", "Do you remember my favorite food?", "What dish do I like?",
                   "Tell me my favorite food."),
@@ -58,7 +58,7 @@ SLOTS = {
     "hobby": Slot(("chess", "tennis", "football", "reading", "dancing", "swimming", "cooking", "hiking", "painting", "singing", "fishing", "running"),
                   ("My hobby is {v}.", "I enjoy {v}.", "In my free time I like {v}.", "I spend my weekends with {v}.", "{v} is my hobby.",
                    "I am really into {v}."),
-                  ("What is my hobby?", "What do I enjoy?", "What do I like to do in my free time?", "Do you remember my hobby?",
+                  ("What is my hobby?", "Which hobby do I have?", "What do I like to do in my free time?", "Do you remember my hobby?",
                    "How do I spend my weekends?", "Tell me my hobby."),
                   "Your hobby is {v}.", "hobby"),
     "month": Slot(("January", "February", "March", "April", "May", "June", "July", "August", "September", "October", "November", "December"),
@@ -70,7 +70,7 @@ SLOTS = {
 }
 ACKNOWLEDGEMENTS = ("Good to know: {v}.", "Thank you, I will remember {v}.", "{v}, noted.", "I will keep your {noun} in mind.", "Nice, {v}!", "Got it.",
                     "Thanks for telling me.")
-CHANGES = ("Wait, that has changed. ", "Sorry, that was wrong. ", "Actually, I must correct that. ", "No, that is old. ")
+CHANGES = ("Wait, I said that wrong. ", "Sorry, that was wrong. ", "Actually, I must correct that. ", "No, that is not right. ")
 UNTOLD = ("You haven't told me your {slot} yet.", "I don't know your {slot}. You haven't told me.", "I don't know your {slot} yet.")
 
 REMARKS = {
@@ -83,11 +83,11 @@ REMARKS = {
                 " for everything.", ", now I get it.", " for explaining.", ", that is all I need.")),
     "farewell": (("Bye", "Goodbye", "See you", "Good night", "Bye bye", "Farewell", "See you later", "I have to go", "I must leave now", "Talk to you later",
                   "Time to sleep"),
-                 ("!", ".", ", have a nice day.", ", until tomorrow.", ", take care.", ", it was nice.", ", my train is here.", ", till next time.",
+                 ("!", ".", ", my friend.", ", until tomorrow.", ", take care.", ", it was nice.", ", and thanks.", ", till next time.",
                   ", dinner is ready.", ", it is late.")),
     "mood": (("How are you", "How do you do", "How is it going", "How are you doing", "How do you feel", "How have you been", "Are you well",
-              "Is everything fine", "How's your day", "Are you okay"),
-             ("?", " today?", " this morning?", " right now?", ", friend?", " these days?", " tonight?", ", may I ask?", " so far?", ", by the way?")),
+              "Is everything fine", "How are things", "Are you okay"),
+             ("?", " today?", " this morning?", ", dear?", ", friend?", " these days?", ", my friend?", ", may I ask?", " so far?", ", by the way?")),
     "sympathy": (("I am sad", "I feel bad", "I'm so tired", "I am unhappy", "I feel lonely", "I could cry", "I'm worried", "I am afraid", "My day was awful",
                   "I feel down", "I'm upset", "I had a bad day", "I feel terrible", "I am stressed", "I'm not okay", "Today was hard", "I feel sick",
                   "I'm depressed", "I had a rough week", "I feel so alone"),
@@ -101,18 +101,18 @@ REMARKS = {
              ": I finished my book!", ": I learned to swim!")),
     "ability": (("Can you help me", "What can you do", "Who are you", "Are you a human", "Are you a robot", "What are you", "Are you a machine",
                  "Are you real", "Do you have a body", "Tell me about yourself", "Am I talking to a person"),
-                ("?", ", please?", " really?", ", tell me?", " exactly?", ", I wonder?", ", by the way?", ", in short?", ", honestly?")),
+                ("?", ", please?", " really?", ", tell me?", " exactly?", ", would you say?", ", by the way?", ", in short?", ", honestly?")),
     "apology": (("Sorry", "I am sorry", "My mistake", "I apologize", "Excuse me", "Pardon me", "My apologies", "Oh no, sorry", "Forgive me"),
-                (".", "!", ", I was rude.", ", I am late.", " for the delay.", ", I forgot to answer.", ", I made an error.", " for asking again.",
-                 ", I typed it wrong.", " for the noise.", ", that was my fault.")),
+                (".", "!", ", I was rude.", ", I am late.", ", I was slow.", ", I forgot to answer.", ", I made an error.", ", I asked twice.",
+                 ", I typed it wrong.", ", I was loud.", ", that was my fault.")),
 }
 REMARKS["joke"] = (("Tell me a joke", "Do you know a joke", "Make me laugh", "Say something funny", "I want to hear a joke", "Can you tell a joke", "A joke",
                     "Give me a joke", "Another joke", "Cheer me up with a joke", "Know any jokes", "Got a joke for me"),
-                   ("!", ".", "?", ", please.", " now.", ", if you can.", " for the kids.", ", a short one.", ", friend.", " about animals.", " for my party."))
+                   ("!", ".", "?", ", please.", " now.", ", if you can.", " for the kids.", ", be quick.", ", friend.", " right away.", " for my party."))
 REPLIES = {
     "joke": ("Why did the pencil go to school? To stay sharp.", "What do you call a sleeping bull? A bulldozer.",
              "Why did the clock get sick? It was run down.",
-             "What do you call a bear in the rain? A wet bear.", "Why did the cookie see a doctor? It felt crummy."),
+             "What do you call a bear in the rain? A drizzly bear.", "Why did the cookie see a doctor? It felt crummy."),
     "greeting": ("Hello! How can I help you?", "Hello! Nice to see you.", "Hi! What can I do for you?"),
     "thanks": ("You're welcome!", "You're welcome, glad to help."),
     "farewell": ("Goodbye! Take care.", "Goodbye! See you soon."),
@@ -162,22 +162,22 @@ CHOICES = (
     ("tennis", "chess", "football", "dancing", "swimming"), ("the bus", "the train", "a taxi", "the bike", "the car"),
     ("a book", "a film", "a game", "a walk", "a nap"), ("apples", "pears", "plums", "grapes", "cherries"),
 )
-EITHER = ("{a} or {b}?", "Should I take {a} or {b}?", "Choose: {a} or {b}.", "Which would you pick, {a} or {b}?", "Help me decide: {a} or {b}?",
+EITHER = ("{a} or {b}?", "Should I choose {a} or {b}?", "Choose: {a} or {b}.", "Which would you pick, {a} or {b}?", "Help me decide: {a} or {b}?",
           "I can't choose between {a} and {b}.", "Pick one: {a}, {b}.",
           "What is better, {a} or {b}?", "Do you prefer {a} or {b}?", "Would you rather have {a} or {b}?", "What do you say, {a} or {b}?",
           "Between {a} and {b}, which one?", "Please decide for me: {a} or {b}.", "Shall it be {a} or {b}?", "Is it {a} or {b} for today?",
-          "You choose: {a} or {b}?", "Name one of the two: {a}, {b}.", "I have {a} and {b}. Which one should I take?",
+          "You choose: {a} or {b}?", "Name one of the two: {a}, {b}.", "There is {a} and {b}. Which should I choose?",
           "Give me your pick: {a} or {b}.",
           "Which is it, {a} or {b}?", "{a}, {b}: which one?", "Do I want {a} or {b}?", "Say which: {a} or {b}?",
-          "If you had {a} and {b}, which would you take?")
-CHOSEN = ("I would take {a}.", "Take {a}.")
+          "If you could have {a} or {b}, which would you choose?")
+CHOSEN = ("I would choose {a}.", "Choose {a}.")
 UNKNOWABLE = (("What is {topic}?", "Do you know {topic}?", "Can you tell me {topic}?", "Tell me {topic}.", "Please say {topic}.", "I want to know {topic}.",
                "Guess {topic}.", "Could you find out {topic}?", "Have you any idea of {topic}?", "Say {topic}.", "Can you guess {topic}?",
                "Do you happen to know {topic}?",
                "I would like to know {topic}.", "Find out {topic}.", "You must know {topic}.", "Let me know {topic}.", "Could you tell me {topic}?",
-               "I wonder: {topic}?", "Name {topic}.", "Please tell me {topic}.", "Would you know {topic}?",
-               "Read my mind: {topic}?", "Tell me quickly {topic}."),
-              ("my phone number", "the lottery numbers of next week", "what I ate yesterday", "what I am thinking", "the color of my socks", "my password",
+               "I wonder if you know {topic}.", "Name {topic}.", "Please tell me {topic}.", "Would you know {topic}?",
+               "Read my mind and say {topic}.", "Tell me quickly {topic}."),
+              ("my phone number", "the winning number of next week", "what I ate yesterday", "what I am thinking", "the color of my socks", "my password",
                "who is at my door", "what my neighbor said", "the time on my watch",
                "where my keys are", "what is in my pocket", "tomorrow's news", "the number in my head", "how my boss feels", "what my mother cooked",
                "my shoe size", "what I dreamed last night", "who called me today",

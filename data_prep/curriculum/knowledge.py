@@ -16,7 +16,7 @@ from data_prep.curriculum.answer_match import exact_match
 from data_prep.curriculum.knowledge_facts import TABLES, Table
 from data_prep.curriculum.knowledge_wording import FILLERS, WORDINGS
 from data_prep.curriculum.tasks import Curriculum, Item, Task
-from data_prep.curriculum.wording import an, as_typed, pick
+from data_prep.curriculum.wording import an, as_typed, capital, pick
 
 
 def grade(facts: Mapping[str, Any], text: str) -> bool:
@@ -30,8 +30,10 @@ def _fact(level: int) -> Callable[[Random, int], Item]:
         subject, relation, answers = pick(rng, facts_of(min(level, asked_level)))
         number = int(rng.random() * len(WORDINGS[relation]))
         named = an(subject)
-        question = WORDINGS[relation][number].format(x=subject, an_x=named, An_x=named[0].upper() + named[1:])
+        question = WORDINGS[relation][number].format(x=subject, an_x=named, An_x=capital(named))
         opening = pick(rng, FILLERS) if rng.random() < 0.25 else ""
+        if opening.endswith((", ", ": ")) and not WORDINGS[relation][number].startswith("{x}"):
+            question = question[:1].lower() + question[1:]
         return Item(as_typed(rng, opening + question), answers[0], f"{relation}|{subject}|{number}", {"answers": list(answers)})
     return make
 
@@ -52,7 +54,7 @@ def _of_table(table: Table, level: int) -> list[tuple[str, str, tuple[str, ...]]
         cells = dict(zip(table.columns, row, strict=True))
         for relation in table.relations:
             if relation.level(number) == level and cells[relation.answer] and cells[relation.subject]:
-                found.append((cells[relation.subject], relation.name, tuple(cells[relation.answer].split("/"))))
+                found.append((cells[relation.subject].split("/")[0], relation.name, tuple(cells[relation.answer].split("/"))))
     return found
 
 

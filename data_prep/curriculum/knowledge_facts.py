@@ -42,50 +42,50 @@ France|Paris|Europe|euro|French
 Germany|Berlin|Europe|euro|German
 Italy|Rome|Europe|euro|Italian
 Spain|Madrid|Europe|euro|Spanish
-Japan|Tokyo|Asia|yen|Japanese
-China|Beijing|Asia|yuan/renminbi|Chinese/Mandarin
+Japan|Tokyo|Asia|yen/Japanese yen|Japanese
+China|Beijing|Asia|yuan/renminbi/Chinese yuan|Chinese/Mandarin/Mandarin Chinese
 Egypt|Cairo|Africa|Egyptian pound/pound|Arabic
-Kenya|Nairobi|Africa|shilling/Kenyan shilling|Swahili
-Canada|Ottawa|North America|Canadian dollar/dollar|English
+Kenya|Nairobi|Africa|shilling/Kenyan shilling|Swahili/English
+Canada|Ottawa|North America|Canadian dollar/dollar|English/French
 Mexico|Mexico City|North America|peso/Mexican peso|Spanish
-Brazil|Brasilia|South America|real|Portuguese
-Peru|Lima|South America|sol|Spanish
-Poland|Warsaw|Europe|zloty|Polish
+Brazil|Brasilia/Brasília|South America|real/Brazilian real|Portuguese
+Peru|Lima|South America|sol/Peruvian sol|Spanish
+Poland|Warsaw|Europe|zloty/Polish zloty|Polish
 Norway|Oslo|Europe|krone/Norwegian krone|Norwegian
 Greece|Athens|Europe|euro|Greek
-Russia|Moscow|Europe|ruble|Russian
-Turkey|Ankara|Asia|lira/Turkish lira|Turkish
-Thailand|Bangkok|Asia|baht|Thai
-Vietnam|Hanoi|Asia|dong|Vietnamese
+Russia|Moscow|Europe/Asia|ruble/rouble/Russian ruble|Russian
+Turkey|Ankara|Asia/Europe|lira/Turkish lira|Turkish
+Thailand|Bangkok|Asia|baht/Thai baht|Thai
+Vietnam|Hanoi|Asia|dong/Vietnamese dong|Vietnamese
 Cuba|Havana|North America|peso/Cuban peso|Spanish
 Chile|Santiago|South America|peso/Chilean peso|Spanish
-Colombia|Bogota|South America|peso/Colombian peso|Spanish
-Nigeria|Abuja|Africa|naira|English
-Morocco|Rabat|Africa|dirham|Arabic
+Colombia|Bogota/Bogotá|South America|peso/Colombian peso|Spanish
+Nigeria|Abuja|Africa|naira/Nigerian naira|English
+Morocco|Rabat|Africa|dirham/Moroccan dirham|Arabic/Berber/Tamazight
 Portugal|Lisbon|Europe|euro|Portuguese
 Austria|Vienna|Europe|euro|German
 Sweden|Stockholm|Europe|krona/Swedish krona|Swedish
-Hungary|Budapest|Europe|forint|Hungarian
-Iran|Tehran|Asia|rial|Persian/Farsi
+Hungary|Budapest|Europe|forint/Hungarian forint|Hungarian
+Iran|Tehran|Asia|rial/Iranian rial|Persian/Farsi
 Australia|Canberra|Oceania/Australia|Australian dollar/dollar|English
-Ireland|Dublin|Europe|euro|English
-Finland|Helsinki|Europe|euro|Finnish
+Ireland|Dublin|Europe|euro|English/Irish
+Finland|Helsinki|Europe|euro|Finnish/Swedish
 Denmark|Copenhagen|Europe|krone/Danish krone|Danish
-Belgium|Brussels|Europe|euro|Dutch
+Belgium|Brussels|Europe|euro|Dutch/French/German
 Ukraine|Kyiv/Kiev|Europe|hryvnia|Ukrainian
 Romania|Bucharest|Europe|leu|Romanian
-Bulgaria|Sofia|Europe||Bulgarian
-Iraq|Baghdad|Asia|dinar/Iraqi dinar|Arabic
+Bulgaria|Sofia|Europe|euro|Bulgarian
+Iraq|Baghdad|Asia|dinar/Iraqi dinar|Arabic/Kurdish
 Nepal|Kathmandu|Asia|rupee/Nepalese rupee|Nepali
 Mongolia|Ulaanbaatar|Asia|tugrik/togrog|Mongolian
 Ghana|Accra|Africa|cedi|English
-Ethiopia|Addis Ababa|Africa|birr|Amharic
+Ethiopia|Addis Ababa|Africa|birr/Ethiopian birr|Amharic/Oromo
 Angola|Luanda|Africa|kwanza|Portuguese
-Algeria|Algiers|Africa|dinar/Algerian dinar|Arabic
+Algeria|Algiers|Africa|dinar/Algerian dinar|Arabic/Berber/Tamazight
 Argentina|Buenos Aires|South America|peso/Argentine peso|Spanish
 Uruguay|Montevideo|South America|peso/Uruguayan peso|Spanish
 Venezuela|Caracas|South America|bolivar|Spanish
-New Zealand|Wellington|Oceania|New Zealand dollar/dollar|English
+New Zealand|Wellington|Oceania|New Zealand dollar/dollar|English/Maori
 Iceland|Reykjavik|Europe|krona/Icelandic krona|Icelandic
 Serbia|Belgrade|Europe|dinar/Serbian dinar|Serbian
 Slovakia|Bratislava|Europe|euro|Slovak
@@ -93,7 +93,7 @@ Latvia|Riga|Europe|euro|Latvian
 Estonia|Tallinn|Europe|euro|Estonian
 Lithuania|Vilnius|Europe|euro|Lithuanian
 Albania|Tirana|Europe|lek|Albanian
-Pakistan|Islamabad|Asia|rupee/Pakistani rupee|Urdu
+Pakistan|Islamabad|Asia|rupee/Pakistani rupee|Urdu/English
 Bangladesh|Dhaka|Asia|taka|Bengali/Bangla
 Cambodia|Phnom Penh|Asia|riel|Khmer
 Jordan|Amman|Asia|dinar/Jordanian dinar|Arabic
@@ -102,22 +102,22 @@ Syria|Damascus|Asia|pound/Syrian pound|Arabic
 Tunisia|Tunis|Africa|dinar/Tunisian dinar|Arabic
 Libya|Tripoli|Africa|dinar/Libyan dinar|Arabic
 Sudan|Khartoum|Africa|pound/Sudanese pound|Arabic
-Uganda|Kampala|Africa|shilling/Ugandan shilling|English
+Uganda|Kampala|Africa|shilling/Ugandan shilling|English/Swahili
 Zambia|Lusaka|Africa|kwacha/Zambian kwacha|English
 Somalia|Mogadishu|Africa|shilling/Somali shilling|Somali
-Senegal|Dakar|Africa|CFA franc/franc|French
+Senegal|Dakar|Africa|CFA franc/franc/West African CFA franc|French/Wolof
 Mali|Bamako|Africa|CFA franc/franc|
 Cameroon|Yaounde|Africa|CFA franc/franc|
 Ecuador|Quito|South America|US dollar/dollar|Spanish
 Paraguay|Asuncion|South America|guarani|
 Guatemala|Guatemala City|North America|quetzal|Spanish
 Honduras|Tegucigalpa|North America|lempira|Spanish
-Panama|Panama City|North America|balboa|Spanish
+Panama|Panama City|North America|balboa/US dollar/dollar|Spanish
 Jamaica|Kingston|North America|Jamaican dollar/dollar|English
 Haiti|Port-au-Prince|North America|gourde|
-Fiji|Suva|Oceania|Fijian dollar/dollar|English
-Georgia|Tbilisi|Asia|lari|Georgian
-Armenia|Yerevan|Asia|dram|Armenian
+Fiji|Suva|Oceania|Fijian dollar/dollar|English/Fijian/Hindi
+Georgia|Tbilisi|Asia/Europe|lari/Georgian lari|Georgian
+Armenia|Yerevan|Asia/Europe|dram/Armenian dram|Armenian
 """)
 
 ANIMALS = Table(("animal", "group", "young", "home", "sound"), (
@@ -126,46 +126,46 @@ ANIMALS = Table(("animal", "group", "young", "home", "sound"), (
     Relation("animal_home", "animal", "home", ((40, 3),)),
     Relation("animal_sound", "animal", "sound", ((40, 4),)),
 ), """
-dog|mammal|puppy|kennel|barks
-cat|mammal|kitten||meows
-cow|mammal|calf|barn|moos
-horse|mammal|foal|stable|neighs
-sheep|mammal|lamb||bleats
-pig|mammal|piglet|sty|oinks/grunts
-lion|mammal|cub|den|roars
-bear|mammal|cub|den|growls
-whale|mammal|calf||sings
+dog|mammal|puppy/pup|kennel/doghouse|barks/bark
+cat|mammal|kitten||meows/meow/purrs/purr
+cow|mammal|calf/heifer|barn/cowshed|moos/moo
+horse|mammal|foal/colt/filly|stable|neighs/neigh/whinnies/whinny
+sheep|mammal|lamb||bleats/bleat/baas/baa
+pig|mammal|piglet|sty/pigsty/pigpen|oinks/oink/grunts/grunt
+lion|mammal|cub|den|roars/roar
+bear|mammal|cub|den|growls/growl
+whale|mammal|calf||sings/sing
 bat|mammal|pup|cave|
-rabbit|mammal|kit|burrow|
+rabbit|mammal|kit/kitten/bunny|burrow/warren|
 kangaroo|mammal|joey||
 deer|mammal|fawn||
 eagle|bird|eaglet|nest|
-duck|bird|duckling|nest|quacks
-owl|bird|owlet|nest|hoots
+duck|bird|duckling|nest|quacks/quack
+owl|bird|owlet|nest|hoots/hoot
 penguin|bird|chick||
-goose|bird|gosling|nest|honks
+goose|bird|gosling|nest|honks/honk
 swan|bird|cygnet|nest|
-frog|amphibian|tadpole||croaks
-toad|amphibian|tadpole||croaks
+frog|amphibian|tadpole||croaks/croak
+toad|amphibian|tadpole||croaks/croak
 shark|fish|pup||
-salmon|fish|fry||
-snake|reptile|snakelet||hisses
+salmon|fish|fry/parr/smolt||
+snake|reptile|snakelet||hisses/hiss
 turtle|reptile|hatchling||
-bee|insect|larva|hive|buzzes
-ant|insect|larva|anthill|
-butterfly|insect|caterpillar||
+bee|insect|larva|hive/beehive|buzzes/buzz
+ant|insect|larva|anthill/nest|
+butterfly|insect|caterpillar/larva||
 spider|arachnid|spiderling|web|
 scorpion|arachnid|||
 crocodile|reptile|hatchling||
 lizard|reptile|hatchling||
 newt|amphibian|||
 tuna|fish|||
-hen|bird|chick|coop|clucks
-goat|mammal|kid||bleats
-elephant|mammal|calf||trumpets
-fox|mammal|kit/cub|den|
-wolf|mammal|pup|den|howls
-beaver|mammal|kit|lodge|
+hen|bird|chick/pullet|coop/henhouse|clucks/cluck
+goat|mammal|kid||bleats/bleat
+elephant|mammal|calf||trumpets/trumpet
+fox|mammal|kit/cub|den/earth|
+wolf|mammal|pup/cub|den|howls/howl
+beaver|mammal|kit|lodge/dam|
 """)
 
 ELEMENTS = Table(("element", "symbol", "number"), (
@@ -191,8 +191,8 @@ chlorine|Cl|17
 zinc|Zn|30
 neon|Ne|10
 mercury|Hg|80
-sulfur|S|16
-aluminum|Al|13
+sulfur/sulphur|S|16
+aluminum/aluminium|Al|13
 lithium|Li|3
 beryllium|Be|4
 boron|B|5
@@ -225,10 +225,10 @@ PLANETS = Table(("planet", "place", "kind", "next"), (
     Relation("planet_kind", "planet", "kind", ((8, 3),)),
     Relation("planet_next", "planet", "next", ((8, 3),)),
 ), """
-Mercury|first|rocky planet|Venus
-Venus|second|rocky planet|Earth
-Earth|third|rocky planet|Mars
-Mars|fourth|rocky planet|Jupiter
+Mercury|first|rocky planet/terrestrial planet/rocky/terrestrial|Venus
+Venus|second|rocky planet/terrestrial planet/rocky/terrestrial|Earth
+Earth|third|rocky planet/terrestrial planet/rocky/terrestrial|Mars
+Mars|fourth|rocky planet/terrestrial planet/rocky/terrestrial|Jupiter
 Jupiter|fifth|gas giant|Saturn
 Saturn|sixth|gas giant|Uranus
 Uranus|seventh|ice giant|Neptune
@@ -245,9 +245,9 @@ dynamite|Alfred Nobel/Nobel|1867
 the World Wide Web|Tim Berners-Lee/Berners-Lee|1989
 penicillin|Alexander Fleming/Fleming|1928
 the battery|Alessandro Volta/Volta|1800
-the diesel engine|Rudolf Diesel/Diesel|1893
-X-rays|Wilhelm Roentgen/Roentgen|1895
-radium|Marie Curie/Curie|1898
+the diesel engine|Rudolf Diesel/Diesel|
+X-rays|Wilhelm Roentgen/Roentgen/Wilhelm Röntgen/Röntgen|1895
+radium|Marie Curie/Curie/Marie and Pierre Curie/Pierre and Marie Curie|1898
 the theory of general relativity|Albert Einstein/Einstein|1915
 the Rubik's Cube|Erno Rubik/Rubik|1974
 the safety elevator|Elisha Otis/Otis|1852
@@ -280,10 +280,10 @@ Tom Sawyer|Mark Twain/Twain
 The Divine Comedy|Dante/Dante Alighieri
 Ulysses|James Joyce/Joyce
 Les Miserables|Victor Hugo/Hugo
-Jane Eyre|Charlotte Bronte
+Jane Eyre|Charlotte Bronte/Charlotte Brontë/Bronte/Brontë
 The Trial|Franz Kafka/Kafka
 Treasure Island|Robert Louis Stevenson/Stevenson
-Crime and Punishment|Fyodor Dostoevsky/Dostoevsky
+Crime and Punishment|Fyodor Dostoevsky/Dostoevsky/Fyodor Dostoyevsky/Dostoyevsky
 The Raven|Edgar Allan Poe/Poe
 Candide|Voltaire
 """)
@@ -291,48 +291,48 @@ Candide|Voltaire
 QUANTITIES = Table(("unit", "count"), (Relation("how_many", "unit", "count", ((12, 1), (24, 3), (99, 5))),), """
 days in a week|7/seven
 months in a year|12/twelve
-hours in a day|24
-minutes in an hour|60
-seconds in a minute|60
+hours in a day|24/twenty-four
+minutes in an hour|60/sixty
+seconds in a minute|60/sixty
 legs on a spider|8/eight
 legs on an insect|6/six
 sides on a triangle|3/three
 sides on a square|4/four
-centimeters in a meter|100
-grams in a kilogram|1000
+centimeters in a meter|100/one hundred/hundred
+grams in a kilogram|1000/one thousand/thousand
 things in a dozen|12/twelve
 sides on a hexagon|6/six
 sides on a pentagon|5/five
 sides on an octagon|8/eight
-years in a century|100
+years in a century|100/one hundred/hundred
 years in a decade|10/ten
 planets in the solar system|8/eight
-meters in a kilometer|1000
+meters in a kilometer|1000/one thousand/thousand
 millimeters in a centimeter|10/ten
 letters in the English alphabet|26
 players on a soccer team|11/eleven
 strings on a violin|4/four
 keys on a piano|88
-degrees in a right angle|90
+degrees in a right angle|90/ninety
 degrees in a circle|360
 cards in a standard deck|52
 squares on a chessboard|64
 bits in a byte|8/eight
 feet in a yard|3/three
 inches in a foot|12/twelve
-continents on Earth|7/seven
+strings on a guitar|6/six
 """)
 
 OPPOSITES = Table(("word", "opposite"), (
     Relation("opposite_of", "word", "opposite", ((22, 1), (99, 2))),
 ), """
 hot|cold
-big|small/little
+big|small/little/tiny
 up|down
 day|night
 fast|slow
 old|young/new
-open|closed/shut
+open|closed/shut/close
 full|empty
 happy|sad/unhappy
 early|late
@@ -344,8 +344,8 @@ in|out
 tall|short
 strong|weak
 rich|poor
-loud|quiet
-clean|dirty
+loud|quiet/soft/silent
+clean|dirty/unclean
 near|far
 thick|thin
 high|low
@@ -353,7 +353,7 @@ good|bad
 black|white
 love|hate
 win|lose
-begin|end
+begin|end/finish/stop
 buy|sell
 push|pull
 true|false

@@ -13,7 +13,7 @@ from data_prep.curriculum.wording import fill, pick, sample
 # slot: its values, sentences that tell it ({p} person, {v} value), questions for it
 SLOTS: dict[str, tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]] = {
     "city": (("Paris", "London", "Rome", "Berlin", "Oslo", "Vienna", "Tokyo", "Cairo", "Lima", "Dublin", "Athens", "Madrid"),
-             ("{p} lives in {v}.", "{p} moved to {v} last year.", "The home of {p} is in {v}.", "{p} has a house in {v}."),
+             ("{p} lives in {v}.", "{p} moved to {v} last year.", "The home of {p} is in {v}.", "{p} calls {v} home."),
              ("Where does {p} live?", "In which city does {p} live?", "What city is {p}'s home?", "Which city did the text give for {p}?")),
     "job": (("teacher", "doctor", "nurse", "farmer", "pilot", "baker", "painter", "singer", "driver", "writer", "cook", "lawyer"),
             ("{p} works as a {v}.", "{p} is a {v}.", "By trade {p} is a {v}.", "{p} became a {v}."),
@@ -23,16 +23,16 @@ SLOTS: dict[str, tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]] = {
             ("What animal does {p} have?", "Which pet does {p} own?", "What is {p}'s pet?", "What animal is kept by {p}?")),
     "color": (("red", "blue", "green", "yellow", "purple", "orange", "pink", "black", "white", "brown"),
               ("{p} likes the color {v}.", "{p} always wears {v}.", "The car of {p} is {v}.", "{p} painted the door {v}."),
-              ("Which color goes with {p}?", "What color is named for {p}?", "What is the color of {p}?", "Which color does the text give for {p}?")),
+              ("Which color goes with {p}?", "What color is named for {p}?", "Which color is {p}'s?", "Which color does the text give for {p}?")),
     "food": (("pizza", "pasta", "rice", "soup", "salad", "bread", "cheese", "cake", "curry", "noodles"),
              ("{p} loves to eat {v}.", "For dinner {p} had {v}.", "{p} cooks {v} on Sundays.", "{p} ordered {v}."),
              ("What does {p} eat?", "Which food is {p}'s?", "What food goes with {p}?", "Which dish does the text give for {p}?")),
-    "sport": (("chess", "tennis", "football", "golf", "hockey", "judo", "rugby", "boxing", "polo", "cricket"),
-              ("{p} plays {v}.", "In the evening {p} trains {v}.", "{p} won a cup in {v}.", "{p} is good at {v}."),
+    "sport": (("chess", "tennis", "football", "golf", "hockey", "darts", "rugby", "snooker", "polo", "cricket"),
+              ("{p} plays {v}.", "In the evening {p} practices {v}.", "{p} won a cup in {v}.", "{p} is good at {v}."),
               ("What does {p} play?", "Which sport is {p}'s?", "What sport goes with {p}?", "In which sport is {p} good?")),
     "day": (("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday"),
             ("{p} travels on {v}.", "{p} has time on {v}.", "On {v} {p} sees the dentist.", "{p} will come on {v}."),
-            ("On which day is {p} named?", "Which day goes with {p}?", "What day does the text give for {p}?", "Which day is {p}'s?")),
+            ("Which day is said of {p}?", "Which day goes with {p}?", "What day does the text give for {p}?", "Which day is {p}'s?")),
 }
 
 

@@ -100,6 +100,8 @@ def _compare(rng: Random, level: int) -> Item:
 def _story(rng: Random, level: int) -> Item:
     sign = pick(rng, "+-" if level == 1 else "+-*/")
     first, second = operands(rng, sign, level)
+    while 1 in (first, second):  # "1 apples"
+        first, second = operands(rng, sign, level)
     if sign == "+" and first < second:
         first, second = second, first
     name, other = sample(rng, NAMES, 2)
@@ -129,7 +131,7 @@ def _steps_story(rng: Random, level: int) -> Item:
 
 
 def _equation(rng: Random, level: int) -> Item:
-    """x+a=b, x-a=b, a+x=b, ax=b, x/a=b; from level 4 on ax+b=c."""
+    """x+a=b, x-a=b, a+x=b; from level 3 on also ax=b."""
     form = pick(rng, ("x+a", "x-a", "a+x") if level <= 2 else ("x+a", "x-a", "a+x", "ax"))
     letter = pick(rng, "xynmk")
     if form == "x-a":

@@ -13,7 +13,8 @@ _BARE = ("{a} {s} {b}", "{a} {s} {b} =", "{a}{s}{b}", "{a}{s}{b}=?", "What is {a
 
 
 def _bare(sign: str) -> tuple[str, ...]:
-    return tuple(text.replace("{s}", sign) for text in _BARE)
+    """A word stands apart from its numbers, which a sign needn't."""
+    return tuple((text if len(sign) == 1 else text.replace("{a}{s}{b}", "{a} {s} {b}")).replace("{s}", sign) for text in _BARE)
 
 
 ASK = {
@@ -102,19 +103,19 @@ STEP_STORIES = {
            "There were {a} {things} in a box. {name} put in {b} and took out {c}. How many are in the box?"),
     "-+": ("{name} has {a} {things}, gives {b} to {other} and then finds {c}. How many {things} does {name} have?",
            "A bus has {a} people. {b} get off and {c} get on. How many people are on the bus?",
-           "{name} had {a} {things}, ate {b} and bought {c}. How many now?",
+           "{name} had {a} {things}, lost {b} and bought {c}. How many now?",
            "There were {a} {things} in a box. {name} took out {b} and put in {c}. How many are in the box?"),
     "--": ("{name} has {a} {things}, gives {b} to {other} and loses {c}. How many {things} are left?",
            "A shop has {a} {things}. It sells {b} in the morning and {c} at noon. How many are left?",
            "{name} had {a} coins and spent {b}, then {c}. How many coins remain?",
            "There were {a} {things}. {name} took {b} and {other} took {c}. How many remain?"),
-    "+*": ("{name} puts {b} {things} to the {a} in a box. How many {things} are in {c} such boxes?",
+    "+*": ("{name} adds {b} {things} to the {a} in a box. How many {things} are in {c} such boxes?",
            "A box holds {a} red and {b} blue {things}. How many {things} are in {c} boxes?",
-           "{name} earns {a} dollars and a tip of {b} dollars a day. How much in {c} days?",
+           "Every day {name} earns {a} dollars and a tip of {b} dollars. How much in {c} days?",
            "A ticket costs {a} dollars plus {b} dollars for a snack. What do {c} friends pay?"),
     "-*": ("{name} takes {b} {things} out of a box of {a}. How many are in {c} such boxes?",
            "A ticket of {a} dollars is {b} dollars cheaper today. What do {c} tickets cost?",
-           "{name} earns {a} dollars and spends {b} dollars a day. How much is saved in {c} days?",
+           "Every day {name} earns {a} dollars and spends {b}. How much is saved in {c} days?",
            "Each of {c} bags had {a} {things}, and {b} fell out of each. How many {things} are left?"),
     "+-+": ("{name} has {a} {things}, gets {b}, gives {c} to {other} and finds {d}. How many {things} does {name} have?",
             "A bus has {a} people. {b} get on, {c} get off, then {d} get on. How many people are on the bus?",
@@ -122,7 +123,7 @@ STEP_STORIES = {
     "--+": ("{name} had {a} {things}, lost {b}, gave {c} to {other} and bought {d}. How many {things} does {name} have?",
             "A shop has {a} {things}. It sells {b}, then {c}, and gets {d} new ones. How many {things} are in the shop?"),
     "+-*": ("{name} packs {a} red and {b} blue {things} in a box and takes {c} out. How many {things} are in {d} such boxes?",
-            "{name} earns {a} dollars and a tip of {b} dollars, and spends {c} dollars a day. How much is left after {d} days?"),
+            "Every day {name} earns {a} dollars and a tip of {b} dollars, and spends {c}. How much is left after {d} days?"),
 }
 
 EQUATIONS = ("Solve for {x}: {equation}", "{equation}. What is {x}?", "Find {x} if {equation}.", "If {equation}, what is {x}?", "Solve {equation}.",
@@ -133,7 +134,7 @@ EQUATIONS = ("Solve for {x}: {equation}", "{equation}. What is {x}?", "Find {x} 
 
 FRACTIONS = ("What is {part} of {whole}?", "Find {part} of {whole}.", "{part} of {whole}", "Calculate {part} of {whole}.", "How much is {part} of {whole}?",
              "what's {part} of {whole}",
-             "{name} has {whole} {things} and gives away {part} of them. How many is that?", "{name} ate {part} of {whole} {things}. How many is that?",
+             "{name} has {whole} {things} and gives away {part} of them. How many is that?", "{name} sold {part} of {whole} {things}. How many is that?",
              "Work out {part} of {whole}.", "Take {part} of {whole}.", "Tell me {part} of {whole}.", "{part} of {whole} {things} is how many {things}?")
 
 PERCENTS = (*FRACTIONS, "{part} of {whole} people said yes. How many people?", "How many is {part} of {whole}?",
@@ -144,7 +145,7 @@ PERCENTS = (*FRACTIONS, "{part} of {whole} people said yes. How many people?", "
 UNITS = (
     ("meters", "centimeters", 1, 2), ("kilometers", "meters", 1, 3), ("kilograms", "grams", 1, 3), ("hours", "minutes", 6, 1), ("minutes", "seconds", 6, 1),
     ("weeks", "days", 7, 0), ("centimeters", "millimeters", 1, 1), ("liters", "milliliters", 1, 3), ("dollars", "cents", 1, 2), ("yards", "feet", 3, 0),
-    ("gallons", "quarts", 4, 0), ("years", "quarters", 4, 0), ("euros", "cents", 1, 2), ("tons", "kilograms", 1, 3), ("decades", "years", 1, 1),
+    ("gallons", "quarts", 4, 0), ("years", "quarters", 4, 0), ("euros", "cents", 1, 2), ("tonnes", "kilograms", 1, 3), ("decades", "years", 1, 1),
     ("centuries", "years", 1, 2),
 )
 UNIT_QUESTIONS = (

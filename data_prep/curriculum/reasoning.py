@@ -13,7 +13,7 @@ from typing import Any
 from data_prep.curriculum import reasoning_wording as say
 from data_prep.curriculum.names import NAMES
 from data_prep.curriculum.tasks import Curriculum, Item, Task
-from data_prep.curriculum.wording import an, as_typed, fill, pick, sample
+from data_prep.curriculum.wording import an, as_typed, capital, fill, pick, sample
 
 _EDGES = " \t\n.!?,;:\"'"
 
@@ -35,7 +35,7 @@ def _rules(rng: Random, level: int) -> Item:
     """
     hops = min(level, 4)
     kinds = sample(rng, say.KINDS, hops + 1)
-    wanted, other = sample(rng, say.PROPERTIES, 2)
+    wanted, other = _compatible(rng)
     outcome = pick(rng, ("yes", "no", "unknown"))
     name = pick(rng, NAMES)
     chain = kinds[:hops]
@@ -49,17 +49,32 @@ def _rules(rng: Random, level: int) -> Item:
     if level >= 2:
         rng.shuffle(rules)
     fact = fill(rng, say.IS_A, name=name, an_a=an(chain[0]))
-    sentences = [fact, *rules] if rng.random() < 0.7 else [*rules, fact]
+    sentences = [fact, *map(capital, rules)] if rng.random() < 0.7 else [*map(capital, rules), fact]
     question = fill(rng, say.IS_IT, name=name, p=wanted)
     steps = " > ".join([name, *chain, f"not {reached}" if outcome == "no" else reached])
     key = f"rules {'>'.join(chain)}>{'not ' if outcome == 'no' else ''}{reached}{stray} ask {wanted}"
     return _item(as_typed(rng, f"{' '.join(sentences)} {question}"), steps, outcome, key=key)
 
 
+def _compatible(rng: Random) -> list[str]:
+    """Two properties that may both be true of one."""
+    found = sample(rng, say.PROPERTIES, 2)
+    while any(set(found) <= set(group) for group in say.OPPOSED):
+        found = sample(rng, say.PROPERTIES, 2)
+    return found
+
+
+def _within(kind: str, wider: str) -> bool:
+    """Whether all of a kind are of the wider one by what the words mean, so that it needn't be told."""
+    return kind in say.WITHIN.get(wider, ())
+
+
 def _individual(rng: Random, level: int) -> Item:
     """Somebody is of a kind; all of a kind are of another, as many steps as the level says. Is that one of the last kind, or of one never reached?"""
     hops = min(level, 3)
     *chain, stray = sample(rng, (*say.KINDS, *say.CLASSES), hops + 2)
+    while any(_within(kind, stray) for kind in chain):
+        *chain, stray = sample(rng, (*say.KINDS, *say.CLASSES), hops + 2)
     name = pick(rng, NAMES)
     outcome = pick(rng, ("yes", "yes", "no", "unknown"))
     rules = [fill(rng, say.RULES, a=a, b=b, an_a=an(a), an_b=an(b)) for a, b in pairwise(chain)]
@@ -71,7 +86,7 @@ def _individual(rng: Random, level: int) -> Item:
     if level >= 2:
         rng.shuffle(rules)
     fact = fill(rng, say.IS_A, name=name, an_a=an(chain[0]))
-    sentences = [fact, *rules] if rng.random() < 0.4 else [*rules, fact]
+    sentences = [fact, *map(capital, rules)] if rng.random() < 0.4 else [*map(capital, rules), fact]
     steps = " > ".join([name, *chain[:-1], f"not {chain[-1]}" if outcome == "no" else chain[-1]])
     key = f"individual {'>'.join(chain)} {outcome} ask {asked}"
     return _item(as_typed(rng, f"{' '.join(sentences)} {fill(rng, say.IS_IT, name=name, p=an(asked))}"), steps, outcome, key=key)
@@ -80,6 +95,8 @@ def _individual(rng: Random, level: int) -> Item:
 def _syllogism(rng: Random, level: int) -> Item:
     """Two sentences about all, no or some of three kinds; what follows for the first and the last of them."""
     first, middle, last = sample(rng, say.KINDS, 3)
+    while _within(first, last):
+        first, middle, last = sample(rng, say.KINDS, 3)
     quantities, result = pick(rng, tuple(say.SYLLOGISMS.items()))
     pairs = ((first, middle), (middle, last))
     premises = [fill(rng, say.QUANTIFIED[quantity], a=a, b=b, an_b=an(b)) for quantity, (a, b) in zip(quantities, pairs, strict=True)]

@@ -11,6 +11,14 @@ CLASSES = ("animal", "student", "mammal", "player", "parent", "friend", "creatur
            "insect", "ant")
 PROPERTIES = ("red", "kind", "happy", "loud", "quiet", "brave", "tall", "small", "smart", "green", "cold", "warm", "fast", "slow", "funny", "shy", "rich",
               "strong", "calm", "proud", "old", "young", "blue", "polite")
+# words of which at most one is true of somebody, and kinds that lie in another by what the words mean: what isn't told of them isn't unknown
+OPPOSED = (("loud", "quiet"), ("fast", "slow"), ("old", "young"), ("cold", "warm"), ("tall", "small"), ("red", "green", "blue"))
+_BEASTS = ("cat", "dog", "bird", "horse", "lion", "lizard", "bear", "owl", "tiger", "frog", "mammal", "pet", "insect", "ant")
+_PEOPLE = ("poet", "baker", "singer", "farmer", "pilot", "artist", "doctor", "dancer", "sailor", "writer", "nurse", "painter", "teacher", "student", "player",
+           "parent", "friend", "worker")
+WITHIN = {"animal": _BEASTS, "creature": (*_BEASTS, "animal"), "mammal": ("cat", "dog", "horse", "lion", "bear", "tiger"), "bird": ("owl",),
+          "insect": ("ant",), "pet": ("cat", "dog"), "plant": ("rose",), "machine": ("car", "robot"), "person": _PEOPLE, "worker": _PEOPLE[:13],
+          "writer": ("poet",), "artist": ("poet", "singer", "dancer", "writer", "painter"), "cat": ("lion", "tiger")}
 RULES = ("Every {a} is {an_b}.", "All {a}s are {b}s.", "If something is {an_a}, it is {an_b}.", "Each {a} is {an_b}.", "{a}s are {b}s.", "Any {a} is {an_b}.",
          "Whoever is {an_a} is {an_b}.", "If someone is {an_a} then they are {an_b}.")
 PROPERTY_RULES = ("Every {a} is {p}.", "All {a}s are {p}.", "If something is {an_a}, it is {p}.", "Each {a} is {p}.", "{a}s are {p}.", "Any {a} is {p}.",
@@ -20,9 +28,9 @@ NOT_PROPERTY_RULES = ("No {a} is {p}.", "No {a}s are {p}.", "If something is {an
                       "Whoever is {an_a} is not {p}.",
                       "Each {a} is not {p}.", "If someone is {an_a} then they are not {p}.")
 IS_A = ("{name} is {an_a}.", "{name} is {an_a}.", "We know that {name} is {an_a}.", "Suppose {name} is {an_a}.", "Take {name}: {an_a}.")
-IS_IT = ("Is {name} {p}?", "Is {name} {p}? Answer yes, no or unknown.", "Can we say that {name} is {p}?", "Does it follow that {name} is {p}?",
+IS_IT = ("Is {name} {p}?", "Is {name} {p}? Answer yes, no or unknown.", "Is {name} {p} or not?", "From this, is {name} {p}?",
          "Would you say {name} is {p}?",
-         "{name} is {p}, right?", "Is it true that {name} is {p}?", "So is {name} {p}?", "What about {name}: {p} or not?", "Tell me if {name} is {p}.")
+         "{name} is {p}, right?", "Is it true that {name} is {p}?", "So is {name} {p}?", "Tell me: is {name} {p}?", "Tell me if {name} is {p}.")
 
 QUANTIFIED = {"all": ("All {a}s are {b}s.", "Every {a} is {an_b}.", "Each {a} is {an_b}."),
               "no": ("No {a}s are {b}s.", "No {a} is {an_b}.", "There is no {a} that is {an_b}."),
@@ -30,11 +38,11 @@ QUANTIFIED = {"all": ("All {a}s are {b}s.", "Every {a} is {an_b}.", "Each {a} is
 SYLLOGISMS = {("all", "all"): "yes", ("all", "no"): "no", ("all", "some"): "unknown", ("some", "all"): "yes", ("no", "all"): "unknown",
               ("some", "some"): "unknown"}
 SYLLOGISM_QUESTIONS = {
-    "all": ("Are all {a}s {b}s?", "Is every {a} {an_b}?", "Does it follow that all {a}s are {b}s?", "Can we say that each {a} is {an_b}?",
-            "So is any {a} {an_b}?",
-            "Must {an_a} be {an_b}?"),
-    "some": ("Are some {a}s {b}s?", "Is at least one {a} {an_b}?", "Does it follow that some {a}s are {b}s?", "Can we say that some {a}s are {b}s?",
-             "So is there {an_a} that is {an_b}?", "Do we know of {an_a} that is {an_b}?"),
+    "all": ("Are all {a}s {b}s?", "Is every {a} {an_b}?", "From this, are all {a}s {b}s?", "Is each {a} {an_b}?",
+            "So is every {a} {an_b}?",
+            "Is {an_a} always {an_b}?"),
+    "some": ("Are some {a}s {b}s?", "Is at least one {a} {an_b}?", "From this, are some {a}s {b}s?", "Are there {a}s that are {b}s?",
+             "So is there {an_a} that is {an_b}?", "Are any {a}s {b}s?"),
 }
 
 SCALES = (("taller", "shorter", "tallest", "shortest"), ("older", "younger", "oldest", "youngest"), ("faster", "slower", "fastest", "slowest"),
@@ -57,7 +65,7 @@ OWNS = ("{name} has {things}.", "{name} owns {things}.", "{name} bought {things}
         "In {name}'s bag: {things}.")
 WHAT_BOTH = ("What do both have?", "Which thing do {name} and {other} share?", "What do {name} and {other} have in common?", "Which one is in both lists?",
              "Name the thing that both have.",
-             "What has both {name} and {other} as owner?", "Which thing do they both have?", "Tell me what both of them have.")
+             "Which thing belongs to {name} and to {other}?", "Which thing do they both have?", "Tell me what both of them have.")
 PUTS = ("{name} puts the {thing} in the {place}.", "The {thing} is in the {place}.", "{name} left the {thing} in the {place}.",
         "{name} keeps the {thing} in the {place}.",
         "You will find the {thing} in the {place}.", "I saw the {thing} in the {place}.")
@@ -77,8 +85,8 @@ COMPOSED = (("mother", "mother", "grandmother"), ("mother", "father", "grandmoth
 RELATION = ("{x} is the {r} of {y}.", "{x} is {y}'s {r}.", "{y} has a {r} called {x}.", "{y}'s {r} is {x}.", "The {r} of {y} is {x}.")
 WHO_RELATED = ("Who is the {r} of {y}?", "Who is {y}'s {r}?", "Name {y}'s {r}.", "What is the name of {y}'s {r}?", "Tell me who {y}'s {r} is.",
                "Who could be the {r} of {y}?")
-HOW_RELATED = ("How is {x} related to {y}?", "What is {x} to {y}?", "What relation is {x} to {y}?", "{x} is {y}'s what?", "So who is {x} for {y}?",
-               "What do we call {x} from the side of {y}?",
+HOW_RELATED = ("How is {x} related to {y}?", "What is {x} to {y}?", "What relation is {x} to {y}?", "{x} is {y}'s what?", "So what is {x} to {y}?",
+               "What does {y} call {x} in the family?",
                "In the family, what is {x} to {y}?", "Which relative of {y} is {x}?")
 
 STATES = {

@@ -13,7 +13,7 @@ from typing import TypeVar
 Choice = TypeVar("Choice")
 
 THINGS = ("apples", "books", "pens", "coins", "cards", "stamps", "shells", "cookies", "marbles", "stickers", "eggs", "balls", "keys", "cups",
-          "plums", "pears", "toys", "bags", "hats", "roses")
+          "plums", "pears", "toys", "beads", "hats", "roses")
 
 
 def pick(rng: Random, options: Sequence[Choice]) -> Choice:
@@ -34,6 +34,11 @@ def fill(rng: Random, templates: Sequence[str], **values: object) -> str:
 def an(noun: str) -> str:
     """A noun with its indefinite article, by its first letter."""
     return f"{'an' if noun[0] in 'aeiou' else 'a'} {noun}"
+
+
+def capital(sentence: str) -> str:
+    """A sentence with a capital at its start."""
+    return sentence[:1].upper() + sentence[1:]
 
 
 _LAST_MARK = re.compile(r"[.?!]$")
