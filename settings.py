@@ -129,7 +129,7 @@ class LoopSettings(Section):
 
 
 class ExamSettings(Section):
-    tasks: int = Field(200, description="tasks a domain in an exam", ge=10, le=100_000)
+    tasks: int = Field(200, description="tasks a domain in an exam; accuracy decides where 20 or more are graded", ge=10, le=100_000)
     root_tasks: int = Field(60, description="tasks a domain when the root or a branch is examined in the loop", ge=10, le=100_000)
     max_new_tokens: int = Field(192, description="longest answer in an exam", ge=1, le=100_000)
     batch_rows: int = Field(64, description="answers generated at once", ge=1, le=4096)

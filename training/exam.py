@@ -157,7 +157,8 @@ def _outcome(domain: str, row: Example, answer: Answer) -> Outcome:
     graded = grade(row, answer.text)
     if graded is not None and looped and row.source == "curriculum/conversation":
         graded = Grade(0.0, correct=False)
-    return Outcome(key=row.key[:16], domain=domain, task=task_of(row), level=level_of(row), score=None if graded is None else float(graded.score),
+    level = level_of(row) if row.source.startswith("curriculum/") else None  # elsewhere a user's own, a year maybe
+    return Outcome(key=row.key[:16], domain=domain, task=task_of(row), level=level, score=None if graded is None else float(graded.score),
                    looped=looped, correct=None if graded is None else graded.correct)
 
 

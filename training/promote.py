@@ -16,6 +16,7 @@ import numpy as np
 from settings import PromoteSettings
 from training.scorecard import Outcome, Scorecard
 
+FEWEST_TASKS = 20  # graded tasks from which a domain or a level counts: resamples of one task know no doubt, and of seven two lost ones are 95 % of them
 SMALL_BITS = 0.1  # bits per byte: near zero a ratio says little, 0.07 -> 0.10 changes no answer
 ROUNDING = 1e-12  # a mean of means of scores that is nearer to zero than this is zero
 
@@ -43,8 +44,9 @@ def decide(candidate: Scorecard, served: Scorecard | None, *, settings: PromoteS
 
     served: results, on the same exam, of what answers until now (for a node's first version: its parent); None when
     nothing answers yet, and then the candidate must only beat chance_bits_per_byte, the cost of guessing every token
-    of the vocabulary alike. interim: the served version is an early state of the candidate's own training, put up so that
-    something answers; its accuracy is mostly guesses (a letter of three is right a third of the time), so bits alone decide.
+    of the vocabulary alike. Accuracy is that of the domains with FEWEST_TASKS graded tasks or more; where there are none, bits decide.
+    interim: the served version is an early state of the candidate's own training, put up so that something answers; its accuracy
+    is mostly guesses (a letter of three is right a third of the time), so bits alone decide.
     level_floor: loop.level_floor; no promotion takes a level of a domain that the served version has at or above it below it (_level_gate). None: no floor.
     Raises ValueError when the two scorecards are not of one exam.
     """
@@ -54,7 +56,12 @@ def decide(candidate: Scorecard, served: Scorecard | None, *, settings: PromoteS
         return _first(candidate, chance=chance_bits_per_byte)
     if candidate.exam != served.exam:
         raise ValueError(f"scorecards of different exams, {candidate.exam} and {served.exam}; examine both on the same rows")
-    words = f"accuracy {_percent(served.accuracy)} -> {_percent(candidate.accuracy)}, {_bits(candidate, served)}"
+    graded = _scores(candidate, served)
+    counted = {domain: pairs_N2 for domain, pairs_N2 in graded.items() if len(pairs_N2) >= FEWEST_TASKS}
+    now, before = _accuracies(counted) if counted else (candidate.accuracy, served.accuracy)
+    few = [domain for domain in graded if domain not in counted]
+    without = f" (not counted, under {FEWEST_TASKS} graded tasks: {', '.join(few)})" if few else ""
+    words = f"accuracy {_percent(before)} -> {_percent(now)}{without}, {_bits(candidate, served)}"
     if interim:
         return _by_bits(candidate, served, settings=settings, words=words, why="more of the same training")
     gate = _loop_gate(candidate, served, settings=settings, seed=seed) or _bits_gate(candidate, served, settings=settings)
@@ -62,8 +69,8 @@ def decide(candidate: Scorecard, served: Scorecard | None, *, settings: PromoteS
         gate = _level_gate(candidate, served, settings=settings, floor=level_floor, seed=seed, words=words)
     if gate is not None:
         return gate
-    guessing = max(candidate.accuracy or 0.0, served.accuracy or 0.0) < settings.guessing_accuracy
-    paired = None if guessing else paired_bootstrap(_scores(candidate, served), samples=settings.bootstrap_samples, seed=seed)
+    guessing = max(now or 0.0, before or 0.0) < settings.guessing_accuracy
+    paired = None if guessing else paired_bootstrap(counted, samples=settings.bootstrap_samples, seed=seed)
     if paired is not None and paired.above >= settings.confidence:
         return Decision(True, f"promoted: {words}; better with {paired.above:.1%} of the resamples")
     if paired is not None and paired.below >= settings.confidence:
@@ -121,11 +128,11 @@ def _bits_gate(candidate: Scorecard, served: Scorecard, *, settings: PromoteSett
 
 
 def _level_gate(candidate: Scorecard, served: Scorecard, *, settings: PromoteSettings, floor: float, seed: int, words: str) -> Decision | None:
-    """What is won on one level doesn't pay for another that is lost. A fall within noise is let through, as everywhere here; with many levels at or
-    above the floor (a root's exam has 15), chance alone fells one of them soon, so together they err as seldom as one (Bonferroni)."""
+    """What is won on one level of the curriculum doesn't pay for another that is lost. A fall within noise is let through, as everywhere here; with many
+    levels at or above the floor (a root's exam has 15), chance alone fells one of them soon, so together they err as seldom as one (Bonferroni)."""
     of_levels = _paired_by_key(candidate, served, of=lambda outcome: outcome.score,
                                stratum=lambda outcome: None if outcome.level is None else f"level {outcome.level} of {outcome.domain}")
-    mastered = {name: pairs_N2 for name, pairs_N2 in of_levels.items() if pairs_N2[:, 1].mean() >= floor}
+    mastered = {name: pairs_N2 for name, pairs_N2 in of_levels.items() if len(pairs_N2) >= FEWEST_TASKS and pairs_N2[:, 1].mean() >= floor}
     for name, pairs_N2 in mastered.items():
         now, before = (float(mean) for mean in pairs_N2.mean(axis=0))
         if now >= floor:
@@ -140,6 +147,12 @@ def _level_gate(candidate: Scorecard, served: Scorecard, *, settings: PromoteSet
 def _scores(candidate: Scorecard, served: Scorecard) -> dict[str, np.ndarray]:
     """Scores a domain, which accuracy is a mean over."""
     return _paired_by_key(candidate, served, of=lambda outcome: outcome.score, stratum=lambda outcome: outcome.domain)
+
+
+def _accuracies(pairs: Mapping[str, np.ndarray]) -> tuple[float, float]:
+    """Accuracy of the candidate and of the served version over these domains."""
+    now, before = (float(np.mean([pairs_N2[:, column].mean() for pairs_N2 in pairs.values()])) for column in (0, 1))
+    return now, before
 
 
 def _paired_by_key(candidate: Scorecard, served: Scorecard, *, of: Callable[[Outcome], float | None],

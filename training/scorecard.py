@@ -14,8 +14,9 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """One answered task. score: 0..1, None where nobody grades free text. looped: repeated itself or never ended. correct: whether the answer counts as
-    right (for short answers an exact match, and F1 is the score); None for free text, and where an older card doesn't say."""
+    """One answered task. level: of a task of the curriculum, None for others. score: 0..1, None where nobody grades free text. looped: repeated
+    itself or never ended. correct: whether the answer counts as right (for short answers an exact match, and F1 is the score); None for free text,
+    and where an older card doesn't say."""
 
     key: str
     domain: str

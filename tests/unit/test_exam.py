@@ -98,6 +98,13 @@ def test_examine_a_conversation_reply_that_loops_or_never_ends_is_wrong_whatever
     assert [(outcome.score, outcome.looped, outcome.correct) for outcome in card.outcomes] == [(1.0, False, True), (0.0, True, False), (0.0, True, False)]
 
 
+def test_examine_takes_the_level_of_a_task_of_the_curriculum_alone():
+    """A user's level may be anything, a year as well."""
+    rows = [_row(1, source="curriculum/math", level=3), _row(2, level=1999), _row(3, source="curriculum/math")]
+    card = examine(_Scripted([("#### 4", [1], "stop")] * 3), Exam({"math": rows}, {"math": rows}), settings=SETTINGS, decoding=DECODING, circles=False)
+    assert [(outcome.score, outcome.level) for outcome in card.outcomes] == [(1.0, 3), (1.0, None), (1.0, None)]
+
+
 def test_examine_a_short_answer_scores_f1_and_is_right_as_exact_match_alone():
     rows = [Example("knowledge", f"who lost {number}", "Pittsburgh Steelers", "squad", str(number) * 64) for number in range(2)]
     answers = [("the Pittsburgh Steelers", [1, 2], "stop"), ("Steelers", [1, 2], "stop")]

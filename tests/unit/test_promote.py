@@ -124,14 +124,41 @@ def _of_domains(*, exam="e", **right):
 
 
 def test_decide_weighs_domains_as_the_accuracy_that_it_quotes():
-    """math 50 -> 60 of 100, code 10 -> 5 of 10: accuracy falls from 75 % to 55 %, while 65 of 110 tasks are right in place of 60.
+    """math 50 -> 61 of 100, code 20 -> 14 of 20: accuracy falls from 75 % to 65.5 %, while 75 of 120 tasks are right in place of 70.
 
-    Standard error of the fall: half of sqrt(0.09 / 100 + 0.25 / 10) = 0.081, so it is one with Phi(2.5) = 99 %."""
-    served, candidate = _of_domains(math=(50, 100), code=(10, 10)), _of_domains(math=(60, 100), code=(5, 10))
+    Standard error of the fall: half of sqrt(0.098 / 100 + 0.21 / 20) = 0.0536, so it is one with Phi(1.77) = 96 %."""
+    served, candidate = _of_domains(math=(50, 100), code=(20, 20)), _of_domains(math=(61, 100), code=(14, 20))
     decision = decide(candidate, served, settings=SETTINGS, seed=0)
     assert not decision.promote
-    assert decision.reason.startswith("refused: accuracy 75.0% -> 55.0%")
-    assert "worse with 99" in decision.reason
+    assert decision.reason.startswith("refused: accuracy 75.0% -> 65.5%, bits")
+    assert "worse with 96" in decision.reason
+
+
+@pytest.mark.parametrize(("of", "bits_decide"), [(1, True), (19, True), (20, False)])
+def test_decide_few_graded_tasks_say_nothing_about_accuracy(of, bits_decide):
+    """Of one task every resample is that task: won or lost, it would be so with 100 % of them."""
+    won, lost = _card(of, of=of), _card(0, of=of)
+    assert decide(won, lost, settings=SETTINGS, seed=0).promote is not bits_decide
+    assert decide(_card(0, of=of, bits=0.8), won, settings=SETTINGS, seed=0).promote is bits_decide
+    few = "accuracy 0.0% -> 100.0% (not counted, under 20 graded tasks: math), bits per byte 1.000 -> 1.000; accuracy ties and bits per byte are not lower"
+    assert (few in decide(won, lost, settings=SETTINGS, seed=0).reason) is bits_decide
+
+
+def test_decide_domain_of_one_graded_task_does_not_outweigh_the_others():
+    """math won its one task, 100 points; four domains lost 5 points each: with math the mean rose by 16 points, in every resample."""
+    others = ("reasoning", "conversation", "knowledge", "code")
+    served = _of_domains(math=(0, 1), **dict.fromkeys(others, (33, 60)))
+    candidate = _of_domains(math=(1, 1), **dict.fromkeys(others, (30, 60)))
+    decision = decide(candidate, served, settings=SETTINGS, seed=0)
+    assert not decision.promote
+    assert decision.reason.startswith("refused: accuracy 55.0% -> 50.0% (not counted, under 20 graded tasks: math), ")
+    assert "worse with" in decision.reason
+
+
+def test_decide_guessing_is_measured_without_domains_of_few_graded_tasks():
+    """code guesses 0 and 4 of 100; one task of math, right in both, would lift them above guessing."""
+    served, candidate = _of_domains(math=(1, 1), code=(0, 100)), _of_domains(math=(1, 1), code=(4, 100))
+    assert decide(candidate, served, settings=SETTINGS, seed=0).reason.endswith("accuracy ties and bits per byte are not lower")
 
 
 def _of_levels(*, exam="e", **right):
@@ -175,6 +202,13 @@ def test_decide_looks_at_the_levels_of_each_domain_alone():
     """Level 1 of both together goes from 90 to 92 %; math's alone from 95 to 70 %."""
     served, candidate = _of_levels(math={1: (38, 40)}, code={1: (70, 80)}), _of_levels(math={1: (28, 40)}, code={1: (80, 80)})
     assert "level 1 of math falls 95.0% -> 70.0%" in decide(candidate, served, settings=SETTINGS, seed=0, level_floor=0.8).reason
+
+
+@pytest.mark.parametrize(("of", "promote"), [(19, True), (20, False)])
+def test_decide_level_of_under_twenty_tasks_has_no_floor(of, promote):
+    """All of a level lost is worse with every resample, were it of one task."""
+    served, candidate = _of_levels(math={1: (of, of), 3: (0, 60)}), _of_levels(math={1: (0, of), 3: (60, 60)})
+    assert decide(candidate, served, settings=SETTINGS, seed=0, level_floor=0.8).promote is promote
 
 
 def test_decide_tasks_without_a_level_have_no_floor():
