@@ -6,6 +6,7 @@ Chooses the rows deterministically and stratified over level and source. Does no
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 import time
 from collections import defaultdict
@@ -47,7 +48,7 @@ class Examinee(Protocol):
 
 
 class Exam:
-    """Fixed rows of some domains. Two exams with the same fingerprint ask the same questions in the same order."""
+    """Fixed rows of some domains. Two exams with the same fingerprint ask the same questions in the same order, and grade the answers by the same."""
 
     def __init__(self, tasks: Mapping[str, Sequence[Example]], held_out: Mapping[str, Sequence[Example]]) -> None:
         """tasks: questions to answer, held_out: rows for bits per byte, both a domain. Raises ValueError for a domain without rows."""
@@ -57,11 +58,10 @@ class Exam:
                                  "give the domain more records, or raise data.exam_share and data.validation_share")
         self.tasks = {domain: list(rows) for domain, rows in tasks.items()}
         self.held_out = {domain: list(rows) for domain, rows in held_out.items()}
-        digest = hashlib.sha256()
-        for part in (self.tasks, self.held_out):
-            for domain, rows in part.items():
-                digest.update("\n".join([domain, *(row.key for row in rows)]).encode())
-        self.fingerprint = digest.hexdigest()[:16]
+        # An answer is graded by source and meta; a held-out row's cost depends on what its key is made of alone.
+        asked = [[domain, [[row.key, row.source, dict(row.meta)] for row in rows]] for domain, rows in self.tasks.items()]
+        read = [[domain, [row.key for row in rows]] for domain, rows in self.held_out.items()]
+        self.fingerprint = hashlib.sha256(json.dumps([asked, read], sort_keys=True, default=str).encode()).hexdigest()[:16]
 
     @classmethod
     def of(cls, source: ExamSource, domains: Sequence[str], *, tasks: int, bits_rows: int) -> Exam:

@@ -60,6 +60,21 @@ def test_exam_fingerprint_changes_with_the_rows_and_only_then():
     assert Exam({"math": rows}, {"math": rows[:3]}).fingerprint != Exam({"math": rows[:3]}, {"math": rows}).fingerprint
 
 
+@pytest.mark.parametrize("changed", [{"source": "mawps"}, {"meta": {"answer": "5"}}, {"meta": {"answer": "4", "level": 2}}])
+def test_exam_fingerprint_changes_with_what_answers_are_graded_by(changed):
+    rows = [_row(i) for i in range(4)]
+    other = [*rows[:3], replace(rows[3], **changed)]
+    assert Exam({"math": other}, {"math": rows}).fingerprint != Exam({"math": rows}, {"math": rows}).fingerprint
+    assert Exam({"math": rows}, {"math": other}).fingerprint == Exam({"math": rows}, {"math": rows}).fingerprint
+
+
+def test_exam_fingerprint_ignores_how_meta_is_written():
+    """In memory a tuple, from disk a list, and keys in another order; half of a surrogate pair has no UTF-8 form."""
+    row = _row(1)
+    one, other = ({"answers": ("a", "\ud800"), "level": 1}, {"level": 1, "answers": ["a", "\ud800"]})
+    assert len({Exam({"math": [replace(row, meta=meta)]}, {"math": [row]}).fingerprint for meta in (one, other)}) == 1
+
+
 def test_sitting_changes_with_rows_answer_length_and_graders(monkeypatch):
     rows = [_row(i) for i in range(4)]
     exam = Exam({"math": rows}, {"math": rows})

@@ -1,5 +1,6 @@
 """training/examiner.py: what a verdict is made of; models and exams are stand-ins here."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -9,7 +10,7 @@ from experts.expert import Answer, LogLikelihood
 from experts.tree import Tree
 from settings import Settings
 from training import examiner as examiner_module
-from training.exam import Exam
+from training.exam import Exam, examine
 from training.examiner import Examiner, sit
 from training.scorecard import Outcome, Scorecard
 
@@ -31,6 +32,20 @@ def test_examiner_holds_the_floor_of_levels_that_is_set(tmp_path, monkeypatch, f
     verdict = examiner.judge("code", None, None)
     assert verdict.decision.promote is promote
     assert ("level 1 of code falls 95.0% -> 50.0%, below loop.level_floor = 80.0%" in verdict.decision.reason) is not promote
+
+
+def test_examiner_examines_what_is_served_again_where_the_exam_grades_otherwise_than_its_card(tmp_path, monkeypatch):
+    """An answer of meta that was mended; what was found is kept, and read where the same exam is asked again."""
+    settings, loaded = Settings(), []
+    rows = [Example("math", f"task {number}", "#### 4", "gsm8k", f"{number}" * 64, {"answer": "5"}) for number in range(4)]
+    exam, mended = (Exam({"math": [replace(row, meta={"answer": answer}) for row in rows]}, {"math": rows}) for answer in "54")
+    model = _Circling(plain=0, under_dry=0)
+    card = {"scorecard": examine(model, exam, settings=settings.exam, decoding=settings.decoding, circles=False).to_json(), "circles": False}
+    registry = SimpleNamespace(card=lambda *name: card, path=lambda *name: tmp_path)
+    monkeypatch.setattr(examiner_module.Expert, "load", lambda folder, device: loaded.append(folder) or model)
+    examiner = Examiner(SimpleNamespace(settings=settings, folder=tmp_path, registry=registry), device=None)
+    found = [examiner._examine_served("math", "v000001", asked).accuracy for asked in (exam, mended, mended)]
+    assert (found, loaded) == ([0.0, 1.0, 1.0], [tmp_path])
 
 
 class _Circling:
