@@ -19,11 +19,11 @@ from experts.repetition import rule_for
 from experts.tokenizer import Tokenizer, answer_ids
 from settings import DecodingSettings, ExamSettings
 from training.graders import EDITION, Grade, grade
-from training.scorecard import Outcome, Sample, Scorecard, distinct_n, loops, mean_words
+from training.scorecard import Outcome, Sample, Scorecard, distinct_n, habitual, loops, mean_words
 
 SAMPLES_A_DOMAIN = 3
 CIRCLE_ROWS = 40  # held-out prompts that are answered to see whether a model goes in circles
-CIRCLES_MAX = 0.025  # share of them: one of 40 may be chance, two are a habit
+CIRCLES_MAX = 0.025  # share of them: two of 40 are a habit
 
 
 class ExamSource(Protocol):
@@ -70,7 +70,7 @@ class Exam:
                    {domain: stratified(source.examples(domain, "validation"), count=bits_rows) for domain in domains})
 
     def sitting(self, settings: ExamSettings, decoding: DecodingSettings) -> str:
-        """What a scorecard of this exam is comparable by: its rows, the longest answer allowed, how answers are written, and the graders' edition."""
+        """What a scorecard of this exam is comparable by: its rows and what grades them, the longest answer, how answers are written, the graders' edition."""
         return "-".join([self.fingerprint, str(settings.max_new_tokens), *map(str, decoding.model_dump().values()), str(EDITION)])
 
     def restricted(self, domain: str) -> Exam:
@@ -97,7 +97,7 @@ def goes_in_circles(expert: Examinee, exam: Exam, *, settings: ExamSettings) -> 
     share = -(-CIRCLE_ROWS // len(exam.held_out))
     rows = [row for held_out in exam.held_out.values() for row in held_out[:share]]
     answers = expert.generate([row.messages for row in rows], max_new_tokens=settings.max_new_tokens, batch_rows=settings.batch_rows, repetition=None)
-    return sum(loops(answer.token_ids) for answer in answers) / len(rows) > CIRCLES_MAX
+    return habitual([loops(answer.token_ids) for answer in answers], ceiling=CIRCLES_MAX)
 
 
 def examine(expert: Examinee, exam: Exam, *, settings: ExamSettings, decoding: DecodingSettings, circles: bool) -> Scorecard:

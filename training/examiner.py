@@ -21,7 +21,7 @@ from settings import Settings
 from training.exam import Exam, Examinee, ExamSource, bits_per_byte, chance_bits_per_byte, examine, goes_in_circles, stratified
 from training.promote import Decision, decide
 from training.run_folder import Run
-from training.scorecard import Scorecard
+from training.scorecard import Scorecard, habitual
 
 log = logging.getLogger(__name__)
 
@@ -140,15 +140,16 @@ class Examiner:
 def sit(candidate: Examinee, exam: Exam, *, settings: Settings) -> tuple[Scorecard, bool]:
     """A candidate's scorecard, and whether it goes in circles, by its plain answers to held-out prompts (exam.goes_in_circles).
 
-    Those are few, and often easier than the exam's. Where the exam itself shows more loops than promote.loop_rate_max lets through, the candidate sits it
-    again under DRY, and goes in circles where that loops less: what is judged is how the gateway would write.
+    Those are few, and often easier than the exam's. Where the exam itself shows more loops than promote.loop_rate_max lets through (and
+    more than one), the candidate sits it again under DRY, and goes in circles where that loops less: what is judged is how the gateway would write.
     """
     def under(*, circles: bool) -> Scorecard:
         return examine(candidate, exam, settings=settings.exam, decoding=settings.decoding, circles=circles)
 
     circles = goes_in_circles(candidate, exam, settings=settings.exam)
     scorecard = under(circles=circles)
-    if circles or settings.decoding.dry != "auto" or scorecard.loop_rate <= settings.promote.loop_rate_max:
+    loops = habitual([outcome.looped for outcome in scorecard.outcomes], ceiling=settings.promote.loop_rate_max)
+    if circles or settings.decoding.dry != "auto" or not loops:
         return scorecard, circles
     again = under(circles=True)
     return (again, True) if again.loop_rate < scorecard.loop_rate else (scorecard, False)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from settings import PromoteSettings
-from training.scorecard import Outcome, Scorecard
+from training.scorecard import Outcome, Scorecard, habitual
 
 FEWEST_TASKS = 20  # graded tasks from which a domain or a level counts: resamples of one task know no doubt, and of seven two lost ones are 95 % of them
 SMALL_BITS = 0.1  # bits per byte: near zero a ratio says little, 0.07 -> 0.10 changes no answer
@@ -110,7 +110,7 @@ def _first(candidate: Scorecard, *, chance: float | None) -> Decision:
 
 
 def _loop_gate(candidate: Scorecard, served: Scorecard, *, settings: PromoteSettings, seed: int) -> Decision | None:
-    if candidate.loop_rate <= settings.loop_rate_max:
+    if not habitual([outcome.looped for outcome in candidate.outcomes], ceiling=settings.loop_rate_max):
         return None
     pairs = _paired_by_key(candidate, served, of=lambda outcome: float(outcome.looped), stratum=lambda _: "all")  # as loop_rate counts them
     more = paired_bootstrap(pairs, samples=settings.bootstrap_samples, seed=seed)

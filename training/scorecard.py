@@ -158,6 +158,11 @@ def loops(token_ids: Sequence[int], *, repeats: int = 4, shortest: int = 4, long
     return False
 
 
+def habitual(looped: Sequence[bool], *, ceiling: float) -> bool:
+    """Whether a greater share than that of the answers looped, and more than one: of few answers one may be chance, whatever its share."""
+    return sum(looped) > 1 and sum(looped) / len(looped) > ceiling
+
+
 def mean_words(texts: Sequence[str]) -> float:
     """Words a text, parted by blanks; 0 when there are none."""
     return sum(len(text.split()) for text in texts) / len(texts) if texts else 0.0

@@ -158,6 +158,12 @@ def test_goes_in_circles_takes_two_of_forty_and_asks_held_out_prompts_alone():
     assert [goes_in_circles(_Circling(every=every), exam, settings=SETTINGS) for every in (40, 20)] == [False, True]
 
 
+@pytest.mark.parametrize(("rows", "circles"), [(1, False), (20, False), (21, True)])
+def test_goes_in_circles_takes_one_loop_for_chance_however_few_rows_are_held_out(rows, circles):
+    exam = Exam({"math": [_row(1)]}, {"math": [_row(number) for number in range(10, 10 + rows)]})
+    assert goes_in_circles(_Circling(every=20), exam, settings=SETTINGS) is circles
+
+
 @pytest.mark.parametrize(("dry", "circles", "rule"), [("auto", True, True), ("auto", False, False), ("always", False, True), ("never", True, False)])
 def test_examine_writes_under_the_rule_where_settings_and_card_say_so(dry, circles, rule):
     examinee, decoding = _Circling(every=1), DecodingSettings(dry=dry)

@@ -81,3 +81,11 @@ def test_sit_again_under_dry_where_the_exam_loops_and_held_out_answers_did_not(p
     assert candidate.sittings == sittings
     assert scorecard.loop_rate == loop_rate
     assert found is circles
+
+
+@pytest.mark.parametrize(("plain", "sittings"), [(1, [False]), (2, [False, True])])
+def test_sit_takes_one_loop_for_chance_however_few_the_tasks(plain, sittings):
+    rows = [Example("math", f"{name} {number}", "#### 4", "gsm8k", f"{name}{number}", {"answer": "4"}) for name in ("held out", "task") for number in range(10)]
+    candidate = _Circling(plain=plain, under_dry=0)
+    _, circles = sit(candidate, Exam({"math": rows[10:]}, {"math": rows[:10]}), settings=Settings())
+    assert (candidate.sittings, circles) == (sittings, plain > 1)

@@ -49,6 +49,11 @@ def test_decide_fall_within_noise_is_a_tie_that_bits_break():
     assert not decide(_card(45, bits=0.8), _card(50), settings=SETTINGS, seed=0).promote
 
 
+@pytest.mark.parametrize(("loops", "promote"), [(1, True), (2, False)])
+def test_decide_one_loop_is_no_reason_to_refuse_however_few_the_tasks(loops, promote):
+    assert decide(_card(0, of=loops, loops=loops, bits=0.8), _card(0, of=loops), settings=SETTINGS, seed=0).promote is promote
+
+
 def test_decide_accuracy_at_the_level_of_guessing_says_nothing():
     assert decide(_card(0, bits=0.8), _card(4), settings=SETTINGS, seed=0).promote
     assert not decide(_card(0, bits=0.8), _card(6), settings=SETTINGS, seed=0).promote
