@@ -137,8 +137,9 @@ def chance_bits_per_byte(tokenizer: Tokenizer, exam: Exam) -> float:
 
 
 def task_of(row: Example) -> str:
-    """Name of the task that a row asks: the curriculum's, else the row's source."""
-    return str(row.meta.get("task", row.source))
+    """Name of the task that a row asks: its meta's, the curriculum's or a user's, where that is a name that can be written down; else the row's source."""
+    task = row.meta.get("task")
+    return task if isinstance(task, str) and task.strip() and task.encode(errors="ignore").decode() == task else row.source
 
 
 def level_of(row: Example) -> int | None:

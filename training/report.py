@@ -188,8 +188,8 @@ def _by_task(report: FamilyReport) -> Table:
                 scores[f"{domain}/{outcome.task}"].append(outcome.score)
         for task, found in sorted(scores.items()):
             low, high = wilson(sum(found), n=len(found))
-            table.add_row(task, str(len(found)), _percent(sum(found) / len(found)), f"{low:.0%}-{high:.0%}", _percent(exact[task]) if task in exact else "",
-                          _percent(report.constant.get(task)))
+            table.add_row(Text(task), str(len(found)), _percent(sum(found) / len(found)), f"{low:.0%}-{high:.0%}",
+                          _percent(exact[task]) if task in exact else "", _percent(report.constant.get(task)))
     return table
 
 

@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 
 from data_prep.records import Example, content_key
+from experts.durable import write_json
 from experts.expert import Answer, LogLikelihood
 from settings import DecodingSettings, ExamSettings
 from training.exam import Exam, bits_per_byte, examine, goes_in_circles, stratified
@@ -118,6 +119,14 @@ def test_examine_takes_the_level_of_a_task_of_the_curriculum_alone():
     rows = [_row(1, source="curriculum/math", level=3), _row(2, level=1999), _row(3, source="curriculum/math")]
     card = examine(_Scripted([("#### 4", [1], "stop")] * 3), Exam({"math": rows}, {"math": rows}), settings=SETTINGS, decoding=DECODING, circles=False)
     assert [(outcome.score, outcome.level) for outcome in card.outcomes] == [(1.0, 3), (1.0, None), (1.0, None)]
+
+
+@pytest.mark.parametrize("task", [None, "", " ", 3, ["add"], "half \ud83d of a pair"])
+def test_examine_names_a_task_after_the_source_where_meta_has_no_name_that_can_be_written(task, tmp_path):
+    rows = [replace(_row(number), meta={"answer": "4", "task": named}) for number, named in enumerate((task, "adding \U0001f600"))]
+    card = examine(_Scripted([("#### 4", [1], "stop")] * 2), Exam({"math": rows}, {"math": rows}), settings=SETTINGS, decoding=DECODING, circles=False)
+    assert [outcome.task for outcome in card.outcomes] == ["gsm8k", "adding \U0001f600"]
+    write_json(tmp_path / "card.json", card.to_json())
 
 
 def test_examine_a_short_answer_scores_f1_and_is_right_as_exact_match_alone():

@@ -35,7 +35,7 @@ def test_each_task_of_an_expert_stands_beside_what_one_answer_to_all_scores():
     report = FamilyReport({"math": NodeReport("v000001", own, 10)}, {"math": {"math": own}}, {}, experts=("math",), constant={"math/add": 0.25})
     table = next(table for table in to_tables(report) if getattr(table, "title", "") == "experts by task")
     # Wilson's interval of 3 in 4 and of 0 in 1, by hand: 0.3006-0.9544 and 0-0.7935
-    assert list(zip(*(column.cells for column in table.columns), strict=True)) == [
+    assert list(zip(*(map(str, column.cells) for column in table.columns), strict=True)) == [
         ("math/add", "4", "75.0%", "30%-95%", "", "25.0%"), ("math/code", "1", "0.0%", "0%-79%", "", "-")]
     assert to_json(report)["constant_answer"] == {"math/add": 0.25}
 
@@ -49,6 +49,17 @@ def test_exact_match_and_length_of_answers_stand_beside_the_score():
     assert tables["promoted nodes"]["words"] == ["2.2"]
     node = to_json(report)["nodes"]["knowledge"]
     assert (node["exact_match"], node["mean_words"], node["accuracy"]) == ({"knowledge/nq_open": 0.25}, {"knowledge": 2.25}, 0.5)
+
+
+def test_names_of_tasks_stand_as_they_are_whatever_marks_they_hold():
+    names = ("[/x]", "wiki[en]", "[red]", ":smile:", "back\\")
+    own = Scorecard("exam", tuple(Outcome(name, "math", name, None, 1.0, False, True) for name in names), {"math": 1.0}, {"math": 1.0}, 0.1)
+    report = FamilyReport({"math": NodeReport("v000001", own, 10)}, {"math": {"math": own}}, {}, experts=("math",))
+    written = io.StringIO()
+    console = Console(file=written, width=80)
+    for table in to_tables(report):
+        console.print(table)
+    assert all(f"math/{name} " in written.getvalue() for name in names)
 
 
 def test_a_console_of_eighty_columns_shows_every_name_and_figure_whole():
