@@ -17,7 +17,7 @@ from data_prep.curriculum.code import program_with_tests
 from data_prep.curriculum.math import final_number
 from data_prep.records import Example
 
-EDITION = 3  # raised when a grader's verdict on some answer, or on a loop, changes: what was graded before is examined again
+EDITION = 4  # raised when a grader's verdict on some answer, or on a loop, changes: what was graded before is examined again
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,9 +164,9 @@ _LEADING_OPTION = re.compile(r"^\s*\(?([A-E])(?:[).:]\s*|\s*$)")
 
 
 def _option_text(example: Example, text: str) -> Grade:
-    """ARC: the text of the right option, or its letter alone or before the text."""
-    said = _LEADING_OPTION.match(text)
-    if said is None:
+    """ARC: the text of the right option, or its letter alone or before the text. The text itself may begin with one ("E. coli")."""
+    said, own = _LEADING_OPTION.match(text), _LEADING_OPTION.match(example.response)
+    if said is None or (own is not None and said.group(1) == own.group(1) and exact_match(text, [example.response])):
         return _right(exact_match(text, [example.response]))
     rest = text[said.end():]
     return _right(said.group(1) == str(example.meta.get("answer", "")) and (not rest.strip() or exact_match(rest, [example.response])))

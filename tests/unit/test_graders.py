@@ -103,6 +103,15 @@ def test_grade_arc_compares_the_option(text: str, expected: bool) -> None:
     assert correct(example("arc", response="The refrigerator door contains iron.", answer="B"), text) is expected
 
 
+@pytest.mark.parametrize(("response", "meta", "text", "expected"), [
+    ("E. coli", {"answer": "C"}, "E. coli", True), ("E. coli", {"answer": "C"}, "C) E. coli", True), ("E. coli", {"answer": "C"}, "E", False),
+    ("C", {}, "C", True), ("C", {"answer": "B"}, "C", True), ("C", {"answer": "B"}, "D", False), ("B) the sun", {"answer": "B"}, "B) the sun", True),
+    ("B) the sun", {}, "A) the sun", False), ("the sun", {"answer": "B"}, "A) the sun", False), ("E. coli", {"answer": "E"}, "E) E. coli", True),
+])
+def test_grade_arc_takes_the_response_word_for_word_whatever_it_begins_with(response: str, meta: dict[str, Any], text: str, expected: bool) -> None:
+    assert correct(example("arc", response=response, **meta), text) is expected
+
+
 def test_grade_xquad_scores_f1_and_counts_exact_matches() -> None:
     task = example("xquad_en", response="Pittsburgh Steelers")
     assert grade(task, "the Pittsburgh Steelers.") == Grade(1.0, True)
