@@ -142,7 +142,7 @@ class ExamSettings(Section):
 class PromoteSettings(Section):
     confidence: float = Field(0.95, description="how sure the paired bootstrap must be that accuracy rose or fell; between: a tie, bits decide", gt=0.5, lt=1)
     bootstrap_samples: int = Field(2000, description="resamples of the paired bootstrap", ge=100, le=1_000_000)
-    loop_rate_max: float = Field(0.05, description="loop rate above which no version with a served parent is promoted", ge=0, le=1)
+    loop_rate_max: float = Field(0.05, description="loop rate above which no version is promoted that loops more than the served one", ge=0, le=1)
     guessing_accuracy: float = Field(0.05, description="when candidate and served version both are below it, accuracy says nothing and bits decide", ge=0, le=1)
     bits_ceiling: float = Field(1.25, description="bits per byte as a multiple of the served version's above which nothing is promoted", ge=1)
     bits_tolerance: float = Field(0.002, description="relative change of bits per byte that counts as a tie", ge=0, le=1)
