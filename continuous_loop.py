@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import settings as configuration
+from experts.console import accept_any_text
 from settings import Settings
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ STOP_GATEWAY_S = 40.0
 
 def main(arguments: list[str] | None = None) -> int:
     """Command line. Exit code 0 after the cycles or Ctrl-C; 2 when the run can't start or go on, with the reason."""
+    accept_any_text()
     parser = argparse.ArgumentParser(prog="continuous_loop.py", description="train, examine, promote, route and serve, in a loop")
     parser.add_argument("--cycles", type=int, metavar="N", help="stop after N cycles (default: never)")
     parser.add_argument("--no-serve", action="store_true", help="train without a gateway")

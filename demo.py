@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import settings as configuration
+from experts.console import accept_any_text, plain_console
 from settings import DecodingSettings, Settings
 
 if TYPE_CHECKING:
@@ -65,6 +66,7 @@ class Family:
 
 def main(arguments: list[str] | None = None) -> int:
     """Command line. Exit code 0, or 2 when nothing has been trained yet."""
+    accept_any_text()
     parser = argparse.ArgumentParser(prog="demo.py", description="ask the trained family, and see which node answers")
     parser.add_argument("prompt", nargs="?", help="what to ask; leave it out for a chat")
     parser.add_argument("--max-new-tokens", type=int, default=192, metavar="N", help="longest answer (default 192)")
@@ -89,20 +91,16 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _show(family: Family, messages: list[Message], *, max_new_tokens: int) -> str:
-    from rich.console import Console
-
     node, route, answer = family.answer(messages, max_new_tokens=max_new_tokens)
-    console = Console(soft_wrap=True)
+    console = plain_console()
     confidence = f"{route.confidence:.0%} sure, {route.reason}" if route is not None else "no router yet"
-    console.print(f"[{node}; {confidence}]", style="dim", markup=False, highlight=False)
-    console.print(answer.text, markup=False, highlight=False)
+    console.print(f"[{node}; {confidence}]", style="dim")
+    console.print(answer.text)
     return answer.text
 
 
 def _chat(family: Family, *, max_new_tokens: int) -> None:
-    from rich.console import Console
-
-    Console().print("Type a prompt; an empty line starts a new conversation, Ctrl-D (Ctrl-Z on Windows) ends.", style="dim")
+    plain_console().print("Type a prompt; an empty line starts a new conversation, Ctrl-D (Ctrl-Z on Windows) ends.", style="dim")
     messages: list[Message] = []
     while True:
         try:

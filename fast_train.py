@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import settings as configuration
+from experts.console import accept_any_text
 from settings import Settings
 from training.command import require_folders
 
@@ -25,6 +26,7 @@ FAST_CYCLE = 0
 
 def main(arguments: list[str] | None = None) -> int:
     """Command line. Exit code 0 when the node was trained (promoted or refused, with the reason), 2 when it couldn't be."""
+    accept_any_text()
     parser = argparse.ArgumentParser(prog="fast_train.py", description="train one node and offer it for promotion")
     parser.add_argument("--expert", metavar="NODE", help="node to train, as in math; a recipe for plain text needs none")
     parser.add_argument("--epochs", type=float, metavar="N", help="turns over the node's training records (default: loop.cycle_steps or loop.cycle_minutes)")

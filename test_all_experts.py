@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import settings as configuration
+from experts.console import accept_any_text
 from settings import Settings
 from training.command import require_folders
 
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
 def main(arguments: list[str] | None = None) -> int:
     """Command line. Exit code 0; 1 when a figure is below its floor; 2 when nothing can be examined."""
+    accept_any_text()
     parser = argparse.ArgumentParser(prog="test_all_experts.py", description="examine every promoted node and the router")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures as JSON")
     parser.add_argument("--grades", type=Path, metavar="FILE", help="write every node's grade on every exam prompt, for routing evaluate --prompts FILE")
@@ -47,14 +49,14 @@ def main(arguments: list[str] | None = None) -> int:
         report = _examine(chosen, grades=parsed.grades)
     except repairable() as error:
         parser.exit(2, f"{parser.prog}: {error}\n")
+    if parsed.json is not None:  # before the tables: what was examined for minutes is kept whatever becomes of the output
+        parsed.json.write_text(json.dumps(to_json(report), indent=2) + "\n", encoding="utf-8")
     console = Console()
     for table in to_tables(report):
         console.print(table)
-    if parsed.json is not None:
-        parsed.json.write_text(json.dumps(to_json(report), indent=2) + "\n", encoding="utf-8")
     below = faults(report, exam=chosen.exam)
     for fault in below:
-        console.print(f"below the floor: {fault}", markup=False)
+        console.print(f"below the floor: {fault}", markup=False, emoji=False)
     return 1 if below else 0
 
 

@@ -10,10 +10,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 
-from rich.console import Console
 from rich.table import Table
 
 from benchmarks.measuring import Figure
+from experts.console import accept_any_text, plain_console
 from experts.durable import write_json
 
 NAMES = {
@@ -28,6 +28,7 @@ NAMES = {
 
 def main(words: Sequence[str] | None = None) -> int:
     """Run the benchmark that the command line names; 0 when it ran."""
+    accept_any_text()
     lines = "\n".join(f"  {name:<8}{text}" for name, text in NAMES.items())
     parser = argparse.ArgumentParser(prog="python -m benchmarks", formatter_class=argparse.RawDescriptionHelpFormatter,
                                      description="Figures as ratios against a peer in the same run.",
@@ -37,7 +38,7 @@ def main(words: Sequence[str] | None = None) -> int:
     chosen = parser.parse_args(words)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     figures = _run(importlib.import_module(f"benchmarks.{chosen.name}"), name=chosen.name, words=chosen.rest)
-    Console().print(_table(figures))
+    plain_console(soft_wrap=False).print(_table(figures))
     return 0
 
 

@@ -14,10 +14,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import settings
+from experts.console import accept_any_text, plain_console
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command. Returns its exit code: 0, 1 when an exam is refused, 2 when the data can't be used."""
+    accept_any_text()
     parser = argparse.ArgumentParser(prog="python -m data_prep", description="Make shards of a data folder and report on them.")
     parser.add_argument("action", choices=("build", "report"), help="build: take the files as they are now; report: show what was prepared last")
     settings.add_arguments(parser)
@@ -29,15 +31,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(chosen: settings.Settings, *, action: str, json_file: Path | None) -> int:
-    from rich.console import Console
-
     from data_prep.corpus import DataError, last_cycle, prepare
     from data_prep.exam_check import ExamOverlap, require_exams
     from experts.durable import NotWritable, OutOfSpace, write_text
     from experts.run_lock import RunLock, RunLocked
     from experts.tree import Tree
 
-    errors = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
+    errors = plain_console(stderr=True)
     try:
         folder = Path(chosen.run.dir)
         folder.mkdir(parents=True, exist_ok=True)
@@ -48,7 +48,7 @@ def _run(chosen: settings.Settings, *, action: str, json_file: Path | None) -> i
     except (DataError, NotWritable, OutOfSpace, RunLocked, settings.SettingsError) as error:
         errors.print(f"data_prep: {error}")
         return 2
-    Console().print(corpus.report.tables())
+    plain_console(soft_wrap=False).print(corpus.report.tables())
     if json_file is not None:
         write_text(json_file, json.dumps(corpus.report.to_json(), indent=1) + "\n")
     try:

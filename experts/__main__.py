@@ -9,10 +9,12 @@ import sys
 from pathlib import Path
 
 import settings as settings_of_run
+from experts.console import accept_any_text
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run a command; gives the exit code: 0 done or healthy, 1 the wanted device can't be used, 2 wrong arguments; of start the loop's."""
+    accept_any_text()
     parser = argparse.ArgumentParser(prog="python -m experts", description="Look at the devices of this machine.")
     commands = parser.add_subparsers(dest="command", required=True)
     doctor = commands.add_parser("doctor", help="table of devices, the one used and why, self-test, speed, advice")

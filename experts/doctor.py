@@ -147,19 +147,19 @@ def show(report: Report, *, console: Console) -> None:
     console.print(kinds)
     if report.chosen is not None:
         reason = report.chosen["reason"].partition(". ")[0]  # the table has the rest
-        console.print(f"run.device = {report.wanted!r} uses {report.chosen['wanted']} ({report.chosen['name']}): {reason}", markup=False)
+        console.print(f"run.device = {report.wanted!r} uses {report.chosen['wanted']} ({report.chosen['name']}): {reason}", markup=False, emoji=False)
     if report.error is not None:
-        console.print(f"run.device = {report.wanted!r} can't be used: {report.error}", markup=False)
+        console.print(f"run.device = {report.wanted!r} can't be used: {report.error}", markup=False, emoji=False)
     if report.self_test is not None:
         console.print(_figures(report.self_test))
     for line in report.advice:
-        console.print(f"- {line}", markup=False)
+        console.print(f"- {line}", markup=False, emoji=False)
 
 
 def _figures(test: dict[str, Any]) -> Table:
     table = Table("self-test", "value", title=f"Self-test of {test['device']} against the CPU", title_justify="left")
     for failure in test["failures"]:
-        table.add_row(f"FAILED {failure['check']}", Text(failure["detail"]))
+        table.add_row(Text(f"FAILED {failure['check']}"), Text(failure["detail"]))
     if not test["failures"]:
         table.add_row("passed", "three training steps, all gradients, 32 greedy tokens, no fallback")
     for key, value in test.items():

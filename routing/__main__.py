@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import settings
+from experts.console import accept_any_text, plain_console
 
 if TYPE_CHECKING:
     from experts.journal import Journal
@@ -37,6 +38,7 @@ class CommandError(ValueError):
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command. Returns its exit code: 0, or 2 when it can't be done, with the reason."""
+    accept_any_text()
     parser = argparse.ArgumentParser(prog="python -m routing", description="Fit, judge and explain the router.")
     commands = parser.add_subparsers(dest="action", required=True)
     fit_parser = commands.add_parser("fit", help="fit a router on the run's prompts and promote it unless it is worse than the served one")
@@ -92,8 +94,6 @@ def _served(chosen: settings.Settings, tree: Tree) -> Router:
 
 def _fit(chosen: settings.Settings, tree: Tree, *, force: bool) -> dict[str, Any]:
     """Fit, judge beside the served router as the loop does, keep and promote unless refused. version: None for a refused one, which isn't kept."""
-    from rich.console import Console
-
     from data_prep.corpus import last_cycle, prepare
     from data_prep.prompts import corpus_prompts, prompts_to_fit
     from experts.journal import Journal
@@ -103,7 +103,7 @@ def _fit(chosen: settings.Settings, tree: Tree, *, force: bool) -> dict[str, Any
     from routing.offer import make_offer
     from routing.rows import FEEDBACK, Row
 
-    errors = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
+    errors = plain_console(stderr=True)
     folder = Path(chosen.run.dir)
     folder.mkdir(parents=True, exist_ok=True)
     with RunLock(folder):
@@ -137,8 +137,6 @@ def _promote_or_refuse(offer: Offer, registry: Registry, journal: Journal, *, ca
 
 
 def _evaluate(chosen: settings.Settings, tree: Tree, file: Path, *, pictures: Path | None) -> dict[str, Any]:
-    from rich.console import Console
-
     from routing.baselines import baselines
     from routing.evaluate import evaluate
     from routing.oracle import regret
@@ -154,7 +152,7 @@ def _evaluate(chosen: settings.Settings, tree: Tree, file: Path, *, pictures: Pa
 
         draw(judged, pictures)
     shown = {key: value for key, value in result.items() if key not in ("confusion", "risk_coverage", "reliability")}
-    Console(highlight=False).print_json(json.dumps(shown))
+    plain_console().print_json(json.dumps(shown))
     return result
 
 
@@ -213,10 +211,9 @@ def _explain(router: Router, prompt: str) -> dict[str, Any]:
 
 
 def _show(explanation: Explanation) -> None:
-    from rich.console import Console
     from rich.table import Table
 
-    console = Console(highlight=False, markup=False)
+    console = plain_console(soft_wrap=False)
     console.print(f"{explanation.route.node}: {explanation.route.reason}")
     for word, meant in explanation.read_as.items():
         console.print(f"read {word!r} as {meant!r}")

@@ -7,6 +7,7 @@ import logging
 import sys
 from pathlib import Path
 
+from experts.console import accept_any_text
 from settings import Settings, SettingsError, add_arguments, check, from_arguments
 
 log = logging.getLogger("serving")
@@ -14,6 +15,7 @@ log = logging.getLogger("serving")
 
 def main(arguments: list[str] | None = None) -> int:
     """The command; returns its exit code."""
+    accept_any_text()
     parser = argparse.ArgumentParser(prog="python -m serving", description="answer over HTTP with the promoted versions of a run")
     add_arguments(parser)
     parser.add_argument("--host", help="address to listen on (serve.host)")

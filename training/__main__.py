@@ -9,9 +9,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.console import Console
-
 import settings
+from experts.console import accept_any_text, plain_console
 from experts.journal import Journal
 from experts.tree import Tree
 from training.curve import chart, picture
@@ -22,6 +21,7 @@ SERIES = ("val_loss", "train_loss")
 
 def main(words: Sequence[str] | None = None) -> int:
     """0 when a chart was drawn, 2 with the reason when the file can't be drawn."""
+    accept_any_text()
     parser = argparse.ArgumentParser(prog="python -m training")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     curve = commands.add_parser("curve", help="losses of a training as a chart in the terminal, or a picture")
@@ -46,10 +46,10 @@ def _history(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> 
     except (ImportError, ValueError, OSError) as error:
         parser.exit(2, f"{parser.prog}: {chosen.run.dir} can't be drawn: {error}; "
                        "the picture needs a run with promotions and python -m pip install -e \".[curves]\"\n")
-    console = Console(soft_wrap=True)
+    console = plain_console()
     for point in found:
         values = ", ".join(f"{domain} {value:.1%}" for domain, value in point.accuracy.items())
-        console.print(f"{point.minutes:6.1f} min  mean {point.mean:.1%}  {values}", markup=False, highlight=False)
+        console.print(f"{point.minutes:6.1f} min  mean {point.mean:.1%}  {values}")
     return 0
 
 
@@ -65,11 +65,11 @@ def _curve(curve: argparse.ArgumentParser, arguments: argparse.Namespace) -> int
             picture(points, x=arguments.over, y=arguments.series, file=arguments.picture)
         except (ImportError, ValueError, OSError) as error:
             curve.exit(2, f"{curve.prog}: {arguments.picture} can't be written: {error}; pictures need python -m pip install -e \".[curves]\"\n")
-    console = Console(soft_wrap=True)
-    console.print(f"{arguments.series} over {arguments.over}", markup=False, highlight=False)
-    console.print(drawn, markup=False, highlight=False)
+    console = plain_console()
+    console.print(f"{arguments.series} over {arguments.over}")
+    console.print(drawn)
     best = min(points, key=lambda point: point[1])
-    console.print(f"lowest {best[1]:.4f} at {arguments.over} {best[0]:g}, last {points[-1][1]:.4f}", markup=False, highlight=False)
+    console.print(f"lowest {best[1]:.4f} at {arguments.over} {best[0]:g}, last {points[-1][1]:.4f}")
     return 0
 
 

@@ -68,7 +68,7 @@ class Reporter:
         self._console = console or Console(soft_wrap=True)
         self._quiet = quiet
         self._live = self._console.is_terminal and not quiet
-        self._bar = Progress(TextColumn("[bold]{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[facts]}"),
+        self._bar = Progress(TextColumn("[bold]{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[facts]}", markup=False),
                              TimeRemainingColumn(), console=self._console, transient=True)
         self._task: TaskID | None = None
         self._node, self._last_line = "", 0.0
@@ -101,11 +101,11 @@ class Reporter:
         elif not self._quiet and time.monotonic() - self._last_line >= LINE_EVERY_S:
             self._last_line = time.monotonic()
             if self._routing is not None:
-                self._console.print(f"iter {facts.step} | loss {facts.loss:.4f} | lr {facts.lr:.3e} | {facts.tokens_per_s:.0f} tok/s | "
-                                    f"{log_fields(self._routing.metrics)}", markup=False, highlight=False)
+                self._say(f"iter {facts.step} | loss {facts.loss:.4f} | lr {facts.lr:.3e} | {facts.tokens_per_s:.0f} tok/s | "
+                          f"{log_fields(self._routing.metrics)}")
                 return
-            self._console.print(f"{self._node:<14} step {facts.step:>6}/{facts.steps:<6} loss {facts.loss:7.4f}  lr {facts.lr:9.2e}  "
-                                f"{facts.tokens_per_s:>8,.0f} tok/s  left {facts.eta_s:>6.0f} s", markup=False, highlight=False)
+            self._say(f"{self._node:<14} step {facts.step:>6}/{facts.steps:<6} loss {facts.loss:7.4f}  lr {facts.lr:9.2e}  "
+                      f"{facts.tokens_per_s:>8,.0f} tok/s  left {facts.eta_s:>6.0f} s")
 
     def samples(self, samples: Iterable[Sample]) -> None:
         """One answer of each domain from an examination, shortened to a line, for people to read; none when quiet."""
@@ -115,11 +115,15 @@ class Reporter:
         for sample in samples:
             first.setdefault(sample.domain, sample)
         for domain, sample in first.items():
-            self._console.print(f"  {domain:<12} {_line(sample.prompt)} -> {_line(sample.answer)}", markup=False, highlight=False)
+            self._say(f"  {domain:<12} {_line(sample.prompt)} -> {_line(sample.answer)}")
 
     def note(self, text: str) -> None:
         """One line that is always shown: what was promoted and why, where the gateway listens."""
-        self._console.print(text, markup=False, highlight=False)
+        self._say(text)
+
+    def _say(self, text: str) -> None:
+        """Print a text as it stands: brackets are no markup, and the ":100:" of a file's line no emoji."""
+        self._console.print(text, markup=False, emoji=False, highlight=False)
 
 
 def _line(text: str) -> str:

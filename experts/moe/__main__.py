@@ -7,9 +7,12 @@ import json
 import sys
 from pathlib import Path
 
+from experts.console import accept_any_text
+
 
 def main(arguments: list[str] | None = None) -> int:
     """Exit code 0: healthy or to be watched; 1: an alarm; 2: no such run, or no readings in it."""
+    accept_any_text()
     parser = argparse.ArgumentParser(prog="python -m experts.moe", description="Health of token-level routers.")
     commands = parser.add_subparsers(dest="command", required=True)
     report = commands.add_parser("report", help="each metric with its healthy range, verdict, since when, and the lever to pull")

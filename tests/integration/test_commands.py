@@ -12,6 +12,7 @@ import settings
 import test_all_experts
 from experts.journal import Journal
 from experts.registry import Registry
+from training import report as family_report
 
 PATIENCE_S = 120
 
@@ -78,6 +79,18 @@ def test_command_refuses_a_file_in_no_folder_before_it_works(tmp_path, capsys, m
         assert ended.value.code == 2
         assert f"{option} {file}: {told}" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
+
+
+def test_test_all_experts_keeps_its_figures_when_the_output_is_gone(tmp_path, monkeypatch):
+    def gone(report):
+        raise BrokenPipeError
+
+    monkeypatch.setattr(test_all_experts, "_examine", lambda chosen, grades: "report")
+    monkeypatch.setattr(family_report, "to_json", lambda report: {"of": report})
+    monkeypatch.setattr(family_report, "to_tables", gone)
+    with pytest.raises(BrokenPipeError):
+        test_all_experts.main(["--run", str(tmp_path), "--json", str(tmp_path / "out.json")])
+    assert json.loads((tmp_path / "out.json").read_text(encoding="utf-8")) == {"of": "report"}
 
 
 def test_demo_answers_and_shows_the_route(family, records_folder, toy_overrides):

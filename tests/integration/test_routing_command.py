@@ -8,7 +8,9 @@ import pytest
 
 from experts.journal import Journal
 from experts.registry import Registry
-from routing.__main__ import main
+from routing.__main__ import _show, main
+from routing.explain import Explanation, Term
+from routing.router import Route
 
 TALK = {"math": "what is {a} plus {b}", "reasoning": "if Ann is older than person {a} and person {a} is older than person {b}, who is oldest",
         "conversation": "hello friend {a}, how are you on day {b}", "knowledge": "who was king number {a} of country {b}",
@@ -140,6 +142,15 @@ def test_explain_shows_node_and_terms(run, capsys):
     why = json.loads((home / "why.json").read_text(encoding="utf-8"))
     assert why["route"]["node"] == "math"
     assert why["terms"][0]["term"] in capsys.readouterr().out
+
+
+def test_explain_shows_words_as_they_stand(capsys):
+    route = Route("code", "technical", "code", 0.9, (), abstained=False, reason="sure of code")
+    _show(Explanation(route, {"code": 0.9}, "code", "math", (Term("[/x]", 0.5), Term(":top:", 0.25)), {":100:": "[b]"}))
+    shown = capsys.readouterr().out
+    assert "read ':100:' as '[b]'" in shown
+    assert "[/x]" in shown
+    assert ":top:" in shown
 
 
 def test_evaluate_names_the_line_that_is_wrong(run, capsys):

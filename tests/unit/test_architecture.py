@@ -77,6 +77,12 @@ def test_architecture_nothing_executable_is_loaded_and_text_is_ascii(path):
     assert "trust_remote_code=True" not in text
 
 
+@pytest.mark.parametrize("path", [path for path in SOURCES if path.name == "__main__.py" or path.name in ENTRIES], ids=_name)
+def test_architecture_commands_begin_by_letting_output_take_any_text(path):
+    main = next(node for node in ast.parse(path.read_text(encoding="utf-8")).body if isinstance(node, ast.FunctionDef) and node.name == "main")
+    assert ast.unparse(main.body[1]) == "accept_any_text()"  # after the docstring
+
+
 def test_architecture_importing_every_module_prints_nothing_and_picks_no_device():
     modules = [_name(path)[:-3].replace("/", ".").removesuffix(".__init__") for path in FILES if path.name != "__main__.py"]
     code = ("import importlib, sys, torch\n"

@@ -164,6 +164,15 @@ def test_show_prints_choice_failures_and_brackets_as_they_are(monkeypatch: pytes
         assert '-e ".[directml]"' in text
 
 
+def test_show_prints_a_refusal_as_it_stands() -> None:
+    console = Console(width=400, record=True, file=io.StringIO())
+    failed = {"device": "cpu", "failures": [{"check": "[/x]", "detail": "driver.log:100: [/y]"}]}
+    doctor.show(doctor.Report({}, {}, (), "cpu", None, failed, "driver.log:100: [/z]", ("see driver.log:100: [b]",)), console=console)
+    text = console.export_text()
+    for part in ("FAILED [/x]", "driver.log:100: [/y]", "can't be used: driver.log:100: [/z]", "- see driver.log:100: [b]"):
+        assert part in text
+
+
 def test_command_doctor_writes_the_report_and_ends_with_0(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(devices, "trial_report", fake_trial)
     assert command.main(["doctor", "--device", "cpu", "--json", str(tmp_path / "report.json")]) == 0

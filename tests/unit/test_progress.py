@@ -40,6 +40,14 @@ def test_reporter_samples_are_one_line_of_each_domain(shown):
     assert shown.getvalue().splitlines() == ["  math         What is / 2 + 2? -> 2+2 / #### 4", f"  code         {'x' * 67}... -> "]
 
 
+def test_reporter_shows_texts_as_they_stand(shown):
+    """Brackets are no markup (a closing one alone would be an error), and the number of a line is no emoji."""
+    with reporter(shown) as out:
+        out.note("records.jsonl:100: a [bold]word[/] [/x]")
+        out.samples([Sample("code", "x[:top:2]", "", "[/b] :100:", None)])
+    assert shown.getvalue().splitlines() == ["records.jsonl:100: a [bold]word[/] [/x]", "  code         x[:top:2] -> [/b] :100:"]
+
+
 def test_reporter_told_to_be_quiet_shows_notes_alone(shown):
     with reporter(shown, quiet=True) as out:
         out.node_started(Job("math", 1.0, steps=20), share="1/8")
