@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,14 +30,17 @@ def points(events: Sequence[Event], tree: Tree) -> list[Point]:
     A domain answers through its expert once that is promoted, until then through its branch or the root, with the accuracy
     that node showed in the domain at its own promotion.
     """
-    spent: dict[tuple[str, int], float] = {}  # seconds of training, by node and cycle: a job's early version and its end count once
+    spent: dict[tuple[str, int, int], float] = {}  # seconds of training, by node, cycle and begun: an early version and the end count once
+    begun: Counter[str] = Counter()  # trainings of a node that weren't a stopped one's rest; fast_train.py's are all of one cycle
     shown: dict[str, Mapping[str, float | None]] = {}
     found = []
     for event in events:
+        if event.kind == "training_started" and event.node is not None:
+            begun[event.node] += not event.facts.get("resumed", True)  # journals of earlier versions don't say: a cycle is one training
         training = event.facts.get("training")
         if training is None or event.node is None:
             continue
-        job = event.node, int(training["cycle"])
+        job = event.node, int(training["cycle"]), begun[event.node]
         spent[job] = max(spent.get(job, 0.0), float(training["train_s"]))
         if event.kind != "promoted":
             continue

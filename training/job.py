@@ -59,7 +59,8 @@ class JobRunner:
 
     def carry_out(self, job: Job, *, cycle: int, states: Path, corpus: Corpus) -> tuple[Job, Trained | None]:
         """The job with its status and outcome, and what training found; status stays pending when it was stopped."""
-        self._run.journal.append("training_started", node=job.node, cycle=cycle, steps=job.steps, corpus=corpus.fingerprint)
+        self._run.journal.append("training_started", node=job.node, cycle=cycle, steps=job.steps, corpus=corpus.fingerprint,
+                                 resumed=has_state(states))
         curves = self._run.folder / "tensorboard" / f"{job.node}-{states.name}" if self._run.settings.run.tensorboard else None
         health = HealthRecorder(self._run.journal, node=job.node, settings=self._run.settings.moe)
         with Scalars(curves) as scalars, health:
@@ -164,15 +165,15 @@ class JobRunner:
             return job
         verdict, reason = offer.verdict, offer.verdict.decision.reason
         scalars.exam(verdict.scorecard, step=trained.step)
-        self._reporter.samples(verdict.scorecard.samples)
         facts = {**about, "steps": trained.step, **training_facts(trained, kept_share=offer.kept_share), "kept_share": offer.kept_share}
         looked = {} if offer.second_look is None else {"second_look": offer.second_look}
         if verdict.decision.promote:
             self._promote(job.node, expert, training=facts, verdict=verdict, reason=reason, **looked)
-            return replace(job, status="promoted", outcome=reason)
-        self._run.journal.append("refused", node=job.node, reason=reason, training=facts, scorecard=verdict.summary, **looked)
-        self._reporter.note(f"{job.node} {reason}")
-        return replace(job, status="refused", outcome=reason)
+        else:
+            self._run.journal.append("refused", node=job.node, reason=reason, training=facts, scorecard=verdict.summary, **looked)
+            self._reporter.note(f"{job.node} {reason}")
+        self._reporter.samples(verdict.scorecard.samples)  # last: what becomes of the output can't cost what was trained
+        return replace(job, status="promoted" if verdict.decision.promote else "refused", outcome=reason)
 
     def _judge(self, node: str, expert: Expert, corpus: Corpus, *, begun_with: str | None) -> _Offer | None:
         """The verdict on what was trained; or, where that is refused or held-out answers got dearer by it, and a point on the way to it is promoted and

@@ -89,6 +89,27 @@ def test_loop_stopped_and_started_again_ends_with_the_same_weights(toy_settings,
     assert {node: _weights(registry, node) for node in registry.pointer().nodes} == {node: _weights(whole, node) for node in whole.pointer().nodes}
 
 
+def test_loop_journal_says_which_training_goes_on_with_a_stopped_one(toy_settings):
+    chosen = toy_settings('tree.branches={technical=["code"]}')
+    turn(chosen, should_stop=Stop(9), router=False)
+    _, events = turn(chosen, router=False)
+    started = [(event.node, event.facts["resumed"]) for event in events if event.kind == "training_started"]
+    assert started == [("generalist", False), ("generalist", True), ("code", False)]
+
+
+def test_loop_whose_output_is_gone_keeps_what_was_trained(toy_settings, monkeypatch):
+    def gone(self, samples):
+        raise BrokenPipeError
+
+    monkeypatch.setattr(Reporter, "samples", gone)
+    chosen = toy_settings()
+    with pytest.raises(BrokenPipeError):
+        turn(chosen, router=False)
+    with open_run(chosen) as run:
+        assert run.registry.pointer().nodes == {"generalist": "v000001"}
+        assert [event.node for event in run.journal.events(kind="promoted")] == ["generalist"]
+
+
 def test_loop_killed_between_promotion_and_journal_writes_the_event_at_the_next_start(toy_settings):
     chosen = toy_settings()
     _, events = turn(chosen, router=False)

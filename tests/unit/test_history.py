@@ -35,6 +35,38 @@ def test_points_add_up_training_once_a_job_and_take_the_answering_node(run_folde
     assert [point.mean for point in found] == pytest.approx([0.15, 0.5, 0.7])
 
 
+def _minutes(folder, *events):
+    """Minutes of the last point of a journal of (kind, facts), all of the root in cycle 0."""
+    with Journal(folder / "journal.db") as journal:
+        for kind, facts in events:
+            journal.append(kind, node="generalist", **facts)
+        return points(journal.events(), TREE)[-1].minutes
+
+
+def _started(**facts):
+    return "training_started", {"cycle": 0, **facts}
+
+
+def _promoted(seconds):
+    return "promoted", {"training": {"cycle": 0, "train_s": seconds}, "scorecard": {"per_domain": {"math": 0.5}}}
+
+
+def test_points_add_up_trainings_of_one_cycle(tmp_path):
+    """43 s in the founding cycle and two trainings of 300 s by fast_train.py, which has no cycles: 643 s."""
+    minutes = _minutes(tmp_path, *(event for seconds in (43, 300, 300) for event in (_started(resumed=False), _promoted(seconds))))
+    assert minutes == pytest.approx(643 / 60)
+
+
+def test_points_count_a_resumed_training_once(tmp_path):
+    """Early after 60 s, stopped, whole after 120 s; killed before the loop noted that, it is offered once more."""
+    minutes = _minutes(tmp_path, _started(resumed=False), _promoted(60), _started(resumed=True), _promoted(120), _started(resumed=True), _promoted(120))
+    assert minutes == 2.0
+
+
+def test_points_of_a_journal_that_names_no_resume_count_a_cycle_once(tmp_path):
+    assert _minutes(tmp_path, _started(), _promoted(60), _started(), _promoted(120)) == 2.0
+
+
 def test_history_command_writes_a_picture_and_prints_the_points(run_folder, capsys):
     pytest.importorskip("matplotlib")
     picture = run_folder / "accuracy.png"
