@@ -31,6 +31,14 @@ def test_founding_given_steps_leaves_the_clock_out():
     assert [(job.node, job.steps) for job in jobs] == [("generalist", 50), *((name, 10) for name in TREE.domains)]
 
 
+@pytest.mark.parametrize(("root", "branch", "nodes"), [(0.18, 0.82, ("generalist", "analytical", "language")), (1.0, 0.0, ("generalist",))])
+def test_founding_that_leaves_nothing_for_the_experts_has_no_jobs_for_them(root, branch, nodes):
+    """In floating point 1 - 0.18 - 0.82 is a little more than 0."""
+    jobs = founding(TREE, settings=LoopSettings(steps=100, root_share=root, branch_share=branch))
+    assert tuple(job.node for job in jobs) == nodes
+    assert sum(job.steps for job in jobs) == 100
+
+
 @pytest.mark.parametrize(("steps", "of_records", "share"), [
     (100, 0.0, 0.75), (1200, 0.0, 0.75), (1500, 0.0, 0.6), (2250, 0.0, None), (90_000, 0.0, None),
     (100, 1.0, 0.95), (1000, 1.0, 0.9), (1500, 1.0, 0.6), (2250, 1.0, None),
@@ -124,8 +132,14 @@ def test_most_to_gain_weighs_room_refusals_and_waiting(standings, chosen):
 
 
 def test_gain_by_hand():
-    assert gain(Standing("math", 0.6, 1.0, refusals=1, cycles_since=5)) == pytest.approx(0.4 * 0.5 * 1.5)
-    assert gain(Standing("generalist", 0.6, 1.0, refusals=1, cycles_since=5, inner=True)) == pytest.approx(0.4 * 0.5 * 0.5 * 1.5)
+    assert gain(Standing("math", 0.6, 1.0, refusals=1, cycles_since=5)) == pytest.approx(0.415 * 0.5 * 1.5)
+    assert gain(Standing("generalist", 0.6, 1.0, refusals=1, cycles_since=5, inner=True)) == pytest.approx(0.415 * 0.5 * 0.5 * 1.5)
+    assert gain(Standing("math", None, 0.8, refusals=0, cycles_since=10)) == pytest.approx(0.4 * 2)
+
+
+def test_gain_of_a_node_without_a_mistake_rises_with_waiting():
+    assert gain(Standing("math", 1.0, 1.0, refusals=0, cycles_since=1000)) > gain(Standing("code", 0.9, 1.0, refusals=0, cycles_since=0))
+    assert gain(Standing("math", 1.0, 1.0, refusals=0, cycles_since=7)) < gain(Standing("code", 0.999, 1.0, refusals=0, cycles_since=7))
 
 
 def test_most_to_gain_halves_the_rate_after_each_refusal():
@@ -143,6 +157,17 @@ def test_mix_of_an_expert_is_its_domain_and_a_tenth_of_the_others_from_responses
     found = mix_of(TREE, "math", settings=LoopSettings(replay_share=0.1), with_prompts=TREE.domains)
     assert found.shares == pytest.approx({"math": 0.9, "reasoning": 0.025, "conversation": 0.025, "knowledge": 0.025, "code": 0.025})
     assert found.prompts == frozenset()
+
+
+def test_mix_of_an_expert_without_replay_leaves_the_others_out():
+    assert mix_of(TREE, "math", settings=LoopSettings(replay_share=0)).shares == {"math": 1.0}
+    assert mix_of(TREE, "analytical", settings=LoopSettings(replay_share=0)).shares == {"math": 0.5, "reasoning": 0.5}
+    assert mix_of(TREE, "generalist", settings=LoopSettings(replay_share=0)).shares == pytest.approx(dict.fromkeys(TREE.domains, 0.2))
+
+
+def test_mix_of_an_expert_with_the_most_replay_still_reads_its_own():
+    found = mix_of(TREE, "math", settings=LoopSettings(replay_share=0.9))
+    assert found.shares == pytest.approx({"math": 0.1, "reasoning": 0.225, "conversation": 0.225, "knowledge": 0.225, "code": 0.225})
 
 
 def test_mix_of_the_root_is_all_domains_with_the_prompts_of_some():

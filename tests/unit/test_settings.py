@@ -28,6 +28,8 @@ def test_to_toml_read_back_gives_the_same_settings():
     ("model.heads=5", r"model\.width = 192 isn't a multiple of model\.heads = 5; change one of them"),
     ("train.row_tokens=4096", r"train\.row_tokens = 4096 is more than model\.context_tokens = 512"),
     ("loop.root_share=0.95", r"loop\.root_share \+ loop\.branch_share = 1\.07; at most 1"),
+    ("loop.root_share=0", r"loop\.root_share = 0: input should be greater than 0; see its line in config\.toml"),
+    ("loop.replay_share=1", r"loop\.replay_share = 1: input should be less than or equal to 0\.9"),
     ("train.lr=nan", r"train\.lr = nan: input should be a finite number"),
     ("run.seed", r"--set 'run\.seed' has no '='"),
     ("seed=1", r"--set 'seed=1': 'seed' names no section"),
