@@ -9,6 +9,7 @@ merges the `meta` objects of a file into one schema (absent keys become null). P
 
 from __future__ import annotations
 
+import glob
 import gzip
 import json
 import logging
@@ -206,14 +207,14 @@ def _parquet_items(file: DataFile, *, cache_dir: Path) -> Iterator[Record | Reje
     datasets.logging.set_verbosity(logging.CRITICAL)  # it logs what is reported below, without the file's name in the run's terms
     row = 0
     try:
-        rows = datasets.load_dataset("parquet", data_files=[str(file.path)], split="train", streaming=True, cache_dir=str(cache_dir))
+        rows = datasets.load_dataset("parquet", data_files=[glob.escape(str(file.path))], split="train", streaming=True, cache_dir=str(cache_dir))
         columns = tuple(rows.column_names or ())
         if not {"prompt", "response"} <= set(columns):
             yield Rejection(f"{file.name}:1", "wrong columns", f"has {', '.join(columns)}; prompt and response are needed, source and meta are taken")
             return
         for row, fields in enumerate(rows, start=1):
             yield _to_record(fields, file=file, where=f"{file.name}:{row}")
-    except (pyarrow.ArrowException, datasets.exceptions.DatasetGenerationError, OSError, UnicodeDecodeError) as error:
+    except (pyarrow.ArrowException, datasets.exceptions.DatasetGenerationError, OSError, ValueError, NotImplementedError) as error:
         yield Rejection(f"{file.name}:{row + 1}", "damaged file", f"can't be read as Parquet from this row on: {error}; the {row} rows before are kept")
 
 

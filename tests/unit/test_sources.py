@@ -126,6 +126,32 @@ def test_parquet_damaged_or_without_columns_is_named_and_the_rest_is_read(folder
     assert "has text; prompt and response are needed" in reading.rejections[1].detail
 
 
+def test_parquet_below_a_path_that_looks_like_a_pattern_is_read(tmp_path: Path) -> None:
+    home = tmp_path / "part[2]" / "math"
+    home.mkdir(parents=True)
+    for name in ("a[1].parquet", "b.parquet"):
+        pq.write_table(pa.table({"prompt": [name], "response": ["b"]}), home / name)
+    reading = read(home.parent)
+    assert [(record.prompt, record.where) for record in reading.records] == [("a[1].parquet", "math/a[1].parquet:1"), ("b.parquet", "math/b.parquet:1")]
+    assert reading.rejections == []
+
+
+@pytest.mark.parametrize("error", [ValueError, NotImplementedError])
+def test_parquet_that_the_library_refuses_is_a_damaged_file(folder: Path, monkeypatch: pytest.MonkeyPatch, error: type[Exception]) -> None:
+    import datasets
+
+    def refuse(*arguments: object, **options: object) -> None:
+        raise error("no such thing")
+
+    (folder / "math" / "a.parquet").touch()
+    (folder / "math" / "b.jsonl").write_text(line(), encoding="utf-8")
+    monkeypatch.setattr(datasets, "load_dataset", refuse)
+    reading = read(folder)
+    assert [record.where for record in reading.records] == ["math/b.jsonl:1"]
+    assert [(rejection.where, rejection.reason) for rejection in reading.rejections] == [("math/a.parquet:1", "damaged file")]
+    assert "no such thing" in reading.rejections[0].detail
+
+
 def test_parquet_is_read_without_network(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*arguments: object, **options: object) -> None:
         raise AssertionError("the network was asked")
