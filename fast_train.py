@@ -62,6 +62,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _train(chosen: Settings, *, node: str, epochs: float | None, quiet: bool) -> dict[str, Any]:
+    from data_prep import manifest
     from data_prep.corpus import prepare
     from experts import device as devices
     from experts.checkpoint import has_state
@@ -77,7 +78,8 @@ def _train(chosen: Settings, *, node: str, epochs: float | None, quiet: bool) ->
         device = devices.choose(chosen.run.device)
         devices.seed_everything(chosen.run.seed)
         states = run.folder / "work" / node / "fast"
-        corpus = prepare(chosen, run.tree, cycle=FAST_CYCLE, log=reporter.note, resume=has_state(states))  # else files as they are now
+        training = f"fast {node}"
+        corpus = prepare(chosen, run.tree, cycle=FAST_CYCLE, log=reporter.note, resume=has_state(states), training=training)  # else files as they are now
         runner = JobRunner(run, device=device, reporter=reporter, should_stop=stop.is_set)
         fresh = run.tree.answering(node, run.registry.pointer().nodes) is None
         steps = runner.epoch_steps(node, corpus, epochs=epochs) if epochs is not None else chosen.loop.cycle_steps
@@ -90,6 +92,7 @@ def _train(chosen: Settings, *, node: str, epochs: float | None, quiet: bool) ->
         done, trained = runner.carry_out(job, cycle=FAST_CYCLE, states=states, corpus=corpus)
         if done.status != "pending":
             remove_folder(states)
+            manifest.release(run.folder / "data", training)
         return {**report(trained, parameters=parameters), "status": done.status}
 
 

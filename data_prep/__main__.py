@@ -1,7 +1,7 @@
 """python -m data_prep build|report: make the shards of a data folder, and show what became of every record.
 
-build brings the run's data folder up to date with the files; report shows what the loop works with at present (and builds
-when there is nothing yet). Does not train.
+build takes the files as they are now; report shows what was prepared last (and builds when there is nothing yet). A training that was
+stopped keeps the corpus that it began with. Does not train.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def _run(chosen: settings.Settings, *, action: str, json_file: Path | None) -> i
         folder.mkdir(parents=True, exist_ok=True)
         with RunLock(folder):
             cycle = last_cycle(folder / "data")
-            corpus = prepare(chosen, Tree.from_settings(chosen.tree), cycle=1 if cycle is None else cycle, log=errors.print, resume=action == "report",
+            corpus = prepare(chosen, Tree.from_settings(chosen.tree), cycle=cycle or 0, log=errors.print, resume=action == "report",
                              allow_overlap=True)
     except (DataError, NotWritable, OutOfSpace, RunLocked, settings.SettingsError) as error:
         errors.print(f"data_prep: {error}")

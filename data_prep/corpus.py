@@ -15,8 +15,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from data_prep import curriculum, exam_check, hub
+from data_prep import curriculum, exam_check, hub, manifest
 from data_prep.intake import DamagedExamples, Lessons, fingerprint, load_intake, read_examples, take_in
+from data_prep.manifest import last_cycle as last_cycle
 from data_prep.pack import DamagedShard, Shard, documents, efficiency, verify_shard, write_shard
 from data_prep.records import Example, Split
 from data_prep.report import DomainReport, Intake, Overlap, Packing, Report
@@ -24,7 +25,7 @@ from data_prep.sources import DataError as DataError
 from data_prep.sources import DataFile, list_folder
 from data_prep.split import LEAST_ROWS, SPLITS
 from experts import tokenizer as tokenizers
-from experts.durable import move_aside, new_folder, remove_folder, remove_leftovers, write_json
+from experts.durable import move_aside, new_folder, remove_leftovers
 from experts.pretrained import base_tokenizer
 from experts.tokenizer import Tokenizer
 from experts.tree import Tree
@@ -33,7 +34,6 @@ from settings import Settings
 logger = logging.getLogger(__name__)
 
 FORMAT = 1  # goes up when the same examples give other shards
-MANIFEST = "corpus.json"
 FACTS = "facts.json"
 TOKENIZER_CHARS = 2_000_000  # of each domain, so that none owns the vocabulary; more changes few merges and takes longer
 Log = Callable[[str], None]
@@ -80,45 +80,53 @@ class _Folders:
     seen: frozenset[str] = frozenset()
 
 
-def prepare(settings: Settings, tree: Tree, *, cycle: int, log: Log, tokenizer: Tokenizer | None = None,
-            levels: Mapping[str, int] | None = None, resume: bool = True, allow_overlap: bool = False) -> Corpus:
+def prepare(settings: Settings, tree: Tree, *, cycle: int, log: Log, tokenizer: Tokenizer | None = None, levels: Mapping[str, int] | None = None,
+            resume: bool = True, allow_overlap: bool = False, training: str | None = None) -> Corpus:
     """Bring the data folder up to date for a cycle and open it.
 
     tokenizer: one to use in place of the run's own, which the first call takes from model.base or trains, and keeps. levels: highest
-    curriculum level by domain, for those above data.curriculum_level. resume: when this cycle was prepared before with the
-    same settings, take that corpus even if files have changed since (the next cycle takes them up), so that training goes on
+    curriculum level by domain, for those above data.curriculum_level. training: the name of the training that this corpus is for;
+    None for a look, which leaves the corpus of every training as it is. resume: when this cycle was prepared before (for this training) with
+    the same settings, take that corpus even if files have changed since (the next cycle takes them up), so that training goes on
     where it was. Raises DataError for a data folder that can't be used and for a domain without data, ExamOverlap (one of them)
-    for an exam that training repeats beyond data.max_exam_overlap, unless allow_overlap.
+    for an exam that training repeats beyond data.max_exam_overlap, unless allow_overlap; what was prepared before stays in force then.
     """
     if settings.data.format == "text":
         raise DataError("data.format = 'text' is a recipe for one model of plain text, not for a family; train it with "
                         "python fast_train.py --recipe NAME --data FILE")
-    folder = Path(settings.run.dir) / "data"
-    work = _Work(settings, tree, folder, cycle, log, {domain: max(settings.data.curriculum_level, (levels or {}).get(domain, 0)) for domain in tree.domains})
+    work = _Work.of(settings, tree, cycle=cycle, log=log, levels=levels)
     for sub in ("examples", "shards"):
-        (folder / sub).mkdir(parents=True, exist_ok=True)
-        remove_leftovers(folder / sub)
-    manifest = _read_manifest(folder)
-    corpus = _reopen(work, manifest, tokenizer=tokenizer) if resume and manifest.get("request") == work.request() else None
+        (work.folder / sub).mkdir(parents=True, exist_ok=True)
+        remove_leftovers(work.folder / sub)
+    entry = manifest.entry_of(manifest.read(work.folder), training=training)
+    corpus = _reopen(work, entry, tokenizer=tokenizer) if resume and entry.get("request") == work.request() else None
+    anew = corpus is None
     if corpus is None:
         examples, notes = _examples(work)
         tokenizer = tokenizer or _family_tokenizer(work, examples)
         shards = {domain: _shards(work, domain, path, tokenizer=tokenizer) for domain, path in examples.items()}
-        corpus = _assemble(work, examples, shards, notes, manifest=manifest, tokenizer=tokenizer)
-        _write_manifest(work, corpus, manifest)
+        corpus = _assemble(work, examples, shards, notes, entry=entry, tokenizer=tokenizer)
     if not allow_overlap:
         exam_check.require_exams({entry.domain: entry.overlap for entry in corpus.report.domains if entry.overlap}, most=settings.data.max_exam_overlap)
+    manifest.write(work.folder, _entry(work, corpus), training=training)
+    if anew:
+        manifest.remove_unused(work.folder)
     return corpus
+
+
+def keep(corpus: Corpus, settings: Settings, tree: Tree, *, cycle: int, levels: Mapping[str, int], training: str) -> None:
+    """Take a training's corpus for one more cycle, in place of data that was refused: who resumes that cycle finds it."""
+    manifest.write(corpus.folder, _entry(_Work.of(settings, tree, cycle=cycle, log=logger.info, levels=levels), corpus), training=training)
 
 
 def open_corpus(settings: Settings, tree: Tree) -> Corpus:
     """The corpus that the last prepare left, as it is; nothing is read anew or written. Raises DataError when there is none for this tree."""
     folder = Path(settings.run.dir) / "data"
-    manifest = _read_manifest(folder)
-    missing = [domain for domain in tree.domains if domain not in manifest.get("domains", {})]
+    entry = manifest.read(folder)
+    missing = [domain for domain in tree.domains if domain not in entry.get("domains", {})]
     if missing:
         raise DataError(f"{folder} holds no prepared data of {', '.join(missing)}; run python continuous_loop.py or python -m data_prep build first")
-    corpus = _reopen(_Work(settings, tree, folder, manifest["cycle"], logger.info, {}), manifest, tokenizer=None)
+    corpus = _reopen(_Work(settings, tree, folder, entry["cycle"], logger.info, {}), entry, tokenizer=None)
     if corpus is None:
         raise DataError(f"the prepared data in {folder} is damaged or belongs to another tokenizer; run python -m data_prep build to make it again")
     return corpus
@@ -126,7 +134,7 @@ def open_corpus(settings: Settings, tree: Tree) -> Corpus:
 
 @dataclass(frozen=True, slots=True)
 class _Work:
-    """What one call of prepare works with."""
+    """What one call of prepare works with. levels: the highest of the curriculum, by domain."""
 
     settings: Settings
     tree: Tree
@@ -134,6 +142,12 @@ class _Work:
     cycle: int
     log: Log
     levels: Mapping[str, int]
+
+    @classmethod
+    def of(cls, settings: Settings, tree: Tree, *, cycle: int, log: Log, levels: Mapping[str, int] | None) -> _Work:
+        """levels: those that were raised above data.curriculum_level."""
+        highest = {domain: max(settings.data.curriculum_level, (levels or {}).get(domain, 0)) for domain in tree.domains}
+        return cls(settings, tree, Path(settings.run.dir) / "data", cycle, log, highest)
 
     def request(self) -> str:
         """sha256 (hex) of what was asked for, contents of files aside."""
@@ -146,26 +160,9 @@ class _Work:
         return Lessons.of(self.settings, domain=domain, cycle=self.cycle, level=self.levels[domain])
 
 
-def last_cycle(folder: Path) -> int | None:
-    """The cycle whose corpus lies in a data folder; None when there is none."""
-    cycle = _read_manifest(folder).get("cycle")
-    return cycle if isinstance(cycle, int) else None
-
-
-def _read_manifest(folder: Path) -> dict[str, Any]:
-    try:
-        found = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError) as error:
-        logger.warning("%s can't be read (%s); the data is prepared anew", folder / MANIFEST, error)
-        return {}
-    return found if isinstance(found, dict) else {}
-
-
-def _reopen(work: _Work, manifest: Mapping[str, Any], *, tokenizer: Tokenizer | None) -> Corpus | None:
-    """The corpus that a manifest names; None when part of it is gone or damaged."""
-    names: Mapping[str, Mapping[str, str]] = manifest["domains"]
+def _reopen(work: _Work, entry: Mapping[str, Any], *, tokenizer: Tokenizer | None) -> Corpus | None:
+    """The corpus that an entry of the manifest names; None when part of it is gone or damaged."""
+    names: Mapping[str, Mapping[str, str]] = entry["domains"]
     examples = {domain: work.folder / "examples" / name["examples"] for domain, name in names.items()}
     shards = {domain: work.folder / "shards" / name["shards"] for domain, name in names.items()}
     try:
@@ -177,8 +174,8 @@ def _reopen(work: _Work, manifest: Mapping[str, Any], *, tokenizer: Tokenizer | 
     except (DamagedShard, DamagedExamples, FileNotFoundError) as error:
         logger.warning("the corpus prepared for cycle %d can't be used any more (%s); it is made again", work.cycle, error)
         return None
-    corpus = _assemble(work, examples, shards, tuple(manifest["notes"]), manifest=manifest, tokenizer=tokenizer)
-    return corpus if corpus.fingerprint == manifest["fingerprint"] else None
+    corpus = _assemble(work, examples, shards, tuple(entry["notes"]), entry=entry, tokenizer=tokenizer)
+    return corpus if corpus.fingerprint == entry["fingerprint"] else None
 
 
 def _examples(work: _Work) -> tuple[dict[str, Path], tuple[str, ...]]:
@@ -315,10 +312,10 @@ def _verify_shards(folder: Path) -> None:
 
 
 def _assemble(work: _Work, examples: Mapping[str, Path], shards: Mapping[str, Path], notes: tuple[str, ...], *,
-              manifest: Mapping[str, Any], tokenizer: Tokenizer) -> Corpus:
+              entry: Mapping[str, Any], tokenizer: Tokenizer) -> Corpus:
     data = work.settings.data
     question = exam_check.question(examples, data)
-    known = manifest.get("overlap", {})
+    known = entry.get("overlap", {})
     if known.get("question") == question:
         overlaps = {domain: Overlap.from_json(facts) for domain, facts in known["answer"].items()}
     else:
@@ -345,21 +342,11 @@ def _domain_report(domain: str, examples: Path, shards: Path, overlap: Overlap |
     return DomainReport(domain, intake, packing, overlap)
 
 
-def _write_manifest(work: _Work, corpus: Corpus, before: Mapping[str, Any]) -> None:
-    """Name the corpus as the cycle's, and remove folders that neither it nor the one before uses."""
-    domains = {domain: {"examples": places.examples.name, "shards": places.shards.name} for domain, places in corpus.folders.items()}
-    same = before.get("domains") == domains
-    previous = before.get("previous", {}) if same else before.get("domains", {})
+def _entry(work: _Work, corpus: Corpus) -> dict[str, Any]:
+    """What the manifest keeps of a corpus."""
     examples = {domain: places.examples for domain, places in corpus.folders.items()}
     overlap = {"question": exam_check.question(examples, work.settings.data),
                "answer": {entry.domain: asdict(entry.overlap) for entry in corpus.report.domains if entry.overlap}}
-    write_json(work.folder / MANIFEST, {"cycle": work.cycle, "request": work.request(), "fingerprint": corpus.fingerprint, "domains": domains,
-                                        "previous": previous, "notes": list(corpus.report.notes), "overlap": overlap})
-    used = {name for part in (domains, previous) for names in part.values() for name in names.values()}
-    for sub in ("examples", "shards"):
-        for path in sorted((work.folder / sub).iterdir()):
-            if path.name not in used and not path.name.startswith("."):
-                try:
-                    remove_folder(path)
-                except OSError as error:  # Windows keeps a shard that some process has mapped
-                    logger.info("%s is in use and stays until the next cycle: %s", path, error)
+    domains = {domain: {"examples": places.examples.name, "shards": places.shards.name} for domain, places in corpus.folders.items()}
+    return {"cycle": work.cycle, "request": work.request(), "fingerprint": corpus.fingerprint, "domains": domains,
+            "notes": list(corpus.report.notes), "overlap": overlap}

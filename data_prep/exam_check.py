@@ -46,8 +46,14 @@ def overlaps(folders: Mapping[str, Path], *, similarity: float, most: float) -> 
         if places:
             share = len(seen) / len(places)
             pairs = tuple((exams[place].prompt, training[nearest[place][1]], nearest[place][0]) for place in seen[:PAIRS_SHOWN])
-            found[domain] = Overlap(len(places), len(seen), share, share > most, tuple(exams[place].key for place in seen), pairs)
+            found[domain] = Overlap(len(places), len(seen), share, share > allowed(len(places), most=most), tuple(exams[place].key for place in seen), pairs)
     return found
+
+
+def allowed(rows: int, *, most: float) -> float:
+    """The share of an exam's rows that training may repeat: at most data.max_exam_overlap, or one of several rows, which is left out of the exam
+    and would else refuse every small one. None where that is 0."""
+    return max(most, min(1, rows - 1) / rows) if most > 0 else 0.0
 
 
 def require_exams(found: Mapping[str, Overlap], *, most: float) -> None:

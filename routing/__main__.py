@@ -107,7 +107,7 @@ def _fit(chosen: settings.Settings, tree: Tree, *, force: bool) -> dict[str, Any
     folder = Path(chosen.run.dir)
     folder.mkdir(parents=True, exist_ok=True)
     with RunLock(folder):
-        corpus = prepare(chosen, tree, cycle=last_cycle(folder / "data") or 1, log=errors.print, allow_overlap=True)
+        corpus = prepare(chosen, tree, cycle=last_cycle(folder / "data") or 0, log=errors.print, allow_overlap=True)
         with Journal(folder / "journal.db", read_only=True) as journal:
             said = journal.events(kind=FEEDBACK)
         rows = [Row(*prompt) for prompt in prompts_to_fit(corpus, tree, router=chosen.router, seed=chosen.run.seed)]

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from data_prep import curriculum
-from data_prep.corpus import Corpus, prepare
+from data_prep.corpus import Corpus, DataError, keep, prepare
 from experts.device import Device
 from experts.durable import OutOfSpace, remove_folder, write_json
 from training import agenda as plans
@@ -26,6 +26,7 @@ from training.run_folder import Run
 
 FIRST_PAUSE_S = 5.0  # after a full disk; doubled each time it is still full
 LONGEST_PAUSE_S = 300.0
+TRAINING = "loop"  # whose corpus it is, in the data folder's manifest
 OFFERS = ("promoted", "refused", "set_aside")
 
 
@@ -53,6 +54,7 @@ class Loop:
         self._agenda_file = self._work / "agenda.json"
         self._jobs = JobRunner(run, device=device, reporter=reporter, should_stop=should_stop)
         self._agenda: Agenda | None = None
+        self._corpus: Corpus | None = None  # of the last cycle
 
     def run(self, *, cycles: int | None) -> None:
         """Turn cycles until so many have ended (None: for ever) or should_stop() says so. An unfinished cycle is finished first."""
@@ -88,9 +90,22 @@ class Loop:
     def _turn(self) -> bool:
         """One whole cycle, or what is left of it; False when stopped before its end."""
         agenda = self._read_agenda()
-        corpus = prepare(self._run.settings, self._run.tree, cycle=agenda.cycle if agenda else self._next_cycle(), log=self._reporter.note,
-                         levels=self._levels())
+        corpus = self._prepare(agenda.cycle if agenda else self._next_cycle(), resume=agenda is not None)
         return self._work_off(agenda or self._open_agenda(), corpus)
+
+    def _prepare(self, cycle: int, *, resume: bool) -> Corpus:
+        """The data of a cycle: as it was prepared for one that is resumed, else the files as they are now. A file that somebody changes while the loop
+        runs must not end it, and the gateway with it: where the data is refused, the corpus of the last cycle stays. At the start it is refused outright."""
+        settings, tree, levels = self._run.settings, self._run.tree, self._levels()
+        try:
+            self._corpus = prepare(settings, tree, cycle=cycle, log=self._reporter.note, levels=levels, resume=resume, training=TRAINING)
+        except DataError as error:
+            if self._corpus is None:
+                raise
+            self._run.journal.append("data_refused", cycle=cycle, reason=str(error))
+            self._reporter.note(f"cycle {cycle} goes on with the data of the cycle before, the files as they are now are refused: {error}")
+            keep(self._corpus, settings, tree, cycle=cycle, levels=levels, training=TRAINING)
+        return self._corpus
 
     def _wait(self, seconds: float) -> None:
         until = time.monotonic() + seconds

@@ -12,8 +12,10 @@ from fake_clock import FakeClock
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+import settings
 from continuous_loop import router_fitter
-from data_prep.corpus import open_corpus
+from data_prep.__main__ import main as look
+from data_prep.corpus import DataError, open_corpus
 from experts import durable
 from experts.device import choose
 from experts.expert import Expert
@@ -108,6 +110,63 @@ def test_loop_whose_output_is_gone_keeps_what_was_trained(toy_settings, monkeypa
     with open_run(chosen) as run:
         assert run.registry.pointer().nodes == {"generalist": "v000001"}
         assert [event.node for event in run.journal.events(kind="promoted")] == ["generalist"]
+
+
+def test_loop_stopped_goes_on_after_a_look_at_new_records(toy_settings, tmp_path, write_records):
+    chosen = toy_settings("tree.branches={technical=[\"code\"]}", data=write_records(tmp_path / "more", domains=["code"]))
+    turn(chosen, should_stop=Stop(9), router=False)
+    write_records(tmp_path / "more", domains=["code"], count=160)
+    (tmp_path / "look.toml").write_text(settings.to_toml(chosen), encoding="utf-8")
+    for action in ("build", "report"):
+        assert look([action, "--config", str(tmp_path / "look.toml")]) == 0
+    _, events = turn(chosen, router=False)
+    corpora = {event.facts["cycle"]: event.facts["corpus"] for event in events if event.kind == "training_started"}
+    assert [event.facts["corpus"] for event in events if event.kind == "training_started"] == [corpora[0]] * 3  # the root twice, the expert
+    assert [event.facts["cycle"] for event in events if event.kind == "cycle_ended"] == [0]
+
+
+def test_loop_begins_with_the_files_as_they_are_after_a_first_look(toy_settings, tmp_path, write_records):
+    chosen = toy_settings("tree.branches={technical=[\"code\"]}", data=write_records(tmp_path / "more", domains=["code"]))
+    (tmp_path / "look.toml").write_text(settings.to_toml(chosen), encoding="utf-8")
+    assert look(["report", "--config", str(tmp_path / "look.toml")]) == 0
+    write_records(tmp_path / "more", domains=["code"], count=160)
+    turn(chosen, router=False)
+    assert open_corpus(chosen, Tree.from_settings(chosen.tree)).report.domains[0].intake.read == 160
+
+
+def _repeat_the_exam(chosen, folder):
+    """Training rows that repeat half of the exam."""
+    exam = open_corpus(chosen, Tree.from_settings(chosen.tree)).examples("code", "exam")
+    rows = [{"prompt": f"{row.prompt} Go {word} now.", "response": "ok"} for row in exam[::2] for word in ("on", "up", "in")]
+    (folder / "law" / "copied.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+
+
+def _empty_the_folder(chosen, folder):
+    (folder / "code" / "records.jsonl").unlink()
+
+
+@pytest.mark.parametrize(("harm", "reason"), [(_repeat_the_exam, "the exam of 'code' is refused"), (_empty_the_folder, "domain 'code' has too little data")])
+def test_loop_whose_data_is_refused_on_the_way_goes_on_with_what_it_has(toy_settings, tmp_path, write_records, monkeypatch, capsys, harm, reason):
+    folder = write_records(tmp_path / "more", domains=["code"])
+    chosen = toy_settings("tree.branches={technical=[\"code\", \"law\"]}", "data.curriculum=never", "data.near_duplicate=0.6", data=folder)
+    write_records(folder, domains=["law"])
+    end_cycle = Loop._end_cycle
+
+    def end_and_harm(self):
+        if self._agenda.cycle == 0:
+            harm(chosen, folder)
+        end_cycle(self)
+
+    monkeypatch.setattr(Loop, "_end_cycle", end_and_harm)
+    _, events = turn(chosen, cycles=3, router=False)
+    assert [event.facts["cycle"] for event in events if event.kind == "cycle_ended"] == [0, 1, 2]
+    assert len({event.facts["corpus"] for event in events if event.kind == "training_started"}) == 1
+    refusals = [event for event in events if event.kind == "data_refused"]
+    assert [event.facts["cycle"] for event in refusals] == [1, 2]
+    assert all(reason in event.facts["reason"] for event in refusals)
+    assert f"cycle 1 goes on with the data of the cycle before, the files as they are now are refused: {reason}" in capsys.readouterr().out
+    with pytest.raises(DataError, match=reason):  # whoever starts it is told, and can mend it
+        turn(chosen, router=False)
 
 
 def test_loop_killed_between_promotion_and_journal_writes_the_event_at_the_next_start(toy_settings):

@@ -10,9 +10,9 @@ from random import Random
 import pytest
 
 import settings
-from data_prep import curriculum
-from data_prep.corpus import Corpus, DataError, last_cycle, open_corpus, prepare
-from data_prep.exam_check import ExamOverlap
+from data_prep import curriculum, manifest
+from data_prep.corpus import Corpus, DataError, keep, last_cycle, open_corpus, prepare
+from data_prep.exam_check import ExamOverlap, allowed
 from experts import tokenizer as tokenizers
 from experts.tree import Tree
 
@@ -55,11 +55,11 @@ class Prepared:
         self.lines: list[str] = []
 
     def __call__(self, *, cycle: int = 1, resume: bool = True, allow_overlap: bool = False, levels: dict[str, int] | None = None,
-                 tokenizer: tokenizers.Tokenizer | None = None, **data: object) -> Corpus:
+                 tokenizer: tokenizers.Tokenizer | None = None, training: str | None = None, **data: object) -> Corpus:
         self.lines.clear()
         chosen = settings.check(self.tables | {"data": self.tables.get("data", {}) | data})
         return prepare(chosen, Tree.from_settings(chosen.tree), cycle=cycle, log=self.lines.append, resume=resume, allow_overlap=allow_overlap, levels=levels,
-                       tokenizer=tokenizer)
+                       tokenizer=tokenizer, training=training)
 
 
 @pytest.fixture
@@ -132,6 +132,44 @@ def test_without_resume_a_new_file_is_taken_at_once(prepared: Prepared, data: Pa
     first = prepared(cycle=1)
     write_records(data / "law" / "b.jsonl", range(200, 260))
     assert prepared(cycle=1, resume=False).fingerprint != first.fingerprint
+
+
+def test_training_that_was_stopped_finds_its_corpus_after_a_look_and_another_training(prepared: Prepared, data: Path) -> None:
+    first = prepared(cycle=3, training="loop")
+    for number, (cycle, training) in enumerate([(3, None), (0, "fast law"), (0, None), (3, None)]):
+        write_records(data / "law" / f"b{number}.jsonl", [200 + number])
+        assert prepared(cycle=cycle, training=training, resume=False).fingerprint != first.fingerprint
+    again = prepared(cycle=3, training="loop")
+    assert prepared.lines == []
+    assert again.fingerprint == first.fingerprint
+    assert again.shard("law", "train").tokens.tolist() == first.shard("law", "train").tokens.tolist()
+
+
+def test_corpus_of_a_released_training_is_removed(prepared: Prepared, data: Path) -> None:
+    fast = prepared(cycle=0, training="fast law")
+    manifest.release(fast.folder, "fast law")
+    for cycle in (1, 2):
+        write_records(data / "law" / "a.jsonl", [200 + cycle])
+        prepared(cycle=cycle, training="loop")
+    assert not fast.folders["law"].shards.exists()
+
+
+def test_kept_corpus_is_what_a_resume_of_the_next_cycle_finds(prepared: Prepared, data: Path) -> None:
+    first = prepared(cycle=1, training="loop")
+    write_records(data / "law" / "b.jsonl", range(200, 260))
+    chosen = settings.check(prepared.tables)
+    keep(first, chosen, Tree.from_settings(chosen.tree), cycle=2, levels={}, training="loop")
+    assert prepared(cycle=2, training="loop").fingerprint == first.fingerprint
+    assert prepared(cycle=3, training="loop").fingerprint != first.fingerprint
+
+
+def test_refused_exam_leaves_the_corpus_before_in_force(prepared: Prepared, data: Path) -> None:
+    first = prepared(cycle=1, training="loop")
+    write_rows(data / "math" / "copied.jsonl", [(f"{sentence(number)} {word}", "y", number) for number in range(200) for word in ("please", "again")])
+    with pytest.raises(ExamOverlap):
+        prepared(cycle=2, training="loop")
+    assert last_cycle(first.folder) == 1
+    assert prepared(cycle=1, training="loop").fingerprint == first.fingerprint
 
 
 def test_folders_of_the_cycle_before_last_are_removed(prepared: Prepared, data: Path) -> None:
@@ -246,6 +284,30 @@ def test_few_exam_rows_that_training_repeats_are_left_out_of_the_exam(prepared: 
     assert (overlap.exam_rows, overlap.overlapping, overlap.share, overlap.refused) == (40, 1, 0.025, False)
     assert sorted(numbers(corpus, "law", "exam")) == list(range(500, 539))
     assert numbers(prepared(), "law", "exam") == numbers(corpus, "law", "exam")
+
+
+@pytest.mark.parametrize(("rows", "overlapping", "most", "refused"), [
+    (10, 1, 0.05, False),  # one row of a small exam is left out of it
+    (10, 2, 0.05, True),
+    (1, 1, 0.05, True),  # none would be left
+    (1, 1, 1.0, False),
+    (10, 1, 0.0, True),  # 0: not one
+    (100, 29, 0.29, False),
+    (100, 30, 0.29, True),
+])
+def test_exam_is_refused_above_the_share_but_not_for_one_row_of_several(rows: int, overlapping: int, most: float, refused: bool) -> None:
+    assert (overlapping / rows > allowed(rows, most=most)) is refused
+
+
+def test_one_row_of_a_small_exam_that_training_repeats_is_left_out_and_refuses_nothing(prepared: Prepared, data: Path) -> None:
+    asked = next(row for row in prepared(cycle=0).examples("math", "exam"))
+    write_rows(data / "law" / "copied.jsonl", [(f"{asked.prompt} {word}?", "y", -1) for word in ("please", "again", "soon")])
+    corpus = prepared(cycle=1)
+    overlap = next(report.overlap for report in corpus.report.domains if report.domain == "math")
+    assert overlap is not None
+    assert (overlap.overlapping, overlap.refused) == (1, False)
+    assert overlap.exam_rows < 20
+    assert asked.key not in {row.key for row in corpus.examples("math", "exam")}
 
 
 def test_domain_without_data_or_curriculum_is_refused_with_the_repair(tmp_path: Path, data: Path) -> None:

@@ -8,9 +8,12 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+import settings
 from data_prep.__main__ import main
+from data_prep.corpus import prepare
 from data_prep.report import DomainReport, Drops, Intake, Overlap, Packing, Report, count_drops
 from data_prep.sources import Rejection
+from experts.tree import Tree
 
 PACKING = Packing(tokens={"train": 1000, "validation": 100, "exam": 50}, answer_tokens={"train": 250, "validation": 30, "exam": 20},
                   cut_prompts=1, cut_responses=2, cut_tokens=30, efficiency=0.987, bytes_per_token=3.456)
@@ -86,6 +89,19 @@ def test_report_shows_what_was_prepared_and_build_takes_new_files(arguments: lis
         read.append(json.loads(file.read_text(encoding="utf-8"))["domains"]["law"]["read"])
         (tmp_path / "data" / "law" / f"{name}.jsonl").write_text(json.dumps({"prompt": f"Is file {name} new?", "response": "Yes."}) + "\n", encoding="utf-8")
     assert read == [62, 62, 64]
+
+
+def test_first_look_prepares_the_cycle_that_the_loop_begins_with(tmp_path: Path) -> None:
+    fingerprints = []
+    for name, looks in (("alone", False), ("looked", True)):
+        tables = {"run": {"dir": str(tmp_path / name)}, "tree": {"branches": {"one": ["math", "code"]}}, "tokenizer": {"vocab_size": 400},
+                  "data": {"curriculum_records": 200}, "exam": {"tasks": 20}}
+        chosen = settings.check(tables)
+        if looks:
+            (tmp_path / "config.toml").write_text(settings.to_toml(chosen), encoding="utf-8")
+            assert main(["report", "--config", str(tmp_path / "config.toml")]) == 0
+        fingerprints.append(prepare(chosen, Tree.from_settings(chosen.tree), cycle=0, log=lambda text: None, resume=False, training="loop").fingerprint)
+    assert fingerprints[0] == fingerprints[1]
 
 
 def test_unusable_data_ends_with_code_2_and_the_reason(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
