@@ -1,6 +1,6 @@
 """The data of one cycle, ready for training: examples, tokenizer and packed shards of every domain, made once and kept.
 
-Under <run>/data: examples/<domain>-<fingerprint>/, shards/<domain>-<fingerprint>/, tokenizer/, corpus.json. A fingerprint covers all
+Under <run>/data: examples/<domain>-<fingerprint>/, shards/<domain>-<fingerprint>/, tokenizer/, trained/, corpus.json. A fingerprint covers all
 that decides a folder's content, so a changed file makes new folders of its own domain and nothing else is redone. Does not
 train, and does not decide when a cycle begins.
 """
@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from data_prep import curriculum, exam_check, hub, manifest
+from data_prep import curriculum, exam_check, hub, manifest, trained
 from data_prep.intake import DamagedExamples, Lessons, fingerprint, load_intake, read_examples, take_in
 from data_prep.manifest import last_cycle as last_cycle
 from data_prep.pack import DamagedShard, Shard, documents, efficiency, verify_shard, write_shard
@@ -85,11 +85,12 @@ def prepare(settings: Settings, tree: Tree, *, cycle: int, log: Log, tokenizer: 
     """Bring the data folder up to date for a cycle and open it.
 
     tokenizer: one to use in place of the run's own, which the first call takes from model.base or trains, and keeps. levels: highest
-    curriculum level by domain, for those above data.curriculum_level. training: the name of the training that this corpus is for;
-    None for a look, which leaves the corpus of every training as it is. resume: when this cycle was prepared before (for this training) with
-    the same settings, take that corpus even if files have changed since (the next cycle takes them up), so that training goes on
-    where it was. Raises DataError for a data folder that can't be used and for a domain without data, ExamOverlap (one of them)
-    for an exam that training repeats beyond data.max_exam_overlap, unless allow_overlap; what was prepared before stays in force then.
+    curriculum level by domain, for those above data.curriculum_level. training: the name of the training that this corpus is for, whose
+    rows no later exam asks; None for a look, which leaves the corpus of every training as it is. resume: when this cycle was prepared
+    before (for this training) with the same settings, take that corpus even if files have changed since (the next cycle takes them up),
+    so that training goes on where it was. Raises DataError for a data folder that can't be used and for a domain without data,
+    ExamOverlap (one of them) for an exam that training repeats beyond data.max_exam_overlap, unless allow_overlap; what was prepared
+    before stays in force then.
     """
     if settings.data.format == "text":
         raise DataError("data.format = 'text' is a recipe for one model of plain text, not for a family; train it with "
@@ -108,6 +109,9 @@ def prepare(settings: Settings, tree: Tree, *, cycle: int, log: Log, tokenizer: 
         corpus = _assemble(work, examples, shards, notes, entry=entry, tokenizer=tokenizer)
     if not allow_overlap:
         exam_check.require_exams({entry.domain: entry.overlap for entry in corpus.report.domains if entry.overlap}, most=settings.data.max_exam_overlap)
+    if training is not None:
+        for domain, places in corpus.folders.items():
+            trained.remember(work.folder, domain, places.examples)
     manifest.write(work.folder, _entry(work, corpus), training=training)
     if anew:
         manifest.remove_unused(work.folder)
@@ -209,8 +213,8 @@ def _examples(work: _Work) -> tuple[dict[str, Path], tuple[str, ...]]:
 
 
 def _take_in(work: _Work, domain: str, files: Sequence[DataFile], lessons: Lessons | None) -> tuple[Path, Intake]:
-    name = fingerprint(domain, files=files, lessons=lessons, settings=work.settings)
-    folder = work.folder / "examples" / f"{domain}-{name[:16]}"
+    learned = trained.load(work.folder, domain)
+    folder = work.folder / "examples" / learned.folder(domain, fingerprint(domain, files=files, lessons=lessons, settings=work.settings))
     try:
         found = load_intake(folder)
     except DamagedExamples as error:
@@ -218,7 +222,7 @@ def _take_in(work: _Work, domain: str, files: Sequence[DataFile], lessons: Lesso
         found = None
     if found is None:
         work.log(f"{domain}: reading {', '.join(file.name for file in files) or 'the curriculum'}")
-        found = take_in(folder, files=files, lessons=lessons, settings=work.settings, cache_dir=work.folder / "cache")
+        found = take_in(folder, files=files, lessons=lessons, settings=work.settings, cache_dir=work.folder / "cache", trained=learned)
     return folder, found
 
 
@@ -229,6 +233,8 @@ def _no_data(work: _Work, domain: str, intake: Intake | None = None) -> DataErro
         dropped = "; ".join(f"{drops.count} {reason} ({drops.first[0]})" for reason, drops in intake.drops.items())
         kept = ", ".join(f"{count} for {split}" for split, count in intake.kept.items())
         found += f", {intake.read} records read, kept {kept} (at least {LEAST_ROWS} are needed)" + (f", left out: {dropped}" if dropped else "")
+        if len(trained.load(work.folder, domain).hashes):
+            found += ", and rows that this run trained on are never held out later (bring back the held-out ones, or add new ones)"
     teaches = "data.curriculum is never" if data.curriculum == "never" and domain in curriculum.domains() else \
         f"there is no curriculum for it (only for {', '.join(curriculum.domains())})"
     return DataError(f"domain {domain!r} has too little data: {found}, and {teaches}; put records with prompt and response into "

@@ -24,6 +24,7 @@ from data_prep.records import Example, Record, Split
 from data_prep.report import Intake, count_drops
 from data_prep.sources import DataFile, Rejection, read_files
 from data_prep.split import SPLITS, split_all
+from data_prep.trained import Trained
 from experts.durable import new_folder, sha256_of
 from settings import Settings
 
@@ -77,13 +78,16 @@ def fingerprint(domain: str, *, files: Sequence[DataFile], lessons: Lessons | No
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
-def take_in(folder: Path, *, files: Sequence[DataFile], lessons: Lessons | None, settings: Settings, cache_dir: Path) -> Intake:
-    """Make the folder (absent before): <split>.parquet and facts.json. Returns what facts.json says."""
+def take_in(folder: Path, *, files: Sequence[DataFile], lessons: Lessons | None, settings: Settings, cache_dir: Path, trained: Trained) -> Intake:
+    """Make the folder (absent before): <split>.parquet and facts.json. Returns what facts.json says. trained: rows that stay out of exam and validation."""
     reading = read_files(files, cache_dir=cache_dir)
     cleaned = clean(reading.records, settings=settings.data)
     sources = Counter(record.source for record in reading.records)
-    splits = split_all(cleaned.examples, settings=settings.data)
-    rejections = [*reading.rejections, *cleaned.rejections, *_keep_apart(splits, cleaned, similarity=settings.data.near_duplicate)]
+    learned = trained.keys(cleaned.examples)
+    splits = split_all([row for row in cleaned.examples if not (row.exam_only and row.key in learned)], settings=settings.data, trained=learned)
+    asked = [Rejection(cleaned.places[row.key], "trained on before", f"no exam can ask it any more: {row.prompt[:80]}")
+             for row in cleaned.examples if row.exam_only and row.key in learned]
+    rejections = [*reading.rejections, *cleaned.rejections, *asked, *_keep_apart(splits, cleaned, similarity=settings.data.near_duplicate)]
     read = len(reading.records) + len(reading.rejections)
     own = sum(map(len, splits.values()))
     if lessons is not None:

@@ -239,6 +239,69 @@ def test_test_file_is_the_exam_and_nothing_else_is(prepared: Prepared, data: Pat
     assert sorted(numbers(corpus, "law", "train") + numbers(corpus, "law", "validation")) == list(range(200))
 
 
+def held_out(corpus: Corpus, domain: str) -> set[int]:
+    return set(numbers(corpus, domain, "validation") + numbers(corpus, domain, "exam"))
+
+
+@pytest.mark.parametrize("sizes", [[19, 20, 59, 60, 100], [200, 90, 30], [59, 20, 110]], ids=["growing", "shrinking", "both"])
+def test_rows_of_a_small_domain_that_were_trained_on_are_never_held_out_later(prepared: Prepared, data: Path, sizes: Sequence[int]) -> None:
+    learned: set[int] = set()
+    for cycle, size in enumerate(sizes):
+        (data / "law" / "a.jsonl").unlink()
+        write_records(data / "law" / "a.jsonl", range(size))
+        corpus = prepared(cycle=cycle, training="loop")
+        assert not held_out(corpus, "law") & learned, size
+        assert min(len(numbers(corpus, "law", split)) for split in ("train", "validation", "exam")) > 0
+        learned |= set(numbers(corpus, "law", "train"))
+
+
+def test_rows_trained_on_stay_in_training_when_the_exam_file_goes_or_its_share_grows(prepared: Prepared, data: Path) -> None:
+    prepared.tables["data"] |= {"validation_share": 0.1, "exam_share": 0.1}
+    write_records(data / "law" / "b_test.jsonl", range(500, 520))
+    learned = set(numbers(prepared(cycle=0, training="loop"), "law", "train"))
+    (data / "law" / "b_test.jsonl").unlink()
+    with pytest.raises(DataError, match=r"0 for exam.*rows that this run trained on are never held out later \(bring back the held-out"):
+        prepared(cycle=1, training="loop")
+    write_records(data / "law" / "new.jsonl", range(600, 700))
+    corpus = prepared(cycle=1, training="loop")
+    assert set(numbers(corpus, "law", "exam")) <= set(range(600, 700))
+    assert len(numbers(corpus, "law", "exam")) >= 10
+    assert not held_out(prepared(cycle=2, training="loop", exam_share=0.4), "law") & learned
+
+
+def test_exam_file_of_rows_that_were_trained_on_loses_them(prepared: Prepared, data: Path) -> None:
+    learned = numbers(prepared(cycle=0, training="loop"), "law", "train")
+    write_records(data / "law" / "b_test.jsonl", [*learned[:5], *range(500, 520)])
+    corpus = prepared(cycle=1, training="loop")
+    assert sorted(numbers(corpus, "law", "exam")) == list(range(500, 520))
+    assert not {*learned[:5]} & {*numbers(corpus, "law", "train"), *held_out(corpus, "law")}
+    assert corpus.report.domains[0].intake.drops["trained on before"].count == 5
+
+
+def test_same_files_are_not_made_again_because_their_rows_were_trained_on(prepared: Prepared, data: Path) -> None:
+    prepared(cycle=0, training="loop")
+    for cycle in (1, 2):
+        prepared(cycle=cycle, training="loop")
+        assert prepared.lines == []
+    write_records(data / "law" / "b.jsonl", range(200, 260))
+    second = prepared(cycle=3, training="loop")
+    assert prepared.lines == ["law: reading law/a.jsonl, law/b.jsonl", "law: tokenizing"]
+    assert prepared(cycle=4, training="loop").fingerprint == second.fingerprint
+    assert prepared(cycle=0, training="fast law", resume=False).fingerprint == second.fingerprint
+    assert prepared.lines == []
+
+
+def test_look_marks_no_row_as_trained_on(prepared: Prepared, data: Path) -> None:
+    prepared(cycle=0)
+    write_records(data / "law" / "b.jsonl", range(200, 260))
+    assert not (prepared(cycle=0, resume=False).folder / "trained").exists()
+
+
+def test_curriculum_rows_are_not_remembered(tmp_path: Path) -> None:
+    corpus = lessons(tmp_path)(cycle=0, training="loop")
+    assert not (corpus.folder / "trained").exists()
+
+
 def passage(number: int) -> str:
     return " ".join(f"{WORDS[place % 16]}{number * 31 + place}" for place in range(40))
 

@@ -71,6 +71,19 @@ def test_small_domain_with_an_exam_file_takes_no_more_rows_for_the_exam() -> Non
     assert len(split["validation"]) == 2
 
 
+@pytest.mark.parametrize("shares", [(1e-9, 1e-9), (0.02, 0.03), (0.1, 0.2)])
+def test_growing_domain_never_holds_out_a_row_that_was_trained_on(shares: tuple[float, float]) -> None:
+    chosen = DataSettings.model_validate({"validation_share": shares[0], "exam_share": shares[1]})
+    learned: set[str] = set()
+    for rows in range(3, 400):
+        split = split_all([example(f"q {number}") for number in range(rows)], settings=chosen, trained=learned)
+        assert sum(map(len, split.values())) == rows
+        assert not {row.key for name in ("validation", "exam") for row in split[name]} & learned  # type: ignore[index]
+        learned |= {row.key for row in split["train"]}
+    least = 10
+    assert min(len(split["validation"]), len(split["exam"])) >= least
+
+
 def test_split_all_agrees_with_split_of_on_a_large_domain() -> None:
     examples = [example(f"q {number}") for number in range(1000)]
     split = split_all(examples, settings=SETTINGS)
