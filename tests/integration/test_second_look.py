@@ -211,8 +211,9 @@ def test_fast_train_reads_its_files_anew_unless_a_state_is_there_to_go_on_from(t
     class Enough(Exception):
         """Nothing is trained here."""
 
-    def prepared(settings, tree, *, cycle, log, resume):
+    def prepared(settings, tree, *, cycle, log, resume, training):
         asked.append(resume)
+        assert training == "fast code"
         raise Enough
 
     monkeypatch.setattr(corpus_module, "prepare", prepared)

@@ -270,8 +270,8 @@ def test_individual_answer_follows_from_the_kinds_named_in_each_sentence() -> No
     """Each rule names two kinds in the order in which they are reached; the fact and the question name one."""
     noun = re.compile(rf"\b({'|'.join((*KINDS, *CLASSES))})s?\b")
     for record in records("reasoning", "individual"):
-        *sentences, question = [part for part in re.split(r"(?<=[.])\s+", record.prompt) if noun.search(part)]
-        named = [noun.findall(sentence) for sentence in sentences]
+        *sentences, question = [part for part in re.split(r"(?<=[.])\s+", record.prompt) if noun.search(part.lower())]
+        named = [noun.findall(sentence.lower()) for sentence in sentences]
         follows = {kinds[0]: (kinds[1], bool(re.search(r"\bno\b", sentence.lower())))
                    for kinds, sentence in zip(named, sentences, strict=True) if len(kinds) == 2}
         (place,), denied = next(kinds for kinds in named if len(kinds) == 1), False
