@@ -22,13 +22,13 @@ from data_prep.clean import Cleaned, clean, normalised
 from data_prep.overlap import Pair, near_duplicates
 from data_prep.records import Example, Record, Split
 from data_prep.report import Intake, count_drops
-from data_prep.sources import DataFile, Rejection, read_files
+from data_prep.sources import DataError, DataFile, Rejection, read_files
 from data_prep.split import SPLITS, split_all
 from data_prep.trained import Trained
 from experts.durable import new_folder, sha256_of
 from settings import Settings
 
-FORMAT = 5  # goes up when the same input gives other examples
+FORMAT = 7  # goes up when the same input gives other examples
 FACTS = "facts.json"
 MOST_LOST = 0.2  # share of a domain's training rows that may go as near-duplicates of held-out ones
 _SCHEMA = pa.schema([("prompt", pa.string()), ("response", pa.string()), ("source", pa.string()), ("key", pa.string()),
@@ -71,22 +71,33 @@ class Lessons:
 
 
 def fingerprint(domain: str, *, files: Sequence[DataFile], lessons: Lessons | None, settings: Settings) -> str:
-    """sha256 (hex) of everything that decides the examples of a domain: names and contents of files, settings, lessons."""
+    """sha256 (hex) of everything that decides the examples of a domain: names and contents of files, settings, lessons. Raises DataError for a file that
+    can't be opened."""
     data = settings.data
-    parts = [FORMAT, domain, [(file.name, sha256_of(file.path, cached=True)) for file in files], data.min_chars, data.max_prompt_chars, data.max_response_chars,
+    parts = [FORMAT, domain, [(file.name, _contents(file)) for file in files], data.min_chars, data.max_prompt_chars, data.max_response_chars,
              data.validation_share, data.exam_share, data.near_duplicate, repr(lessons)]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+
+def _contents(file: DataFile) -> str:
+    try:
+        return sha256_of(file.path, cached=True)
+    except OSError as error:
+        raise DataError(f"{file.name} can't be read ({error}); close what holds it or mend its rights, or take it out of the data folder") from error
 
 
 def take_in(folder: Path, *, files: Sequence[DataFile], lessons: Lessons | None, settings: Settings, cache_dir: Path, trained: Trained) -> Intake:
     """Make the folder (absent before): <split>.parquet and facts.json. Returns what facts.json says. trained: rows that stay out of exam and validation."""
     reading = read_files(files, cache_dir=cache_dir)
-    cleaned = clean(reading.records, settings=settings.data)
+    records, asked = list[Record](), list[Rejection]()
+    for record in reading.records:
+        if record.exam_only and trained.holds(record.prompt):
+            asked.append(Rejection(record.where, "trained on before", f"no exam can ask it any more: {record.prompt[:80]}"))
+        else:
+            records.append(record)
+    cleaned = clean(records, settings=settings.data)
     sources = Counter(record.source for record in reading.records)
-    learned = trained.keys(cleaned.examples)
-    splits = split_all([row for row in cleaned.examples if not (row.exam_only and row.key in learned)], settings=settings.data, trained=learned)
-    asked = [Rejection(cleaned.places[row.key], "trained on before", f"no exam can ask it any more: {row.prompt[:80]}")
-             for row in cleaned.examples if row.exam_only and row.key in learned]
+    splits = split_all(cleaned.examples, settings=settings.data, trained=trained.keys(cleaned.examples))
     rejections = [*reading.rejections, *cleaned.rejections, *asked, *_keep_apart(splits, cleaned, similarity=settings.data.near_duplicate)]
     read = len(reading.records) + len(reading.rejections)
     own = sum(map(len, splits.values()))

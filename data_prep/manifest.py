@@ -48,7 +48,9 @@ def write(folder: Path, entry: Mapping[str, Any], *, training: str | None) -> No
     before = read(folder)
     previous = before.get("previous", {}) if before.get("domains") == entry["domains"] else before.get("domains", {})
     trainings = before.get("trainings", {}) | ({training: dict(entry)} if training is not None else {})
-    write_json(folder / MANIFEST, {**entry, "previous": previous, "trainings": trainings})
+    after = {**entry, "previous": previous, "trainings": trainings}
+    if after != before:  # a look at what is there must work on a full disk
+        write_json(folder / MANIFEST, after)
 
 
 def release(folder: Path, training: str) -> None:

@@ -82,13 +82,13 @@ class Reading:
 
 
 def list_folder(path: Path, *, domains: Sequence[str]) -> Listing:
-    """The files of each domain. Raises DataError when path is absent or no folder."""
+    """The files of each domain. Raises DataError when path is absent, no folder or can't be read."""
     if not path.exists():
         raise DataError(f"data.path = {str(path)!r} doesn't exist; give a folder with one sub-folder a domain ({', '.join(domains)})")
     if not path.is_dir():
         raise DataError(f"data.path = {str(path)!r} is a file; a tree of domains needs a folder with one sub-folder a domain ({', '.join(domains)})")
     notes, files = [], {}
-    for entry in sorted(path.iterdir()):
+    for entry in _entries(path):
         if entry.name.startswith(".") or entry.name in domains:
             continue
         if entry.is_dir():
@@ -105,7 +105,7 @@ def _list_domain(folder: Path, *, domain: str) -> tuple[tuple[DataFile, ...], li
     if not folder.is_dir():
         return (), [f"{domain}/: no such folder, so {domain} has no records of its own"]
     files, notes = [], []
-    for entry in sorted(folder.iterdir()):
+    for entry in _entries(folder):
         kind = _kind(entry)
         if entry.name.startswith("."):
             continue
@@ -116,6 +116,13 @@ def _list_domain(folder: Path, *, domain: str) -> tuple[tuple[DataFile, ...], li
     if not files:
         notes.append(f"{domain}/: an empty folder, so {domain} has no records of its own")
     return tuple(files), notes
+
+
+def _entries(folder: Path) -> list[Path]:
+    try:
+        return sorted(folder.iterdir())
+    except OSError as error:
+        raise DataError(f"the folder {folder} can't be read ({error}); mend its rights, or take it away") from error
 
 
 def _kind(path: Path) -> Kind | None:

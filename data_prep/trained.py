@@ -18,6 +18,7 @@ import numpy as np
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from data_prep.clean import clean_text
 from data_prep.records import Example
 from data_prep.split import prompt_hash
 from experts.durable import ensure_folder, move_aside, write_bytes
@@ -47,6 +48,11 @@ class Trained:
         so with the same files it is the same folder."""
         again = _name(domain, fingerprint, mark=self.before)
         return again if again == self.newest else _name(domain, fingerprint, mark=self.mark)
+
+    def holds(self, prompt: str) -> bool:
+        """Whether a prompt was trained on."""
+        place = int(np.searchsorted(self.hashes, np.uint64(prompt_hash(clean_text(prompt)))))
+        return place < len(self.hashes) and int(self.hashes[place]) == prompt_hash(clean_text(prompt))
 
     def keys(self, examples: Sequence[Example]) -> frozenset[str]:
         """Keys of the examples whose prompt was trained on."""

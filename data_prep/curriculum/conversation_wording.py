@@ -101,14 +101,14 @@ REMARKS = {
              ": I finished my book!", ": I learned to swim!")),
     "ability": (("Can you help me", "What can you do", "Who are you", "Are you a human", "Are you a robot", "What are you", "Are you a machine",
                  "Are you real", "Do you have a body", "Tell me about yourself", "Am I talking to a person"),
-                ("?", ", please?", " really?", ", tell me?", " exactly?", ", would you say?", ", by the way?", ", in short?", ", honestly?")),
+                ("?", ", please?", " really?", ", tell me?", " exactly?", ", my friend?", ", by the way?", ", in short?", ", honestly?")),
     "apology": (("Sorry", "I am sorry", "My mistake", "I apologize", "Excuse me", "Pardon me", "My apologies", "Oh no, sorry", "Forgive me"),
                 (".", "!", ", I was rude.", ", I am late.", ", I was slow.", ", I forgot to answer.", ", I made an error.", ", I asked twice.",
                  ", I typed it wrong.", ", I was loud.", ", that was my fault.")),
 }
 REMARKS["joke"] = (("Tell me a joke", "Do you know a joke", "Make me laugh", "Say something funny", "I want to hear a joke", "Can you tell a joke", "A joke",
                     "Give me a joke", "Another joke", "Cheer me up with a joke", "Know any jokes", "Got a joke for me"),
-                   ("!", ".", "?", ", please.", " now.", ", if you can.", " for the kids.", ", be quick.", ", friend.", " right away.", " for my party."))
+                   ("!", ".", "?", ", please.", " now.", ", if you can.", " for the kids.", ", my friend.", ", friend.", " right away.", " for my party."))
 REPLIES = {
     "joke": ("Why did the pencil go to school? To stay sharp.", "What do you call a sleeping bull? A bulldozer.",
              "Why did the clock get sick? It was run down.",
@@ -166,7 +166,7 @@ EITHER = ("{a} or {b}?", "Should I choose {a} or {b}?", "Choose: {a} or {b}.", "
           "I can't choose between {a} and {b}.", "Pick one: {a}, {b}.",
           "What is better, {a} or {b}?", "Do you prefer {a} or {b}?", "Would you rather have {a} or {b}?", "What do you say, {a} or {b}?",
           "Between {a} and {b}, which one?", "Please decide for me: {a} or {b}.", "Shall it be {a} or {b}?", "Is it {a} or {b} for today?",
-          "You choose: {a} or {b}?", "Name one of the two: {a}, {b}.", "There is {a} and {b}. Which should I choose?",
+          "You choose: {a} or {b}?", "Name one of the two: {a}, {b}.", "The choice is {a} or {b}. Which should I choose?",
           "Give me your pick: {a} or {b}.",
           "Which is it, {a} or {b}?", "{a}, {b}: which one?", "Do I want {a} or {b}?", "Say which: {a} or {b}?",
           "If you could have {a} or {b}, which would you choose?")

@@ -35,6 +35,8 @@ def _rules(rng: Random, level: int) -> Item:
     """
     hops = min(level, 4)
     kinds = sample(rng, say.KINDS, hops + 1)
+    while any(_within(kind, kinds[-1]) for kind in kinds[:-1]):
+        kinds = sample(rng, say.KINDS, hops + 1)
     wanted, other = _compatible(rng)
     outcome = pick(rng, ("yes", "no", "unknown"))
     name = pick(rng, NAMES)
@@ -95,7 +97,7 @@ def _individual(rng: Random, level: int) -> Item:
 def _syllogism(rng: Random, level: int) -> Item:
     """Two sentences about all, no or some of three kinds; what follows for the first and the last of them."""
     first, middle, last = sample(rng, say.KINDS, 3)
-    while _within(first, last):
+    while _within(first, last) or _within(last, first):
         first, middle, last = sample(rng, say.KINDS, 3)
     quantities, result = pick(rng, tuple(say.SYLLOGISMS.items()))
     pairs = ((first, middle), (middle, last))

@@ -40,6 +40,20 @@ def test_unknown_kind_isnt_one_that_the_words_imply(level):
         assert not set(chain.split(">")) & set(say.WITHIN.get(asked, ())), item.prompt
 
 
+def test_stray_rule_is_not_of_a_kind_that_the_words_imply():
+    for item in drawn(reasoning.CURRICULUM, "rules", 3):
+        chain, _, stray = item.instance.removeprefix("rules ").partition(" ask ")[0].partition(" ")
+        kind = item.instance.partition(" ask ")[0].rpartition(" ")[2].partition(">")[0]
+        assert not set(chain.split(">")) & set(say.WITHIN.get(kind, ())), (item.prompt, stray)
+
+
+def test_no_syllogism_is_about_kinds_of_which_one_lies_in_the_other():
+    for item in drawn(reasoning.CURRICULUM, "syllogism", 3):
+        first, last = item.instance.split()[-3], item.instance.split()[-1]
+        assert first not in say.WITHIN.get(last, ()), item.prompt
+        assert last not in say.WITHIN.get(first, ()), item.prompt
+
+
 @pytest.mark.parametrize("wordings", [say.IS_IT, *say.SYLLOGISM_QUESTIONS.values()], ids=["property", "all", "some"])
 def test_questions_with_the_answer_unknown_dont_ask_whether_something_follows(wordings):
     """Of what isn't told it doesn't follow, it can't be said and it needn't be: there "no" would be right."""

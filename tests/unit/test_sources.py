@@ -12,7 +12,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from data_prep import sources
-from data_prep.sources import DataError, list_folder, read_files
+from data_prep.intake import fingerprint
+from data_prep.sources import DataError, DataFile, list_folder, read_files
+from settings import Settings
 
 
 def line(prompt: object = "two and two?", response: object = "four", **more: object) -> str:
@@ -226,3 +228,16 @@ def test_data_path_that_is_absent_or_a_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("text", encoding="utf-8")
     with pytest.raises(DataError, match=r"is a file; a tree of domains needs a folder"):
         read(tmp_path / "a.txt")
+
+
+def test_files_and_folders_that_cant_be_opened_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    gone = DataFile(tmp_path / "gone.jsonl", "law/gone.jsonl", "law", ".jsonl")
+    with pytest.raises(DataError, match=r"law/gone\.jsonl can't be read .*take it out of the data folder"):
+        fingerprint("law", files=[gone], lessons=None, settings=Settings())
+
+    def locked(self: Path) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "iterdir", locked)
+    with pytest.raises(DataError, match=r"can't be read .*Permission denied"):
+        list_folder(tmp_path, domains=["law"])

@@ -53,3 +53,11 @@ def test_damaged_file_is_set_aside_with_a_warning(tmp_path: Path, caplog: pytest
     assert not len(load(tmp_path, "law").hashes)
     assert "exams of law may hold rows that were trained on before" in caplog.text
     assert (tmp_path / "trained" / "law.npz.damaged-1").exists()
+
+
+def test_a_prompt_is_known_however_it_is_written(tmp_path: Path) -> None:
+    learn(tmp_path, "law-1", *(example(f"What is {number}?") for number in range(50)))
+    known = load(tmp_path, "law")
+    assert all(known.holds(prompt) for prompt in ("What is 7?", " what is 7 ", "What  is 49?\r\n"))
+    assert not any(known.holds(prompt) for prompt in ("What is 50?", "", "Who is 7?"))
+    assert not load(tmp_path, "math").holds("What is 7?")
