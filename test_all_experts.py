@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import settings as configuration
-from experts.console import accept_any_text
+from experts.console import accept_any_text, plain_console
 from settings import Settings
 from training.command import require_folders
 
@@ -40,8 +40,6 @@ def main(arguments: list[str] | None = None) -> int:
     chosen = configuration.from_arguments(parser, parsed)
     logging.basicConfig(level=chosen.run.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
 
-    from rich.console import Console
-
     from training.command import repairable
     from training.report import faults, to_json, to_tables
 
@@ -51,12 +49,12 @@ def main(arguments: list[str] | None = None) -> int:
         parser.exit(2, f"{parser.prog}: {error}\n")
     if parsed.json is not None:  # before the tables: what was examined for minutes is kept whatever becomes of the output
         parsed.json.write_text(json.dumps(to_json(report), indent=2) + "\n", encoding="utf-8")
-    console = Console()
+    console = plain_console(soft_wrap=False)
     for table in to_tables(report):
         console.print(table)
     below = faults(report, exam=chosen.exam)
     for fault in below:
-        console.print(f"below the floor: {fault}", markup=False, emoji=False)
+        console.print(f"below the floor: {fault}")
     return 1 if below else 0
 
 

@@ -31,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(chosen: settings.Settings, *, action: str, json_file: Path | None) -> int:
-    from data_prep.corpus import DataError, last_cycle, prepare
+    from data_prep.corpus import DataError, last_cycle, last_levels, prepare
     from data_prep.exam_check import ExamOverlap, require_exams
     from experts.durable import NotWritable, OutOfSpace, write_text
     from experts.run_lock import RunLock, RunLocked
@@ -43,8 +43,8 @@ def _run(chosen: settings.Settings, *, action: str, json_file: Path | None) -> i
         folder.mkdir(parents=True, exist_ok=True)
         with RunLock(folder):
             cycle = last_cycle(folder / "data")
-            corpus = prepare(chosen, Tree.from_settings(chosen.tree), cycle=cycle or 0, log=errors.print, resume=action == "report",
-                             allow_overlap=True)
+            corpus = prepare(chosen, Tree.from_settings(chosen.tree), cycle=cycle or 0, log=errors.print, levels=last_levels(folder / "data"),
+                             resume=action == "report", allow_overlap=True)
     except (DataError, NotWritable, OutOfSpace, RunLocked, settings.SettingsError) as error:
         errors.print(f"data_prep: {error}")
         return 2

@@ -18,6 +18,7 @@ from typing import Any
 from data_prep import curriculum, exam_check, hub, manifest, trained
 from data_prep.intake import DamagedExamples, Lessons, fingerprint, load_intake, read_examples, take_in
 from data_prep.manifest import last_cycle as last_cycle
+from data_prep.manifest import last_levels as last_levels
 from data_prep.pack import DamagedShard, Shard, documents, efficiency, verify_shard, write_shard
 from data_prep.records import Example, Split
 from data_prep.report import DomainReport, Intake, Overlap, Packing, Report
@@ -355,4 +356,4 @@ def _entry(work: _Work, corpus: Corpus) -> dict[str, Any]:
                "answer": {entry.domain: asdict(entry.overlap) for entry in corpus.report.domains if entry.overlap}}
     domains = {domain: {"examples": places.examples.name, "shards": places.shards.name} for domain, places in corpus.folders.items()}
     return {"cycle": work.cycle, "request": work.request(), "fingerprint": corpus.fingerprint, "domains": domains,
-            "notes": list(corpus.report.notes), "overlap": overlap}
+            "notes": list(corpus.report.notes), "overlap": overlap, "levels": dict(work.levels)}

@@ -1,7 +1,7 @@
 """corpus.json: which folders hold the corpus that was prepared last, and the one that each training works with.
 
 A look at the data, or another training, replaces the first alone: one that was stopped finds the corpus that it began with. An entry
-has cycle, request, fingerprint, domains, notes and overlap. Does not prepare or open a corpus (corpus.py).
+has cycle, request, fingerprint, domains, notes, overlap and the curriculum's levels. Does not prepare or open a corpus (corpus.py).
 """
 
 from __future__ import annotations
@@ -35,6 +35,12 @@ def last_cycle(folder: Path) -> int | None:
     """The cycle whose corpus was prepared last; None when there is none."""
     cycle = read(folder).get("cycle")
     return cycle if isinstance(cycle, int) else None
+
+
+def last_levels(folder: Path) -> dict[str, int]:
+    """The highest curriculum level of each domain in the corpus that was prepared last; empty when there is none, or it doesn't say."""
+    levels: dict[str, int] = read(folder).get("levels", {})
+    return levels
 
 
 def entry_of(manifest: Mapping[str, Any], *, training: str | None) -> Mapping[str, Any]:

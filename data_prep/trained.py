@@ -51,8 +51,9 @@ class Trained:
 
     def holds(self, prompt: str) -> bool:
         """Whether a prompt was trained on."""
-        place = int(np.searchsorted(self.hashes, np.uint64(prompt_hash(clean_text(prompt)))))
-        return place < len(self.hashes) and int(self.hashes[place]) == prompt_hash(clean_text(prompt))
+        asked = prompt_hash(clean_text(prompt))
+        place = int(np.searchsorted(self.hashes, np.uint64(asked)))
+        return place < len(self.hashes) and int(self.hashes[place]) == asked
 
     def keys(self, examples: Sequence[Example]) -> frozenset[str]:
         """Keys of the examples whose prompt was trained on."""

@@ -94,7 +94,7 @@ def _served(chosen: settings.Settings, tree: Tree) -> Router:
 
 def _fit(chosen: settings.Settings, tree: Tree, *, force: bool) -> dict[str, Any]:
     """Fit, judge beside the served router as the loop does, keep and promote unless refused. version: None for a refused one, which isn't kept."""
-    from data_prep.corpus import last_cycle, prepare
+    from data_prep.corpus import last_cycle, last_levels, prepare
     from data_prep.prompts import corpus_prompts, prompts_to_fit
     from experts.journal import Journal
     from experts.registry import Registry
@@ -107,7 +107,7 @@ def _fit(chosen: settings.Settings, tree: Tree, *, force: bool) -> dict[str, Any
     folder = Path(chosen.run.dir)
     folder.mkdir(parents=True, exist_ok=True)
     with RunLock(folder):
-        corpus = prepare(chosen, tree, cycle=last_cycle(folder / "data") or 0, log=errors.print, allow_overlap=True)
+        corpus = prepare(chosen, tree, cycle=last_cycle(folder / "data") or 0, log=errors.print, levels=last_levels(folder / "data"), allow_overlap=True)
         with Journal(folder / "journal.db", read_only=True) as journal:
             said = journal.events(kind=FEEDBACK)
         rows = [Row(*prompt) for prompt in prompts_to_fit(corpus, tree, router=chosen.router, seed=chosen.run.seed)]

@@ -11,7 +11,8 @@ import pytest
 
 import settings
 from data_prep import curriculum, manifest
-from data_prep.corpus import Corpus, DataError, keep, last_cycle, open_corpus, prepare
+from data_prep.__main__ import main as look
+from data_prep.corpus import Corpus, DataError, keep, last_cycle, last_levels, open_corpus, prepare
 from data_prep.exam_check import ExamOverlap, allowed
 from experts import tokenizer as tokenizers
 from experts.tree import Tree
@@ -479,3 +480,16 @@ def test_open_corpus_of_damaged_data_names_the_command(prepared: Prepared) -> No
 def test_unknown_domain_of_a_corpus_names_the_known_ones(prepared: Prepared) -> None:
     with pytest.raises(KeyError, match="no data of a domain 'cooking'; there is some of law, math"):
         prepared().examples("cooking", "train")
+
+
+def test_a_look_shows_the_levels_that_the_loop_had_reached(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    prepared = Prepared(tmp_path, branches={"one": ["math"]}, data={"curriculum": "always", "curriculum_records": 120, "curriculum_level": 1})
+    raised = prepared(cycle=2, levels={"math": 2}, training="loop")
+    assert {row.meta["level"] for row in raised.examples("math", "train")} == {1, 2}
+    assert last_levels(tmp_path / "run" / "data") == {"math": 2}
+    config = tmp_path / "look.toml"
+    config.write_text(settings.to_toml(settings.check(prepared.tables)), encoding="utf-8")
+    assert look(["report", "--config", str(config)]) == 0
+    assert "reading" not in capsys.readouterr().err
+    again = open_corpus(settings.check(prepared.tables), Tree.from_settings(settings.check(prepared.tables).tree))
+    assert again.fingerprint == raised.fingerprint
