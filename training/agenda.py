@@ -22,7 +22,7 @@ UNSEEN_ROOM = 0.015  # of a node: what an exam of 200 tasks without a mistake le
 class Job:
     """Train one node and offer the result. Either steps or seconds of training is given; seconds get the steps that they hold at the speed
     measured when the job begins, and what it comes to follows the clock (Plan.at_speed). lr_share: its peak rates as a share of the settings'.
-    final_lr_share: where they end, as a share of the peak; None: as set."""
+    final_lr_share: where they end, as a share of the peak; None: as set. least_steps, most_seconds: how far a job of seconds goes on (Plan)."""
 
     node: str
     lr_share: float
@@ -31,6 +31,8 @@ class Job:
     status: Status = "pending"
     outcome: str = ""
     final_lr_share: float | None = None
+    least_steps: int | None = None
+    most_seconds: float | None = None
 
     def with_speed(self, step_s: float) -> Job:
         """The job with the steps that it is expected to make, at least one; step_s: seconds a step."""
@@ -56,8 +58,18 @@ class Job:
 
 
 @dataclass(frozen=True, slots=True)
+class RootPart:
+    """The root's part of a first cycle. share: of the training, at the speed measured before it. steps: what it needs. most: share of the training
+    that it gets at most for them when it turns out slower, as a processor that grows hot does."""
+
+    share: float
+    steps: int
+    most: float
+
+
+@dataclass(frozen=True, slots=True)
 class Agenda:
-    """The jobs of one cycle, in order, whether its router was looked at, and whether the root's part was (with_root_share)."""
+    """The jobs of one cycle, in order, whether its router was looked at, and whether the root's part was (with_root_part)."""
 
     cycle: int
     jobs: tuple[Job, ...]
@@ -79,22 +91,36 @@ class Agenda:
         index = next(i for i, other in enumerate(self.jobs) if other.status == "pending")
         return replace(self, jobs=(*self.jobs[:index], job, *self.jobs[index + 1:]))
 
-    def with_root_share(self, share: float | None, *, tree: Tree, settings: LoopSettings) -> Agenda:
-        """This agenda with that share of the training for its first job, the root's; what the others lose, they lose alike. None: as it is.
+    def with_done(self, job: Job, *, took_s: float | None) -> Agenda:
+        """This agenda with the first pending job ended after took_s seconds of training; None: they don't count. What a job of least_steps took
+        over its own seconds the pending ones, all of seconds, lose alike."""
+        agenda = self.with_next(job)
+        over = took_s - job.seconds if took_s is not None and job.least_steps is not None and job.seconds is not None else 0.0
+        left = sum(other.amount for other in agenda.jobs if other.status == "pending")
+        if over <= 0 or not left:
+            return agenda
+        factor = max(0.0, 1 - over / left)
+        return replace(agenda, jobs=tuple(other.scaled(factor) if other.status == "pending" else other for other in agenda.jobs))
+
+    def with_root_part(self, part: RootPart | None, *, tree: Tree, settings: LoopSettings) -> Agenda:
+        """This agenda with that part of the training for its first job, the root's; what the others lose, they lose alike. None: as it is.
 
         Where the root gets more than loop.root_share_most, too little is left below it for a decay of its own: its rate then ends, at most at
         loop.root_final_lr_share, where a straight line to zero at the end of the longest way down the tree would stand, and branches and experts
         begin at REWARMING times that point of the line, at most at loop.leaf_lr_share and at least at a quarter of it.
         For an agenda of which nothing has begun: its jobs are all in steps or all in seconds.
         """
-        if share is None:
+        if part is None:
             return replace(self, shared_out=True)
         assert len({job.steps is None for job in self.jobs}) == 1, "an agenda that has begun isn't shared out again"
-        first, *rest = self.jobs
+        root, *others = self.jobs
         whole = sum(job.amount for job in self.jobs)
-        others = [job.scaled((1 - share) * whole / (whole - first.amount)) for job in rest]
-        root = first.scaled((whole - sum(job.amount for job in others)) / first.amount)
-        if share <= settings.root_share_most:
+        if part.share > settings.root_share:
+            others = [job.scaled((1 - part.share) * whole / (whole - root.amount)) for job in others]
+            root = root.scaled((whole - sum(job.amount for job in others)) / root.amount)
+        if root.seconds is not None:
+            root = replace(root, least_steps=part.steps, most_seconds=max(root.seconds, part.most * whole))
+        if part.share <= max(settings.root_share, settings.root_share_most):
             return replace(self, shared_out=True, jobs=(root, *others))
         amounts = {job.node: job.amount for job in others}
         below = max(sum(amounts.get(name, 0.0) for name in tree.path(domain)) for domain in tree.domains)
@@ -153,18 +179,18 @@ def founding(tree: Tree, *, settings: LoopSettings) -> tuple[Job, ...]:
                  for name, share in shares.items() if share > 0)
 
 
-def root_share(settings: LoopSettings, *, needed: float, steps: float, of_records: float) -> float | None:
-    """The root's share of a first cycle of so many steps, when it needs `needed` of them to read loop.root_reads tokens a weight.
+def root_part(settings: LoopSettings, *, needed: float, steps: float, of_records: float) -> RootPart:
+    """The root's part of a first cycle of so many steps, when it needs `needed` of them to read loop.root_reads tokens a weight.
 
-    of_records: share of the domains that read people's records, not the curriculum. None where loop.root_share is enough. An expert starts from
+    of_records: share of the domains that read people's records, not the curriculum. At least loop.root_share. An expert starts from
     what its root knows, and steps that all domains share teach more as long as the root still learns fast: a short cycle belongs to the root, up
     to loop.root_share_most of it on the curriculum and loop.root_share_records on records, whose language is the domains' common ground; a long
     one to the experts (RESULTS.md, "How much of a short cycle the root should get"; 3.5 tokens a weight are the 2,300 steps with which a tree of
     6,000 was ahead of one model).
     """
     most = settings.root_share_most + (settings.root_share_records - settings.root_share_most) * of_records
-    share = min(most, needed / steps)
-    return share if share > settings.root_share else None
+    most = max(settings.root_share, most)
+    return RootPart(share=max(settings.root_share, min(most, needed / steps)), steps=round(needed), most=most)
 
 
 def newcomers(tree: Tree, served: Collection[str], *, settings: LoopSettings) -> tuple[Job, ...]:

@@ -22,7 +22,7 @@ from experts.durable import write_json
 from experts.expert import Expert
 from experts.moe.recorder import HealthRecorder
 from experts.registry import RegistryError
-from training.agenda import Job, mix_of, root_share
+from training.agenda import Job, RootPart, mix_of, root_part
 from training.examiner import Examiner, Verdict
 from training.interpolation import SHARES, interpolate, settle, weights_of
 from training.plan import Mix, Plan, StepFacts, Trained, TrainingDiverged
@@ -118,8 +118,8 @@ class JobRunner:
         """Seconds a step of this node's training takes here, measured on a few real steps."""
         return measure_step_s(self.start_model(node, corpus), corpus=corpus, mix=self.mix(node, corpus), device=self._device, settings=self._run.settings.train)
 
-    def root_share(self, corpus: Corpus) -> float | None:
-        """Share of the first cycle for the root (agenda.root_share); None, as set, for one that begins with a pretrained model."""
+    def root_part(self, corpus: Corpus) -> RootPart | None:
+        """The root's part of the first cycle (agenda.root_part); None, as set, for one that begins with a pretrained model."""
         settings, root = self._run.settings, self._run.tree.root
         if settings.model.base is not None or not settings.loop.root_reads:
             return None
@@ -127,7 +127,7 @@ class JobRunner:
         tokens = settings.train.row_tokens * settings.train.batch_rows * settings.train.accumulate
         steps = settings.loop.steps or max(1.0, settings.loop.minutes * 60 / self.step_s(root, corpus))
         of_records = len(corpus.of_records) / len(self._run.tree.domains)
-        return root_share(settings.loop, needed=settings.loop.root_reads * weights / tokens, steps=steps, of_records=of_records)
+        return root_part(settings.loop, needed=settings.loop.root_reads * weights / tokens, steps=steps, of_records=of_records)
 
     def epoch_steps(self, node: str, corpus: Corpus, *, epochs: float) -> int:
         """Steps that read the training tokens of a node's own domains so many times (replayed tokens come on top)."""
@@ -147,7 +147,8 @@ class JobRunner:
         founding_root = job.node == self._run.tree.root and job.lr_share == 1.0
         final = settings.loop.root_final_lr_share if founding_root else settings.train.final_lr_share
         train_settings = settings.train.model_copy(update={"final_lr_share": final if job.final_lr_share is None else job.final_lr_share})
-        return Plan.from_settings(train_settings, steps=job.steps, lr_share=job.lr_share, seed=settings.run.seed * 1_000_003 + cycle, seconds=job.seconds)
+        plan = Plan.from_settings(train_settings, steps=job.steps, lr_share=job.lr_share, seed=settings.run.seed * 1_000_003 + cycle, seconds=job.seconds)
+        return replace(plan, least_steps=job.least_steps, most_seconds=job.most_seconds)
 
     def _begun_with(self, node: str, states: Path) -> str | None:
         """"node/version" that a training begins with, None for weights that are no version; kept beside its states, since another may be served at its end."""

@@ -128,13 +128,21 @@ class Loop:
                 self._save(self._agenda.with_next(job))
             self._reporter.node_started(job, share=f"{self._agenda.jobs.index(job) + 1}/{len(self._agenda.jobs)}")
             states = self._work / job.node / f"cycle{self._agenda.cycle:05d}"
-            done, _ = self._jobs.carry_out(job, cycle=self._agenda.cycle, states=states, corpus=corpus)
+            done, trained = self._jobs.carry_out(job, cycle=self._agenda.cycle, states=states, corpus=corpus)
             if done.status == "pending":
                 return False
-            self._save(self._agenda.with_next(done))
+            self._end_job(done, took_s=trained.train_s if trained is not None else None)
             remove_folder(states)
         self._end_cycle()
         return True
+
+    def _end_job(self, done: Job, *, took_s: float | None) -> None:
+        """Keep what became of a job; where a slow root took more than its own, say what the others have left."""
+        assert self._agenda is not None
+        before, agenda = self._agenda.jobs, self._save(self._agenda.with_done(done, took_s=took_s))
+        if (shortened := [job for job, old in zip(agenda.jobs, before, strict=True) if job.status == "pending" and job != old]):
+            self._reporter.note(f"{done.node} took {took_s:.0f} s in place of {done.seconds:.0f}, the machine is slower than measured; left: "
+                                + ", ".join(f"{job.node} {job.size}" for job in shortened))
 
     def _hindrance(self, job: Job) -> str | None:
         """Why a job can't be carried out, None when it can."""
@@ -205,8 +213,8 @@ class Loop:
         assert self._agenda is not None
         if not self._to_share(self._agenda) or self._should_stop():
             return
-        share = self._jobs.root_share(corpus)
-        agenda = self._save(self._agenda.with_root_share(share, tree=self._run.tree, settings=self._run.settings.loop))
+        part = self._jobs.root_part(corpus)
+        agenda = self._save(self._agenda.with_root_part(part, tree=self._run.tree, settings=self._run.settings.loop))
         self._reporter.note(f"cycle {agenda.cycle}: {agenda.sizes}")
 
     def _to_share(self, agenda: Agenda) -> bool:

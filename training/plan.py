@@ -51,6 +51,7 @@ class Plan:
     """How long and how fast to train. Fixed before the run and kept for a resume. Rates are peaks.
 
     seconds: training time that the run is to take; then steps is what was expected at first, and at_speed() says what it comes to.
+    least_steps: a run of seconds that hasn't made so many by then goes on until it has, for most_seconds at most.
     """
 
     steps: int
@@ -62,6 +63,8 @@ class Plan:
     final_lr_share: float
     seed: int
     seconds: float | None = None
+    least_steps: int | None = None
+    most_seconds: float | None = None
 
     @classmethod
     def from_settings(cls, settings: TrainSettings, *, steps: int, seed: int, lr_share: float = 1.0, seconds: float | None = None) -> Plan:
@@ -73,13 +76,16 @@ class Plan:
         return cls(steps, peak_lr(settings) * lr_share, settings.muon_lr * lr_share, settings.schedule, warmup, decay, settings.final_lr_share, seed, seconds)
 
     def at_speed(self, *, step: int, train_s: float) -> Plan:
-        """This plan after so many steps in train_s seconds: as many steps as fill its seconds at their mean speed, itself where it has none.
+        """This plan after so many steps in train_s seconds: as many steps as fill its time at their mean speed, itself where it has none.
 
         step / steps is then the share of the time that has passed, so the rates follow the clock, and the run ends within a step of it.
         """
         if self.seconds is None or step == 0:
             return self
-        steps = max(step, round(self.seconds * step / train_s))
+        seconds = self.seconds
+        if self.least_steps is not None and self.most_seconds is not None:
+            seconds = max(seconds, min(self.least_steps * train_s / step, self.most_seconds))
+        steps = max(step, round(seconds * step / train_s))
         warmup = min(round(self.warmup_steps * steps / self.steps), steps - 1)
         decay = min(round(self.decay_steps * steps / self.steps), steps - warmup)
         return replace(self, steps=steps, warmup_steps=warmup, decay_steps=decay)

@@ -22,6 +22,7 @@ from experts.expert import Expert
 from experts.tree import Tree
 from training import job as job_module
 from training import loop as loop_module
+from training.agenda import RootPart
 from training.interpolation import settle
 from training.job import JobRunner
 from training.loop import Loop
@@ -357,8 +358,8 @@ def test_loop_of_minutes_shares_them_out_once_keeps_that_over_a_stop_and_follows
     """
     FakeClock(monkeypatch, lambda plan, step: 0.5 if plan.seconds is None else pace)  # the steps that are measured have no time to fill
     asked = []
-    share = JobRunner.root_share
-    monkeypatch.setattr(JobRunner, "root_share", lambda self, corpus: asked.append(share(self, corpus)) or asked[-1])
+    part = JobRunner.root_part
+    monkeypatch.setattr(JobRunner, "root_part", lambda self, corpus: asked.append(part(self, corpus)) or asked[-1])
     chosen = toy_settings("tree.branches={technical=[\"code\"]}", "loop.first_answer_s=1000", "loop.root_share_records=0.75")
     chosen = chosen.model_copy(update={"loop": chosen.loop.model_copy(update={"steps": None, "minutes": 1.0})})
     turn(chosen, router=False, should_stop=Stop(after=6))
@@ -366,10 +367,28 @@ def test_loop_of_minutes_shares_them_out_once_keeps_that_over_a_stop_and_follows
     _, events = turn(since, router=False)  # what has begun goes on as it began
     started = [(event.node, event.facts["steps"]) for event in events if event.kind == "training_started"]
     assert started == [("generalist", 90), ("generalist", 90), ("code", 30)]
-    assert asked == [0.75]
+    assert [part.share for part in asked] == [0.75]
     trained = {event.node: event.facts["training"] for event in events if event.kind in {"promoted", "refused"}}
     assert {node: (facts["steps"], facts["train_s"]) for node, facts in trained.items()} == {
         "generalist": (made[0], pytest.approx(45.0)), "code": (made[1], pytest.approx(15.0))}
+
+
+@pytest.mark.parametrize(("pace", "made", "seconds"), [(0.4, (75, 75), (30.0, 30.0)), (0.6, (60, 40), (36.0, 24.0)), (1.0, (45, 15), (45.0, 15.0))])
+def test_loop_of_minutes_lets_a_root_slower_than_measured_make_its_steps(toy_settings, monkeypatch, capsys, pace, made, seconds):
+    """Of a minute at half a second a step the root needs 60 steps, 30 s. At 0.6 s it takes 36 s for them and the expert has 24 in place of 30; at 1 s it has
+    its most, three quarters of the minute."""
+    FakeClock(monkeypatch, lambda plan, step: 0.5 if plan.seconds is None else pace)
+    monkeypatch.setattr(JobRunner, "root_part", lambda self, corpus: RootPart(share=0.5, steps=60, most=0.75))
+    chosen = toy_settings("tree.branches={technical=[\"code\"]}", "loop.first_answer_s=1000")
+    chosen = chosen.model_copy(update={"loop": chosen.loop.model_copy(update={"steps": None, "minutes": 1.0})})
+    turn(chosen, router=False, should_stop=Stop(after=6))
+    _, events = turn(chosen, router=False)  # over a stop as well
+    trained = {event.node: event.facts["training"] for event in events if event.kind in {"promoted", "refused"}}
+    assert {node: (facts["steps"], facts["train_s"]) for node, facts in trained.items()} == {
+        node: (steps, pytest.approx(took, abs=pace)) for node, steps, took in zip(("generalist", "code"), made, seconds, strict=True)}
+    told = [line for line in capsys.readouterr().out.splitlines() if "slower than measured" in line]
+    late = f"generalist took {seconds[0]:.0f} s in place of 30, the machine is slower than measured; left: code {seconds[1]:.0f} s"
+    assert told == ([] if pace < 0.5 else [late])
 
 
 def test_loop_without_a_root_trains_nothing_below_it(toy_settings):

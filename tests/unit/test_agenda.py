@@ -1,12 +1,13 @@
 """training/agenda.py: budgets of the founding cycle, and which node a later cycle takes."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
 from experts.tree import Tree
 from settings import LoopSettings, load
-from training.agenda import Agenda, Job, Standing, founding, gain, mix_of, most_to_gain, newcomers, root_share
+from training.agenda import Agenda, Job, RootPart, Standing, founding, gain, mix_of, most_to_gain, newcomers, root_part
 
 TREE = Tree.from_settings(load().tree)
 
@@ -40,24 +41,26 @@ def test_founding_that_leaves_nothing_for_the_experts_has_no_jobs_for_them(root,
 
 
 @pytest.mark.parametrize(("steps", "of_records", "share"), [
-    (100, 0.0, 0.75), (1200, 0.0, 0.75), (1500, 0.0, 0.6), (2250, 0.0, None), (90_000, 0.0, None),
-    (100, 1.0, 0.95), (1000, 1.0, 0.9), (1500, 1.0, 0.6), (2250, 1.0, None),
+    (100, 0.0, 0.75), (1200, 0.0, 0.75), (1500, 0.0, 0.6), (2250, 0.0, 0.4), (90_000, 0.0, 0.4),
+    (100, 1.0, 0.95), (1000, 1.0, 0.9), (1500, 1.0, 0.6), (2250, 1.0, 0.4),
     (100, 0.2, 0.79), (1200, 0.2, 0.75),
 ])
-def test_root_share_is_what_it_needs_of_the_cycle_within_the_bounds(steps, of_records, share):
+def test_root_part_is_what_it_needs_of_the_cycle_within_the_bounds(steps, of_records, share):
     """900 steps are 90 % of 1,000, 75 % of 1,200, 60 % of 1,500, 40 % of 2,250; with one domain of records in five the most is 0.75 + 0.2 / 5."""
-    found = root_share(LoopSettings(root_share=0.4, root_share_most=0.75, root_share_records=0.95), needed=900, steps=steps, of_records=of_records)
-    assert found == (share if share is None else pytest.approx(share))
+    found = root_part(LoopSettings(root_share=0.4, root_share_most=0.75, root_share_records=0.95), needed=900, steps=steps, of_records=of_records)
+    assert (found.share, found.steps, found.most) == (pytest.approx(share), 900, pytest.approx(0.75 + 0.2 * of_records))
 
 
 @pytest.mark.parametrize("of_records", [0.0, 0.5, 1.0])
 def test_root_share_that_is_set_higher_than_the_most_stays(of_records):
-    assert root_share(LoopSettings(root_share=1.0, branch_share=0.0), needed=1000, steps=1000, of_records=of_records) is None
+    found = root_part(LoopSettings(root_share=0.95, branch_share=0.0), needed=1000, steps=1000, of_records=of_records)
+    assert (found.share, found.most) == (0.95, 0.95)
 
 
 def shared_out(share: float | None, *jobs: Job, root_final_lr_share: float = 0.2, most: float = 0.45, **given: float) -> Agenda:
     settings = LoopSettings(root_share=0.4, root_share_most=most, branch_share=0.12, root_final_lr_share=root_final_lr_share, leaf_lr_share=0.2, **given)
-    return Agenda(cycle=0, jobs=jobs or founding(TREE, settings=settings)).with_root_share(share, tree=TREE, settings=settings)
+    part = None if share is None else RootPart(share, steps=900, most=max(share, most))
+    return Agenda(cycle=0, jobs=jobs or founding(TREE, settings=settings)).with_root_part(part, tree=TREE, settings=settings)
 
 
 @pytest.mark.parametrize("given", [{"steps": 1000}, {"minutes": 1000 / 60}])
@@ -99,6 +102,28 @@ def test_agenda_of_few_steps_keeps_their_number():
     assert sum(job.steps for job in after) == sum(job.steps for job in before)
 
 
+def test_agenda_of_seconds_lets_a_slow_root_go_on_for_its_steps_and_up_to_its_most():
+    """Of 1,000 s the root has 400, and may take 450 until it has made its 900 steps; one of steps makes what it was given."""
+    root, *others = shared_out(0.4, minutes=1000 / 60).jobs
+    assert (root.seconds, root.least_steps, root.most_seconds) == pytest.approx((400, 900, 450))
+    assert {(job.least_steps, job.most_seconds) for job in others} == {(None, None)}
+    assert [job.seconds for job in others] == pytest.approx([60, 60, 96, 96, 96, 96, 96])
+    assert {job.least_steps for job in shared_out(0.7, steps=1000).jobs} == {None}
+
+
+def test_agenda_takes_what_a_slow_root_took_over_from_the_others_alike():
+    """400 s became 550: the others' 600 become 450. One that was set aside, or in time, costs them nothing; nor do other jobs, which stay in time."""
+    agenda = shared_out(0.4, minutes=1000 / 60, most=0.75)
+    done = replace(agenda.jobs[0], status="promoted", steps=900)
+    after = agenda.with_done(done, took_s=550.0)
+    assert after.jobs[0] == done
+    assert [job.seconds for job in after.jobs[1:]] == pytest.approx([45, 45, 72, 72, 72, 72, 72])
+    for took_s in (None, 390.0):
+        assert agenda.with_done(done, took_s=took_s).jobs[1:] == agenda.jobs[1:]
+    branch = replace(after.jobs[1], status="promoted", steps=9)
+    assert after.with_done(branch, took_s=99.0).jobs[2:] == after.jobs[2:]
+
+
 def test_agenda_whose_root_stays_is_shared_out_as_it_is():
     jobs = founding(TREE, settings=LoopSettings(minutes=240))
     assert shared_out(None, *jobs) == Agenda(cycle=0, jobs=jobs, shared_out=True)
@@ -111,7 +136,9 @@ def test_agenda_that_has_begun_is_not_shared_out_again():
 
 def test_agenda_of_an_earlier_version_goes_on_as_it_began():
     data = Agenda(cycle=0, jobs=(Job("generalist", 1.0, steps=5),)).to_json()
-    del data["shared_out"], data["jobs"][0]["final_lr_share"]
+    for key in ("final_lr_share", "least_steps", "most_seconds"):
+        del data["jobs"][0][key]
+    del data["shared_out"]
     assert Agenda.from_json(data) == Agenda(cycle=0, jobs=(Job("generalist", 1.0, steps=5),), shared_out=True)
 
 

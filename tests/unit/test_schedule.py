@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 
@@ -70,6 +71,12 @@ def test_plan_of_a_time_has_the_steps_that_fill_it_at_the_speed_so_far() -> None
     faster = made.at_speed(step=40, train_s=10.0)
     assert (faster.steps, faster.warmup_steps, faster.decay_steps, faster.seconds) == (400, 40, 200, 100.0)
     assert made.at_speed(step=40, train_s=200.0).steps == 40  # never fewer than are made already
+
+
+def test_plan_with_least_steps_goes_on_for_them_until_its_most_seconds() -> None:
+    """100 s of a plan that needs 150 steps: at 2 a second they are made in time, at 1.25 it takes 120 s, at 1 its most, 140 s, hold 140."""
+    made = replace(Plan.from_settings(TrainSettings(), steps=200, seed=0, seconds=100.0), least_steps=150, most_seconds=140.0)
+    assert [made.at_speed(step=40, train_s=train_s).steps for train_s in (20.0, 32.0, 40.0)] == [200, 150, 140]
 
 
 def test_plan_of_steps_keeps_them_at_any_speed() -> None:
