@@ -6,7 +6,7 @@ A reply is graded by its kind and by the fact it recalls, not word by word. Turn
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from random import Random
 from typing import Any
 
@@ -24,10 +24,11 @@ _STAMMER = re.compile(r"(\b\w+\b)(?:\W+\1\b){3}")
 def grade(facts: Mapping[str, Any], text: str) -> bool:
     """Whether a reply is of the wanted kind, holds one of the wanted facts and none of the wrong ones, is short and doesn't stammer.
 
-    Facts: kind; exactly: what it must be, case and marks aside; one_of: it holds one of these and no other; any_of, none_of; said: what the
-    user said, which is no answer word for word.
+    Facts: kind; exactly: what it must be, case and marks aside; one_of: it holds one of these and no other; any_of, none_of; slot: what is
+    asked for, of which it names no value but those of any_of; said: what the user said, which is no answer word for word.
     """
-    reply = " ".join(text.lower().split())
+    typed = " ".join(text.replace("\u2019", "'").split())
+    reply = typed.lower()
     if not reply or len(reply) > MAX_REPLY_CHARS or _STAMMER.search(reply):
         return False
     wanted, wrong = facts.get("any_of", ()), (*facts.get("none_of", ()), *facts.get("said", ()))
@@ -35,13 +36,28 @@ def grade(facts: Mapping[str, Any], text: str) -> bool:
             and ("exactly" not in facts or _plain(reply) == _plain(facts["exactly"]))
             and ("one_of" not in facts or sum(_says(reply, fact) for fact in facts["one_of"]) == 1)
             and (not wanted or any(_says(reply, fact) for fact in wanted))
+            and ("slot" not in facts or _keeps_to(typed, facts["slot"], wanted))
             and not any(_says(reply, fact) for fact in wrong))
 
 
 def _is_kind(reply: str, kind: str) -> bool:
-    """Whether a reply is of a kind, and of at most one more: one that says something of everything answers nothing."""
-    kinds = [name for name, pattern in say.KIND_PATTERNS.items() if re.search(pattern, reply)]
-    return kind == "any" or (kind in kinds and len(kinds) <= 2)
+    """Whether a reply is of a kind, and of at most one more that contradicts: one that says something of everything answers nothing.
+
+    A greeting contradicts nothing; what a line for somebody says ("thank you", "welcome") stands in other replies too.
+    """
+    if kind == "any":
+        return True
+    known = say.KIND_PATTERNS if kind in say.KIND_PATTERNS else {**say.KIND_PATTERNS, **say.LINE_PATTERNS}
+    kinds = {name for name, pattern in known.items() if re.search(pattern, reply)}
+    return kind in kinds and len(kinds - {kind, "greeting"}) <= 1
+
+
+def _keeps_to(typed: str, slot: str, wanted: Sequence[str]) -> bool:
+    """Whether a reply names no value of a slot but the wanted ones and doesn't deny those."""
+    named = set(_plain(re.sub(say.NO_VALUES, " ", typed)).split())
+    if any(value.lower() in named for value in say.SLOTS[slot].values if value not in wanted):
+        return False
+    return not any(re.search(rf"(\bnot|\bnever|n't)( \w+){{0,3}} {value.lower()}\b", typed.lower()) for value in wanted)
 
 
 def _says(reply: str, fact: str) -> bool:
@@ -51,11 +67,16 @@ def _says(reply: str, fact: str) -> bool:
 def _small_talk(kind: str) -> Callable[[Random, int], Item]:
     """A remark of one kind put together from an opening and a tail; the pair is the instance."""
     def make(rng: Random, _level: int) -> Item:
-        opening, tail = pick(rng, say.REMARKS[kind][0]), pick(rng, say.REMARKS[kind][1])
-        prompt, said = as_typed(rng, f"{opening}{tail}"), _plain(opening + tail)
+        remark = _remark(rng, kind)
+        prompt, said = as_typed(rng, remark), _plain(remark)
         facts = {"kind": kind} | ({"said": [said]} if len(said.split()) > SHORT_REMARK_WORDS else {})
         return Item(prompt, pick(rng, say.REPLIES[kind]), f"{kind} {said}", facts)
     return make
+
+
+def _remark(rng: Random, kind: str) -> str:
+    opening, tail = pick(rng, say.REMARKS[kind][0]), pick(rng, say.REMARKS[kind][1])
+    return f"{opening}{tail}"
 
 
 def _plain(text: str) -> str:
@@ -92,20 +113,25 @@ def _choice(rng: Random, _level: int) -> Item:
 
 
 def _recall(rng: Random, level: int) -> Item:
-    """A fact told earlier is asked for. Level 1: in the same turn; 2: one turn on, with a second fact; from 3 on more turns, and changed facts."""
+    """A fact told earlier is asked for. Level 1: in the same turn; 2: one turn on, with a second fact; from 3 on more turns, and changed facts.
+
+    The instance is what was told and, of a fact told alone, how it is asked for. Remarks between are instances of their own.
+    """
     slot, other = sample(rng, tuple(say.SLOTS), 2)
     value, decoy = pick(rng, say.SLOTS[slot].values), pick(rng, say.SLOTS[other].values)
     told, question = fill(rng, say.SLOTS[slot].tell, v=value), fill(rng, say.SLOTS[slot].ask)
     reply = say.SLOTS[slot].reply.format(v=value)
     key = f"recall {slot} {value}"
-    facts: dict[str, Any] = {"kind": "any", "any_of": [value], "said": [told, question]}
+    alone = f"{key} {say.SLOTS[slot].ask.index(question)}"
+    facts: dict[str, Any] = {"kind": "any", "slot": slot, "any_of": [value], "said": [told, question]}
+    shown: list[str] = []
     if level == 1:
-        return Item(f"{told} {question}", reply, f"{key} {say.SLOTS[slot].ask.index(question)}", facts)
+        return Item(f"{told} {question}", reply, alone, facts)
     turns = [(told, _acknowledge(rng, slot, value)), (fill(rng, say.SLOTS[other].tell, v=decoy), _acknowledge(rng, other, decoy))]
     if rng.random() < 0.5:
         turns.reverse()
     if level == 2 and rng.random() < 0.4:
-        turns = [turn for turn in turns if turn[0] == told]
+        turns, key = [turn for turn in turns if turn[0] == told], alone
     else:
         key += f" beside {other} {decoy}"
         facts["none_of"] = [decoy]
@@ -118,9 +144,10 @@ def _recall(rng: Random, level: int) -> Item:
             key += f" was {old}"
         for _ in range(rng.randint(1, level - 1)):
             kind = pick(rng, ("thanks", "mood", "ability"))
-            remark = pick(rng, say.REMARKS[kind][0]) + pick(rng, say.REMARKS[kind][1])
+            remark = _remark(rng, kind)
             turns.insert(rng.randint(1, len(turns)), (remark, pick(rng, say.REPLIES[kind])))
-    return Item(_dialogue(turns, question), reply, key, facts)
+            shown.append(f"{kind} {_plain(remark)}")
+    return Item(_dialogue(turns, question), reply, key, facts, shown=tuple(shown))
 
 
 def _not_told(rng: Random, level: int) -> Item:
@@ -133,8 +160,7 @@ def _not_told(rng: Random, level: int) -> Item:
         told.append(f"{other} {value}")
     question = pick(rng, say.SLOTS[slot].ask)
     return Item(_dialogue(turns, question), fill(rng, say.UNTOLD, slot=say.SLOTS[slot].noun),
-                f"untold {slot} {say.SLOTS[slot].ask.index(question) if not told else ''} {told}",
-                {"kind": "unknown"})
+                f"untold {slot} {sorted(told)}", {"kind": "unknown", "slot": slot})
 
 
 def _acknowledge(rng: Random, slot: str, value: str) -> str:

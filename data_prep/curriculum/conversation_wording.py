@@ -24,7 +24,7 @@ class Slot:
 CALLED = NAMES
 SLOTS = {
     "name": Slot(NAMES, ("My name is {v}.", "I'm {v}.", "I am {v}.", "Call me {v}.", "You can call me {v}.", "People call me {v}.", "{v} is my name.",
-                         "Hi, my name is {v}.", "This is {v}."),
+                         "By the way, my name is {v}.", "This is {v}."),
                  ("What is my name?", "What's my name?", "Do you remember my name?", "Which name did I tell you?", "What am I called?", "Tell me my name.",
                   "Can you say my name?", "what was my name again?"),
                  "Your name is {v}.", "name"),
@@ -124,17 +124,29 @@ REPLIES = {
     "unknown": ("I'm sorry, I can't know that.", "I don't know that, sorry."),
 }
 KIND_PATTERNS = {
-    "joke": r"\b(why did|what do you call)\b",
-    "greeting": r"\b(hello|hi|hey|good (morning|evening|afternoon))\b",
-    "thanks": r"\b(you're welcome|you are welcome|glad to help|any time|my pleasure)\b",
-    "farewell": r"\b(goodbye|bye|see you|take care|good night)\b", "mood": r"\b(i'm|i am) (doing )?(fine|well|good|great)\b",
-    "sympathy": r"\b(sorry to hear|so sorry|that is sad|hope it gets better)\b",
-    "joy": r"\b(congratulations|well done|that is great)\b", "ability": r"\b(language model|assistant|try to help)\b",
-    "apology": r"\b(no problem|don't worry|that's okay|no harm)\b",
-    "unknown": r"\b(don't know|do not know|can't know|cannot know|haven't told|have not told)\b", "birthday": r"\bhappy birthday\b", "luck": r"\bgood luck\b",
-    "well": r"\bget well\b",
-    "thank": r"\bthank you\b", "invite": r"\bplease come\b", "welcome": r"\bwelcome\b", "trip": r"\bgood trip\b", "night": r"\bsleep well\b",
+    "joke": r"\b(why (did|do|does|don't (?!you|we))|what do you call|knock,? knock)",
+    "greeting": r"\b(hello|hi|hey|greetings|good (morning|evening|afternoon)|(nice|good|great|pleased|glad) to (see|meet))\b",
+    "thanks": r"\b((you're|you are) (very |most )?welcome|(glad|happy) to help|any ?time|my pleasure|don't mention it|no problem|not at all)\b",
+    "farewell": r"\b(goodbye|bye|see you|take care|good night|farewell|talk (to you )?(soon|later)|until (tomorrow|next time))\b",
+    "mood": r"\b((i'm|i am|doing|feeling|all|going) (doing |feeling |very |really |quite |just |all )*(fine|well|good|great|okay|ok)"
+            r"|(fine|well|good|great|okay),? thank)",
+    "sympathy": r"\b(sorry (to hear|about|for you|that you|you)|so sorry|(that is|that's|that sounds|how) (so |very |really )?(sad|hard|bad|tough|awful)"
+                r"|oh no|hope (it gets|you feel) better)\b|\bi'm sorry[.!]?$",
+    "joy": r"\b(congratulations|congrats|well done|(that is|that's|how|what) (great|good|wonderful|nice|amazing|awesome|fantastic)"
+           r"|(happy|good) for you|(great|good) news)\b",
+    "ability": r"\b(language model|assistant|(try|here) to help|i can help|(i'm|i am) an? (small |friendly )?(ai|bot|chatbot|robot|program|computer))\b",
+    "apology": r"\b(no problem|no worries|no harm|(don't|do not) worry|(that's|that is|it's|it is) (okay|ok|fine|all right|alright|nothing)|never mind"
+               r"|no need to apologi[sz]e)\b",
+    "unknown": r"((n't|\bnot|\bcannot|\bnever|\bunable to|\bno way (to|of)|\bnot able to) (yet )?(know|knowing|tell|told|said|mentioned)"
+               r"|\bno (idea|information)|n't have (access|any way|a way|that))\b",
 }
+LINE_PATTERNS = {
+    "birthday": r"\bhappy birthday\b", "luck": r"\bgood luck\b(?! wish)", "well": r"\bget well\b(?! wish)", "thank": r"\b(thank you|thanks)\b(?! note)",
+    "invite": r"\b(please come|join (me|us)|(are|you're) invited|invite you)\b", "welcome": r"\bwelcome\b(?! line)",
+    "trip": r"\b((good|safe|nice|great) (trip|journey|travels)|bon voyage)\b", "night": r"\b(sleep well|sweet dreams|good night)\b(?! line)",
+}
+# Words that are no names or months as they stand: "I will", "May I ask?", "haven't".
+NO_VALUES = r"\b(\w+n't|will|may|march|mark|grace|frank|rose|bill|sue|dean|(?:Will|May)(?= (?:I|you|we)\b))\b"
 INTRODUCTIONS = ("{hello}, I'm {name}.", "{hello}, my name is {name}.", "{hello}! {name} here.", "{hello}, this is {name}.",
                  "{hello}. I am {name}, nice to meet you.", "{hello}, you can call me {name}.",
                  "{hello}! I am called {name}.", "{hello}, {name} is my name.")
