@@ -18,6 +18,10 @@ from data_prep.curriculum.knowledge_wording import FILLERS, WORDINGS
 from data_prep.curriculum.tasks import Curriculum, Item, Task
 from data_prep.curriculum.wording import an, as_typed, capital, pick
 
+_SMALL = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve", "thirteen", "fourteen", "fifteen",
+          "sixteen", "seventeen", "eighteen", "nineteen")
+_TENS = ("twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety")
+
 
 def grade(facts: Mapping[str, Any], text: str) -> bool:
     """Whether text is one of facts["answers"], case, articles and marks aside."""
@@ -54,8 +58,33 @@ def _of_table(table: Table, level: int) -> list[tuple[str, str, tuple[str, ...]]
         cells = dict(zip(table.columns, row, strict=True))
         for relation in table.relations:
             if relation.level(number) == level and cells[relation.answer] and cells[relation.subject]:
-                found.append((cells[relation.subject].split("/")[0], relation.name, tuple(cells[relation.answer].split("/"))))
+                found.append((cells[relation.subject].split("/")[0], relation.name,
+                              _as_said(relation.name, cells[relation.answer].split("/"))))
     return found
+
+
+def _as_said(relation: str, answers: list[str]) -> tuple[str, ...]:
+    """Answers and what else they are called: numbers but years in words, currencies in the plural."""
+    if relation == "currency_of":
+        return (*answers, *(f"{answer}s" for answer in answers))
+    if relation == "year_of":
+        return tuple(answers)
+    return (*answers, *(words for answer in answers if answer.isdecimal() for words in _in_words(int(answer))))
+
+
+def _in_words(number: int) -> tuple[str, ...]:
+    """How a number below 20,000 may be written in words: 360 is "three hundred sixty" and "three hundred and sixty", 100 also "hundred"."""
+    if number < 20:
+        return (_SMALL[number],)
+    if number < 100:
+        tens, ones = _TENS[number // 10 - 2], number % 10
+        return (f"{tens}-{_SMALL[ones]}", f"{tens} {_SMALL[ones]}") if ones else (tens,)
+    name, unit = ("thousand", 1000) if number >= 1000 else ("hundred", 100)
+    count, rest = divmod(number, unit)
+    whole = f"{_SMALL[count]} {name}"
+    if rest:
+        return tuple(f"{whole} {link}{words}" for link in ("", "and ") for words in _in_words(rest))
+    return (whole, name) if count == 1 else (whole,)
 
 
 def _passage(rng: Random, level: int) -> Item:

@@ -1,6 +1,7 @@
 """The tables of true facts, written for this project. One row a line, columns by "|", aliases of an answer by "/".
 
-Data only. A relation says which column is asked by which, and from which row on at which level (first rows first).
+Data only; knowledge.py takes numbers in words and plurals of currencies too. A relation says which column is asked by which,
+and from which row on at which level (first rows first).
 """
 
 from __future__ import annotations
@@ -48,10 +49,10 @@ Egypt|Cairo|Africa|Egyptian pound/pound|Arabic
 Kenya|Nairobi|Africa|shilling/Kenyan shilling|Swahili/English
 Canada|Ottawa|North America|Canadian dollar/dollar|English/French
 Mexico|Mexico City|North America|peso/Mexican peso|Spanish
-Brazil|Brasilia/Brasília|South America|real/Brazilian real|Portuguese
-Peru|Lima|South America|sol/Peruvian sol|Spanish
+Brazil|Brasilia/Brasília|South America|real/Brazilian real/reais/Brazilian reais|Portuguese
+Peru|Lima|South America|sol/Peruvian sol/soles/Peruvian soles|Spanish
 Poland|Warsaw|Europe|zloty/Polish zloty|Polish
-Norway|Oslo|Europe|krone/Norwegian krone|Norwegian
+Norway|Oslo|Europe|krone/Norwegian krone/kroner/Norwegian kroner|Norwegian
 Greece|Athens|Europe|euro|Greek
 Russia|Moscow|Europe/Asia|ruble/rouble/Russian ruble|Russian
 Turkey|Ankara|Asia/Europe|lira/Turkish lira|Turkish
@@ -64,38 +65,38 @@ Nigeria|Abuja|Africa|naira/Nigerian naira|English
 Morocco|Rabat|Africa|dirham/Moroccan dirham|Arabic/Berber/Tamazight
 Portugal|Lisbon|Europe|euro|Portuguese
 Austria|Vienna|Europe|euro|German
-Sweden|Stockholm|Europe|krona/Swedish krona|Swedish
+Sweden|Stockholm|Europe|krona/Swedish krona/kronor/Swedish kronor|Swedish
 Hungary|Budapest|Europe|forint/Hungarian forint|Hungarian
 Iran|Tehran|Asia|rial/Iranian rial|Persian/Farsi
 Australia|Canberra|Oceania/Australia|Australian dollar/dollar|English
 Ireland|Dublin|Europe|euro|English/Irish
 Finland|Helsinki|Europe|euro|Finnish/Swedish
-Denmark|Copenhagen|Europe|krone/Danish krone|Danish
+Denmark|Copenhagen|Europe|krone/Danish krone/kroner/Danish kroner|Danish
 Belgium|Brussels|Europe|euro|Dutch/French/German
-Ukraine|Kyiv/Kiev|Europe|hryvnia|Ukrainian
-Romania|Bucharest|Europe|leu|Romanian
+Ukraine|Kyiv/Kiev|Europe|hryvnia/Ukrainian hryvnia|Ukrainian
+Romania|Bucharest|Europe|leu/Romanian leu/lei/Romanian lei|Romanian
 Bulgaria|Sofia|Europe|euro|Bulgarian
 Iraq|Baghdad|Asia|dinar/Iraqi dinar|Arabic/Kurdish
 Nepal|Kathmandu|Asia|rupee/Nepalese rupee|Nepali
-Mongolia|Ulaanbaatar|Asia|tugrik/togrog|Mongolian
-Ghana|Accra|Africa|cedi|English
+Mongolia|Ulaanbaatar|Asia|tugrik/togrog/Mongolian tugrik/Mongolian togrog|Mongolian
+Ghana|Accra|Africa|cedi/Ghanaian cedi|English
 Ethiopia|Addis Ababa|Africa|birr/Ethiopian birr|Amharic/Oromo
-Angola|Luanda|Africa|kwanza|Portuguese
+Angola|Luanda|Africa|kwanza/Angolan kwanza|Portuguese
 Algeria|Algiers|Africa|dinar/Algerian dinar|Arabic/Berber/Tamazight
 Argentina|Buenos Aires|South America|peso/Argentine peso|Spanish
 Uruguay|Montevideo|South America|peso/Uruguayan peso|Spanish
-Venezuela|Caracas|South America|bolivar|Spanish
+Venezuela|Caracas|South America|bolivar/Venezuelan bolivar/bolívar/Venezuelan bolívar|Spanish
 New Zealand|Wellington|Oceania|New Zealand dollar/dollar|English/Maori
-Iceland|Reykjavik|Europe|krona/Icelandic krona|Icelandic
+Iceland|Reykjavik|Europe|krona/Icelandic krona/kronur/Icelandic kronur|Icelandic
 Serbia|Belgrade|Europe|dinar/Serbian dinar|Serbian
 Slovakia|Bratislava|Europe|euro|Slovak
 Latvia|Riga|Europe|euro|Latvian
 Estonia|Tallinn|Europe|euro|Estonian
 Lithuania|Vilnius|Europe|euro|Lithuanian
-Albania|Tirana|Europe|lek|Albanian
+Albania|Tirana|Europe|lek/Albanian lek|Albanian
 Pakistan|Islamabad|Asia|rupee/Pakistani rupee|Urdu/English
-Bangladesh|Dhaka|Asia|taka|Bengali/Bangla
-Cambodia|Phnom Penh|Asia|riel|Khmer
+Bangladesh|Dhaka|Asia|taka/Bangladeshi taka|Bengali/Bangla
+Cambodia|Phnom Penh|Asia|riel/Cambodian riel|Khmer
 Jordan|Amman|Asia|dinar/Jordanian dinar|Arabic
 Lebanon|Beirut|Asia|pound/Lebanese pound|Arabic
 Syria|Damascus|Asia|pound/Syrian pound|Arabic
@@ -106,15 +107,15 @@ Uganda|Kampala|Africa|shilling/Ugandan shilling|English/Swahili
 Zambia|Lusaka|Africa|kwacha/Zambian kwacha|English
 Somalia|Mogadishu|Africa|shilling/Somali shilling|Somali
 Senegal|Dakar|Africa|CFA franc/franc/West African CFA franc|French/Wolof
-Mali|Bamako|Africa|CFA franc/franc|
-Cameroon|Yaounde|Africa|CFA franc/franc|
+Mali|Bamako|Africa|CFA franc/franc/West African CFA franc|
+Cameroon|Yaounde|Africa|CFA franc/franc/Central African CFA franc|
 Ecuador|Quito|South America|US dollar/dollar|Spanish
-Paraguay|Asuncion|South America|guarani|
-Guatemala|Guatemala City|North America|quetzal|Spanish
-Honduras|Tegucigalpa|North America|lempira|Spanish
-Panama|Panama City|North America|balboa/US dollar/dollar|Spanish
+Paraguay|Asuncion|South America|guarani/Paraguayan guarani|
+Guatemala|Guatemala City|North America|quetzal/Guatemalan quetzal|Spanish
+Honduras|Tegucigalpa|North America|lempira/Honduran lempira|Spanish
+Panama|Panama City|North America|balboa/Panamanian balboa/US dollar/dollar|Spanish
 Jamaica|Kingston|North America|Jamaican dollar/dollar|English
-Haiti|Port-au-Prince|North America|gourde|
+Haiti|Port-au-Prince|North America|gourde/Haitian gourde|
 Fiji|Suva|Oceania|Fijian dollar/dollar|English/Fijian/Hindi
 Georgia|Tbilisi|Asia/Europe|lari/Georgian lari|Georgian
 Armenia|Yerevan|Asia/Europe|dram/Armenian dram|Armenian
@@ -139,7 +140,7 @@ bat|mammal|pup|cave|
 rabbit|mammal|kit/kitten/bunny|burrow/warren|
 kangaroo|mammal|joey||
 deer|mammal|fawn||
-eagle|bird|eaglet|nest|
+eagle|bird|eaglet|nest/aerie/eyrie|
 duck|bird|duckling|nest|quacks/quack
 owl|bird|owlet|nest|hoots/hoot
 penguin|bird|chick||
@@ -225,14 +226,14 @@ PLANETS = Table(("planet", "place", "kind", "next"), (
     Relation("planet_kind", "planet", "kind", ((8, 3),)),
     Relation("planet_next", "planet", "next", ((8, 3),)),
 ), """
-Mercury|first|rocky planet/terrestrial planet/rocky/terrestrial|Venus
-Venus|second|rocky planet/terrestrial planet/rocky/terrestrial|Earth
-Earth|third|rocky planet/terrestrial planet/rocky/terrestrial|Mars
-Mars|fourth|rocky planet/terrestrial planet/rocky/terrestrial|Jupiter
-Jupiter|fifth|gas giant|Saturn
-Saturn|sixth|gas giant|Uranus
-Uranus|seventh|ice giant|Neptune
-Neptune|eighth|ice giant|
+Mercury|first/first planet/1/1st/1st planet|rocky planet/terrestrial planet/rocky/terrestrial|Venus
+Venus|second/second planet/2/2nd/2nd planet|rocky planet/terrestrial planet/rocky/terrestrial|Earth
+Earth|third/third planet/3/3rd/3rd planet|rocky planet/terrestrial planet/rocky/terrestrial|Mars
+Mars|fourth/fourth planet/4/4th/4th planet|rocky planet/terrestrial planet/rocky/terrestrial|Jupiter
+Jupiter|fifth/fifth planet/5/5th/5th planet|gas giant|Saturn
+Saturn|sixth/sixth planet/6/6th/6th planet|gas giant|Uranus
+Uranus|seventh/seventh planet/7/7th/7th planet|ice giant|Neptune
+Neptune|eighth/eighth planet/8/8th/8th planet|ice giant|
 """)
 
 INVENTIONS = Table(("thing", "person", "year"), (
@@ -242,9 +243,9 @@ INVENTIONS = Table(("thing", "person", "year"), (
 the telephone|Alexander Graham Bell/Bell|1876
 the phonograph|Thomas Edison/Edison|1877
 dynamite|Alfred Nobel/Nobel|1867
-the World Wide Web|Tim Berners-Lee/Berners-Lee|1989
+the World Wide Web|Tim Berners-Lee/Berners-Lee|1989/1991
 penicillin|Alexander Fleming/Fleming|1928
-the battery|Alessandro Volta/Volta|1800
+the battery|Alessandro Volta/Volta|1800/1799
 the diesel engine|Rudolf Diesel/Diesel|
 X-rays|Wilhelm Roentgen/Roentgen/Wilhelm Röntgen/Röntgen|1895
 radium|Marie Curie/Curie/Marie and Pierre Curie/Pierre and Marie Curie|1898
@@ -254,12 +255,12 @@ the safety elevator|Elisha Otis/Otis|1852
 the saxophone|Adolphe Sax/Sax|
 the theory of evolution|Charles Darwin/Darwin|
 the periodic table|Dmitri Mendeleev/Mendeleev|1869
-braille|Louis Braille/Braille|1824
+braille|Louis Braille/Braille|1824/1829
 the mercury thermometer|Daniel Fahrenheit/Fahrenheit|1714
 the lightning rod|Benjamin Franklin/Franklin|1752
 vulcanized rubber|Charles Goodyear/Goodyear|
-the cotton gin|Eli Whitney/Whitney|1793
-the electron|J. J. Thomson/Thomson|1897
+the cotton gin|Eli Whitney/Whitney|1793/1794
+the electron|J. J. Thomson/J.J. Thomson/Thomson|1897
 the neutron|James Chadwick/Chadwick|1932
 the smallpox vaccine|Edward Jenner/Jenner|1796
 the polio vaccine|Jonas Salk/Salk|
@@ -289,38 +290,38 @@ Candide|Voltaire
 """)
 
 QUANTITIES = Table(("unit", "count"), (Relation("how_many", "unit", "count", ((12, 1), (24, 3), (99, 5))),), """
-days in a week|7/seven
-months in a year|12/twelve
-hours in a day|24/twenty-four
-minutes in an hour|60/sixty
-seconds in a minute|60/sixty
-legs on a spider|8/eight
-legs on an insect|6/six
-sides on a triangle|3/three
-sides on a square|4/four
-centimeters in a meter|100/one hundred/hundred
-grams in a kilogram|1000/one thousand/thousand
-things in a dozen|12/twelve
-sides on a hexagon|6/six
-sides on a pentagon|5/five
-sides on an octagon|8/eight
-years in a century|100/one hundred/hundred
-years in a decade|10/ten
-planets in the solar system|8/eight
-meters in a kilometer|1000/one thousand/thousand
-millimeters in a centimeter|10/ten
+days in a week|7
+months in a year|12
+hours in a day|24
+minutes in an hour|60
+seconds in a minute|60
+legs on a spider|8
+legs on an insect|6
+sides on a triangle|3
+sides on a square|4
+centimeters in a meter|100
+grams in a kilogram|1000
+things in a dozen|12
+sides on a hexagon|6
+sides on a pentagon|5
+sides on an octagon|8
+years in a century|100
+years in a decade|10
+planets in the solar system|8
+meters in a kilometer|1000
+millimeters in a centimeter|10
 letters in the English alphabet|26
-players on a soccer team|11/eleven
-strings on a violin|4/four
+players on a soccer team|11
+strings on a violin|4
 keys on a piano|88
-degrees in a right angle|90/ninety
+degrees in a right angle|90
 degrees in a circle|360
 cards in a standard deck|52
 squares on a chessboard|64
-bits in a byte|8/eight
-feet in a yard|3/three
-inches in a foot|12/twelve
-strings on a guitar|6/six
+bits in a byte|8
+feet in a yard|3
+inches in a foot|12
+strings on a guitar|6
 """)
 
 OPPOSITES = Table(("word", "opposite"), (

@@ -16,7 +16,7 @@ WORDINGS: dict[str, tuple[str, ...]] = {
                    "I forgot the capital of {x}.", "Do you know the capital of {x}?"),
     "continent_of": ("Which continent is {x} in?", "On which continent is {x}?", "What continent does {x} belong to?", "{x} is on which continent?",
                      "Name the continent of {x}.", "In what continent does {x} lie?",
-                     "continent of {x}", "Tell me the continent where {x} is.", "To which continent does {x} belong?", "What part of the world is {x} in?",
+                     "continent of {x}", "Tell me the continent where {x} is.", "To which continent does {x} belong?", "Which continent is {x} a part of?",
                      "Where in the world is {x}, which continent?",
                      "{x} belongs to what continent?"),
     "country_of_capital": ("{x} is the capital of which country?", "Which country has the capital {x}?", "{x} is the capital city of what country?",
@@ -89,5 +89,6 @@ WORDINGS: dict[str, tuple[str, ...]] = {
                  "Give me the number of {x}.", "What is the count of {x}?", "The number of {x} is?", "Say how many {x}."),
     "opposite_of": ("What is the opposite of {x}?", "opposite of {x}", "Which word is the opposite of {x}?", "Give the opposite of {x}.",
                     "What is the reverse of {x}?", "Name the opposite of {x}.", "The opposite of {x} is?",
-                    "{x} is the opposite of what?", "What word means the opposite of {x}?", "Tell me an antonym of {x}.", "Not {x} but?", "antonym for {x}"),
+                    "{x} is the opposite of what?", "What word means the opposite of {x}?", "Tell me an antonym of {x}.", "An antonym of {x} is?",
+                    "antonym for {x}"),
 }

@@ -9,6 +9,7 @@ from data_prep.curriculum import conversation, knowledge, math, reasoning
 from data_prep.curriculum import reasoning_wording as say
 from data_prep.curriculum.code_meanings import MEANINGS
 from data_prep.curriculum.code_operations import KINDS
+from data_prep.curriculum.knowledge_wording import WORDINGS
 from data_prep.curriculum.math_wording import ASK
 
 DRAWS = 3000
@@ -87,11 +88,29 @@ def test_questions_name_a_subject_once_and_take_each_of_its_answers(level):
 
 @pytest.mark.parametrize(("fact", "right"), [
     (("Canada", "language_of"), ("English", "French")), (("Bulgaria", "currency_of"), ("euro",)), (("Mars", "planet_kind"), ("rocky", "terrestrial planet")),
-    (("S", "element_of_symbol"), ("sulfur", "sulphur")), (("dog", "animal_sound"), ("barks", "bark")), (("Russia", "continent_of"), ("Europe", "Asia"))])
+    (("S", "element_of_symbol"), ("sulfur", "sulphur")), (("dog", "animal_sound"), ("barks", "bark")), (("Russia", "continent_of"), ("Europe", "Asia")),
+    (("Mars", "planet_place"), ("fourth", "4", "4th", "the fourth planet", "four")), (("the electron", "inventor_of"), ("J.J. Thomson", "J. J. Thomson")),
+    (("letters in the English alphabet", "how_many"), ("26", "twenty-six", "twenty six")), (("iron", "number_of"), ("26", "twenty-six")),
+    (("keys on a piano", "how_many"), ("88", "eighty-eight")), (("degrees in a circle", "how_many"), ("360", "three hundred and sixty")),
+    (("meters in a kilometer", "how_many"), ("1,000", "a thousand", "one thousand")), (("France", "currency_of"), ("euro", "euros", "the euro")),
+    (("Ukraine", "currency_of"), ("hryvnia", "Ukrainian hryvnia")), (("Romania", "currency_of"), ("Romanian leu", "lei")),
+    (("Mexico", "currency_of"), ("pesos", "Mexican pesos")), (("eagle", "animal_home"), ("nest", "an eyrie", "aerie")),
+    (("the World Wide Web", "year_of"), ("1989", "1991"))])
 def test_every_right_answer_counts(fact, right):
     answers = next(answers for level in range(1, 6) for subject, relation, answers in knowledge.facts_of(level) if (subject, relation) == fact)
     assert all(knowledge.grade({"answers": list(answers)}, answer) for answer in right)
     assert not knowledge.grade({"answers": list(answers)}, "Klingon")
+
+
+@pytest.mark.parametrize(("relation", "answer"), [("continent_of", "Southeast Asia"), ("opposite_of", "warm")])
+def test_questions_leave_no_other_right_answer_open(relation, answer):
+    """Vietnam lies in a part of the world that is no continent, what isn't hot may be warm."""
+    assert not [text for text in WORDINGS[relation] if re.search("part of the world|^Not ", text)], answer
+
+
+def test_years_are_not_taken_in_words():
+    answers = next(answers for subject, relation, answers in knowledge.facts_of(3) if (subject, relation) == ("the telephone", "year_of"))
+    assert answers == ("1876",)
 
 
 def test_question_goes_on_in_lower_case_after_a_comma_or_colon_but_for_a_name():
