@@ -171,6 +171,7 @@ def _samples(answered: Sequence[tuple[Example, Answer, Outcome]]) -> list[Sample
 
 
 def _one_wrong_if_any(samples: Sequence[Sample]) -> list[Sample]:
+    """The first of a domain, right ones or ungraded, and the first wrong one; more wrong ones where there are too few others."""
     wrong = [sample for sample in samples if sample.score is not None and sample.score < 1]
-    right = [sample for sample in samples if sample not in wrong[:1]]
-    return [*right[:SAMPLES_A_DOMAIN - len(wrong[:1])], *wrong[:1]]
+    others = [sample for sample in samples if sample.score is None or sample.score >= 1]
+    return [*others[:SAMPLES_A_DOMAIN - len(wrong[:1])], *wrong][:SAMPLES_A_DOMAIN]

@@ -17,7 +17,7 @@ from data_prep.curriculum.code import program_with_tests
 from data_prep.curriculum.math import final_number
 from data_prep.records import Example
 
-EDITION = 4  # raised when a grader's verdict on some answer, or on a loop, changes: what was graded before is examined again
+EDITION = 5  # raised when a grader's verdict on some answer, or on a loop, changes: what was graded before is examined again
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +40,7 @@ def grade(example: Example, text: str) -> Grade | None:
 
 
 def graded_sources() -> tuple[str, ...]:
-    """Sources of real records that have a grader; a suffix such as _test or _train is part of the same family."""
+    """Sources of real records that have a grader; with suffixes such as _test or _en they are of the same family."""
     return tuple(_GRADERS)
 
 
@@ -50,12 +50,12 @@ def runs_programs(example: Example) -> bool:
 
 
 _PROGRAMS = frozenset(("curriculum/code", "mbpp"))
-_SUFFIX = re.compile(r"[_-](train|test|valid|validation|dev|en)$")
+_SUFFIXES = re.compile(r"([_-](train|test|valid|validation|dev|en))+$")
 
 
 def family(source: str) -> str:
-    """Name of a source without its suffix, so that gsm8k_train and gsm8k_test are one."""
-    return _SUFFIX.sub("", source.lower())
+    """Name of a source without its suffixes, so that gsm8k_train and gsm8k_test are one, xquad_en_test and xquad too."""
+    return _SUFFIXES.sub("", source.lower())
 
 
 def _right(correct: bool) -> Grade:
@@ -104,15 +104,18 @@ def _number(example: Example, text: str) -> Grade | None:
     return None if wanted is None else _right(got is not None and abs(got - wanted) <= 1e-6 * max(1.0, abs(wanted)))
 
 
-_OPTION = re.compile(r"\banswer is:?\s*\(?([A-Z])\b|^\s*\(?([A-Z])[).:]|^\s*([A-Z])\s*$", re.MULTILINE)
 _LETTER = re.compile(r"[A-Z]")
+_OPTION = r"[*(\"']*(?:[Oo]ption )?[*(\"']*([A-Z])\b"  # B, (B), **B**, option B
+_SAID = re.compile(rf"\b[Aa]nswer(?:\*\*)?(?: is\b|:)[*: ]*{_OPTION}|\b([A-Z])\b[*)]* is (?:the )?(?:correct|right)\b")
+_AT_LINE_START = re.compile(rf"^\s*{_OPTION}(?:[*).:]|\s*$)", re.MULTILINE)
 
 
 def _letter(example: Example, text: str) -> Grade | None:
-    """The option's letter in "The answer is B) ..." or at the start of a line; the last one said counts."""
+    """The option's letter: the last one after "answer is" or "Answer:", or before "is correct"; without such a word the one letter that lines begin
+    with. Several of those are the options over again, and no answer."""
     wanted = _answer(example, _LETTER)
-    said = [next(filter(None, groups)) for groups in _OPTION.findall(text)]
-    return None if wanted is None else _right(said[-1:] == [wanted])
+    said = ["".join(groups) for groups in _SAID.findall(text)][-1:] or set(_AT_LINE_START.findall(text))
+    return None if wanted is None else _right(list(said) == [wanted])
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,16 +163,19 @@ def _short_answer(example: Example, text: str) -> Grade:
     return Grade(best_f1(text, answers), exact_match(text, answers))
 
 
-_LEADING_OPTION = re.compile(r"^\s*\(?([A-E])(?:[).:]\s*|\s*$)")
+_LEAD_IN = re.compile(r"^\s*\**(?:so,? )?(?:the )?(?:correct )?answer(?:\*\*)?(?: is\b|:)[:* ]*(?:option )?", re.IGNORECASE)
+_LEADING_OPTION = re.compile(r"^\s*[*(]*([A-E])(?:[*).:]+\s*|\s*$)")
 
 
 def _option_text(example: Example, text: str) -> Grade:
-    """ARC: the text of the right option, or its letter alone or before the text. The text itself may begin with one ("E. coli")."""
-    said, own = _LEADING_OPTION.match(text), _LEADING_OPTION.match(example.response)
-    if said is None or (own is not None and said.group(1) == own.group(1) and exact_match(text, [example.response])):
-        return _right(exact_match(text, [example.response]))
+    """ARC: the text of the right option, or its letter alone or before the text, "The answer is" before it or not. The text itself may begin with
+    a letter ("E. coli")."""
+    text, response = _LEAD_IN.sub("", text), _LEAD_IN.sub("", example.response)
+    said, own = _LEADING_OPTION.match(text), _LEADING_OPTION.match(response)
+    if said is None or (own is not None and said.group(1) == own.group(1) and exact_match(text, [response])):
+        return _right(exact_match(text, [response]))
     rest = text[said.end():]
-    return _right(said.group(1) == str(example.meta.get("answer", "")) and (not rest.strip() or exact_match(rest, [example.response])))
+    return _right(said.group(1) == str(example.meta.get("answer", "")) and (not rest.strip() or exact_match(rest, [response])))
 
 
 def _tests_pass(example: Example, text: str) -> Grade | None:

@@ -181,11 +181,14 @@ def test_examine_writes_under_the_rule_where_settings_and_card_say_so(dry, circl
     assert card.loop_rate == (0.0 if rule else 1.0)
 
 
-def test_examine_keeps_three_samples_with_one_wrong():
-    rows = [_row(i) for i in range(6)]
-    answers = [("#### 4", [1], "stop")] * 4 + [("#### 9", [1], "stop")] * 2
+@pytest.mark.parametrize(("scores", "kept"), [
+    ("111100", "110"), ("000111", "110"), ("010100", "110"), ("1111", "111"), ("0100", "100"), ("0000", "000"), ("0", "0"), ("0-1-", "-10")])
+def test_examine_keeps_three_samples_with_one_wrong(scores, kept):
+    """-: free text, which nobody grades."""
+    rows = [_row(place, source="topical_chat" if score == "-" else "gsm8k") for place, score in enumerate(scores)]
+    answers = [("#### 4" if score == "1" else "#### 9", [1], "stop") for score in scores]
     samples = examine(_Scripted(answers), Exam({"math": rows}, {"math": rows}), settings=SETTINGS, decoding=DECODING, circles=False).samples
-    assert [sample.score for sample in samples] == [1.0, 1.0, 0.0]
+    assert [sample.score for sample in samples] == [{"1": 1.0, "0": 0.0, "-": None}[score] for score in kept]
 
 
 def test_bits_per_byte_is_nats_over_ln2_and_bytes():

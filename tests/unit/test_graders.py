@@ -48,6 +48,25 @@ def test_grade_options_compares_the_letter_said_last(source: str, text: str, exp
     assert correct(example(source, answer="B"), text) is expected
 
 
+@pytest.mark.parametrize("text", [
+    "Answer: B", "**Answer:** B", "**Answer: B**", "B is correct.", "(B) is correct", "Max is not red, so B is the right one.", "The answer is **B**",
+    "The answer is option B", "The correct answer is B.", "Option B", "option B.", "**B**", "**B) False**", "(B)", "The answer is: (B) False", "B\nB) False",
+    "A) True\nB) False\nThe answer is B.", "The answer is B) False.\nA) True"])
+def test_grade_options_takes_the_letter_however_it_is_given_as_the_answer(text: str) -> None:
+    assert [letter for letter in "ABC" if correct(example("proofwriter", answer=letter), text)] == ["B"]
+
+
+@pytest.mark.parametrize("text", [
+    "A) True\nB) False\nC) Uncertain", "A\nB\nC", "B\nC", "The answer is:\nA) True\nB) False\nC) Uncertain", "Bob is red.", "A cat is big.", "answer B?"])
+def test_grade_options_over_again_are_no_answer(text: str) -> None:
+    assert not any(correct(example("prontoqa", answer=letter), text) for letter in "ABC")
+
+
+def test_grade_options_takes_what_is_called_the_answer_before_a_line_that_begins_with_a_letter() -> None:
+    text = "The answer is A) True.\nB) False"
+    assert [letter for letter in "ABC" if correct(example("proofwriter", answer=letter), text)] == ["A"]
+
+
 @pytest.mark.parametrize(("text", "expected"), [("Uncertain", True), ("unknown.", True), ("The statement is uncertain.", True), ("True", False), ("", False)])
 def test_grade_folio_compares_the_verdict(text: str, expected: bool) -> None:
     assert correct(example("folio", answer="Uncertain"), text) is expected
@@ -98,6 +117,9 @@ def test_grade_short_answer_without_aliases_compares_with_the_response() -> None
 @pytest.mark.parametrize(("text", "expected"), [
     ("The refrigerator door contains iron.", True), ("B) The refrigerator door contains iron.", True), ("B", True), ("B.", True),
     ("A) The refrigerator door contains iron.", False), ("A", False), ("The door is smooth.", False),
+    ("The answer is B) The refrigerator door contains iron.", True), ("The answer is B.", True), ("Answer: B", True), ("The correct answer is: (B)", True),
+    ("The answer is **B**", True), ("**Answer:** B", True), ("So the answer is option B.", True), ("Answer: The refrigerator door contains iron.", True),
+    ("The answer is A) The refrigerator door contains iron.", False), ("The answer is A.", False), ("The answer is B) The door is smooth.", False),
 ])
 def test_grade_arc_compares_the_option(text: str, expected: bool) -> None:
     assert correct(example("arc", response="The refrigerator door contains iron.", answer="B"), text) is expected
@@ -106,6 +128,7 @@ def test_grade_arc_compares_the_option(text: str, expected: bool) -> None:
 @pytest.mark.parametrize(("response", "meta", "text", "expected"), [
     ("E. coli", {"answer": "C"}, "E. coli", True), ("E. coli", {"answer": "C"}, "C) E. coli", True), ("E. coli", {"answer": "C"}, "E", False),
     ("C", {}, "C", True), ("C", {"answer": "B"}, "C", True), ("C", {"answer": "B"}, "D", False), ("B) the sun", {"answer": "B"}, "B) the sun", True),
+    ("The answer is no", {}, "The answer is no", True),
     ("B) the sun", {}, "A) the sun", False), ("the sun", {"answer": "B"}, "A) the sun", False), ("E. coli", {"answer": "E"}, "E) E. coli", True),
 ])
 def test_grade_arc_takes_the_response_word_for_word_whatever_it_begins_with(response: str, meta: dict[str, Any], text: str, expected: bool) -> None:
@@ -116,6 +139,11 @@ def test_grade_xquad_scores_f1_and_counts_exact_matches() -> None:
     task = example("xquad_en", response="Pittsburgh Steelers")
     assert grade(task, "the Pittsburgh Steelers.") == Grade(1.0, True)
     assert grade(task, "Steelers") == Grade(pytest.approx(2 / 3), False)
+
+
+@pytest.mark.parametrize("source", ["xquad_en_test", "xquad_en-train", "XQuAD_en_dev", "gsm8k-test_en"])
+def test_grade_finds_the_grader_of_a_source_with_several_suffixes(source: str) -> None:
+    assert grade(example(source, response="#### 4", answer="4"), "#### 4") == Grade(1.0, True)
 
 
 def test_grade_mbpp_runs_the_tests() -> None:
