@@ -133,7 +133,7 @@ def faults(report: FamilyReport, *, exam: ExamSettings) -> list[str]:
 
 
 def to_tables(report: FamilyReport) -> list[Table | Text]:
-    """What a person reads: nodes, matrix of accuracies and of bits per byte, each expert by task, router, sample answers."""
+    """What a person reads: nodes, matrix of accuracies and of bits per byte, each expert by level and by task, router, sample answers."""
     nodes = _table("promoted nodes", "node", "version", "accuracy", "95 %", "loop\nrate", "bits\n/byte", "dis-\ntinct-2", "words", "s/an-\nswer", gap=0)
     for name, node in report.nodes.items():
         card, interval = node.scorecard, node.scorecard.interval()
@@ -147,7 +147,7 @@ def to_tables(report: FamilyReport) -> list[Table | Text]:
     for name, row in report.matrix.items():
         accuracy.add_row(name, *(_percent(compared[name][domain]) for domain in domains))
         bits.add_row(name, *(f"{row[domain].mean_bits_per_byte:.3f}" for domain in domains))
-    tables += [accuracy, bits, _by_task(report)]
+    tables += [accuracy, bits, _by_level(report), _by_task(report)]
     if report.router:
         tables.append(Text(f"router {report.router['version']}: accuracy {report.router['accuracy']:.1%} on {report.router['n']} exam prompts"))
     oracle = report.router.get("oracle")
@@ -176,6 +176,17 @@ def _mean(report: FamilyReport) -> list[Text]:
     left_out = [f"{name}: {'nothing graded' if name in report.nodes else 'no version'}" for name in report.experts if name not in report.counted]
     return [Text(f"mean accuracy of the experts {report.mean_accuracy:.1%}" + (
         f", of {len(report.counted)} of {len(report.experts)} alone ({'; '.join(left_out)})" if left_out else ""))]
+
+
+def _by_level(report: FamilyReport) -> Table:
+    """Of tasks of the curriculum alone: records have no levels."""
+    table = _table("experts by level", "level", "graded", "accuracy", "95 %")
+    for domain in report.experts:
+        scores = report.nodes[domain].scorecard.level_scores(domain) if domain in report.nodes else {}
+        for level, found in scores.items():
+            low, high = wilson(sum(found), n=len(found))
+            table.add_row(f"{domain}/{level}", str(len(found)), _percent(sum(found) / len(found)), f"{low:.0%}-{high:.0%}")
+    return table
 
 
 def _by_task(report: FamilyReport) -> Table:

@@ -87,6 +87,14 @@ class Scorecard:
         scores = [outcome.score for outcome in self.outcomes if outcome.domain == domain and outcome.score is not None]
         return sum(scores) / len(scores) if scores else None
 
+    def level_scores(self, domain: str) -> dict[int, list[float]]:
+        """Scores of the graded tasks a level of one domain's curriculum, lowest level first."""
+        scores: dict[int, list[float]] = defaultdict(list)
+        for outcome in self.outcomes:
+            if outcome.domain == domain and outcome.level is not None and outcome.score is not None:
+                scores[outcome.level].append(outcome.score)
+        return dict(sorted(scores.items()))
+
     def interval(self) -> tuple[float, float] | None:
         """95 % interval of the accuracy, None without graded tasks: of one domain Wilson's (Wilson 1927, JASA 22:209); of several, the domains'
         Wilson intervals put together for the mean over domains (MOVER: Zou & Donner 2008, Statistics in Medicine 27:1693), the accuracy within it."""

@@ -40,6 +40,16 @@ def test_each_task_of_an_expert_stands_beside_what_one_answer_to_all_scores():
     assert to_json(report)["constant_answer"] == {"math/add": 0.25}
 
 
+def test_each_level_of_an_expert_stands_with_its_interval():
+    levels = [(1, 1.0), (3, 0.0), (1, 1.0), (1, 0.0), (1, 1.0), (None, 0.0), (2, None)]
+    own = Scorecard("exam", tuple(Outcome(str(number), "math", "add", level, score, looped=False) for number, (level, score) in enumerate(levels)),
+                    {"math": 1.0}, {"math": 1.0}, 0.1)
+    report = FamilyReport({"math": NodeReport("v000001", own, 10)}, {"math": {"math": own, "code": own}}, {}, experts=("math", "code"))
+    table = next(table for table in to_tables(report) if getattr(table, "title", "") == "experts by level")
+    assert list(zip(*(map(str, column.cells) for column in table.columns), strict=True)) == [  # Wilson's intervals as above
+        ("math/1", "4", "75.0%", "30%-95%"), ("math/3", "1", "0.0%", "0%-79%")]
+
+
 def test_exact_match_and_length_of_answers_stand_beside_the_score():
     outcomes = tuple(Outcome(str(number), "knowledge", "nq_open", None, score, False, score == 1) for number, score in enumerate((1.0, 0.5, 0.5, 0.0)))
     own = Scorecard("exam", outcomes, {"knowledge": 1.0}, {"knowledge": 1.0}, 0.1, mean_words={"knowledge": 2.25})
