@@ -19,7 +19,7 @@ from experts.durable import write_json
 from experts.expert import Expert
 from settings import Settings
 from training.exam import Exam, Examinee, ExamSource, bits_per_byte, chance_bits_per_byte, examine, goes_in_circles, stratified
-from training.promote import Decision, decide
+from training.promote import Decision, decide, mastered_levels
 from training.run_folder import Run
 from training.scorecard import Scorecard, habitual
 
@@ -33,7 +33,8 @@ LEFT_ROWS = 30  # held-out rows a domain that an exam must leave, so that a choi
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """A decision with the scorecard it rests on. circles: whether the candidate's plain answers go in circles.
+    """A decision with the scorecard it rests on. circles: whether the candidate's plain answers go in circles. mastered: curriculum levels ("math/1") that
+    it or a version before it had at loop.level_floor or above.
 
     dearer: whether held-out answers cost it more than what answered before (bits per byte, beyond promote.bits_tolerance).
     """
@@ -43,11 +44,13 @@ class Verdict:
     circles: bool
     against: str | None
     dearer: bool = False
+    mastered: tuple[str, ...] = ()
 
     @property
     def card(self) -> Mapping[str, Any]:
         """What a version's card keeps of the exam."""
-        return {"scorecard": self.scorecard.to_json(), "decision": self.decision.reason, "against": self.against, "circles": self.circles}
+        return {"scorecard": self.scorecard.to_json(), "decision": self.decision.reason, "against": self.against, "circles": self.circles,
+                "mastered": list(self.mastered)}
 
     @property
     def summary(self) -> Mapping[str, Any]:
@@ -71,15 +74,19 @@ class Examiner:
         scorecard, circles = sit(candidate, exam, settings=settings)
         incumbent = self.incumbent(node)
         served = self._examine_served(incumbent[0], incumbent[1], exam) if incumbent else None
-        decision = decide(scorecard, served, settings=settings.promote, seed=settings.run.seed, level_floor=settings.loop.level_floor,
+        earlier, floor = self._mastered(incumbent), settings.loop.level_floor
+        decision = decide(scorecard, served, settings=settings.promote, seed=settings.run.seed, level_floor=floor, mastered=earlier,
                           interim=self._is_early(node, incumbent), chance_bits_per_byte=None if served else chance_bits_per_byte(candidate.tokenizer, exam))
         dearer = served is not None and scorecard.mean_bits_per_byte > (1 + settings.promote.bits_tolerance) * served.mean_bits_per_byte
-        return Verdict(decision, scorecard, circles, against="/".join(incumbent) if incumbent else None, dearer=dearer)
+        mastered = earlier.union(*(mastered_levels(card, floor=floor) for card in (scorecard, served) if card is not None))
+        own = tuple(sorted(name for name in mastered if name.rpartition("/")[0] in scorecard.domains))
+        return Verdict(decision, scorecard, circles, against="/".join(incumbent) if incumbent else None, dearer=dearer, mastered=own)
 
     def prefers(self, one: Verdict, other: Verdict) -> bool:
         """Whether the first of two candidates for a node, both examined, takes the other's place by the rules that promote."""
         settings = self._run.settings
-        return decide(one.scorecard, other.scorecard, settings=settings.promote, seed=settings.run.seed, level_floor=settings.loop.level_floor).promote
+        return decide(one.scorecard, other.scorecard, settings=settings.promote, seed=settings.run.seed, level_floor=settings.loop.level_floor,
+                      mastered=other.mastered).promote
 
     def judge_first(self, root: str, candidate: Expert, corpus: Corpus, *, step: int) -> Verdict:
         """A short look at the root's early version: it must only beat guessing. A refusal waits until twice the steps."""
@@ -119,6 +126,15 @@ class Examiner:
         place = self._run.tree.answering(node, self._run.registry.pointer().nodes)
         folder = self._run.registry.served(place) if place is not None else None
         return (place, folder.name) if place is not None and folder is not None else None
+
+    def _mastered(self, incumbent: tuple[str, str] | None) -> set[str]:
+        """Levels that the incumbent's card says it or a version before it mastered; an older card says so of its own exam alone."""
+        if incumbent is None:
+            return set()
+        card = self._run.registry.card(*incumbent)
+        if "mastered" in card:
+            return set(card["mastered"])
+        return mastered_levels(Scorecard.from_json(card["scorecard"]), floor=self._run.settings.loop.level_floor)
 
     def _examine_served(self, node: str, version: str, exam: Exam) -> Scorecard:
         card = self._run.registry.card(node, version)

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
 from settings import PromoteSettings
-from training.scorecard import Outcome, Scorecard, habitual
+from training.scorecard import Outcome, Scorecard, habitual, wilson
 
 FEWEST_TASKS = 20  # graded tasks from which a domain or a level counts: resamples of one task know no doubt, and of seven two lost ones are 95 % of them
 SMALL_BITS = 0.1  # bits per byte: near zero a ratio says little, 0.07 -> 0.10 changes no answer
@@ -39,7 +39,7 @@ class Paired:
 
 
 def decide(candidate: Scorecard, served: Scorecard | None, *, settings: PromoteSettings, seed: int, level_floor: float | None = None,
-           chance_bits_per_byte: float | None = None, interim: bool = False) -> Decision:
+           mastered: Collection[str] = (), chance_bits_per_byte: float | None = None, interim: bool = False) -> Decision:
     """Promote the candidate over the served version?
 
     served: results, on the same exam, of what answers until now (for a node's first version: its parent); None when
@@ -48,6 +48,7 @@ def decide(candidate: Scorecard, served: Scorecard | None, *, settings: PromoteS
     interim: the served version is an early state of the candidate's own training, put up so that something answers; its accuracy
     is mostly guesses (a letter of three is right a third of the time), so bits alone decide.
     level_floor: loop.level_floor; no promotion takes a level of a domain that the served version has at or above it below it (_level_gate). None: no floor.
+    mastered: levels ("math/1") that earlier versions had there, which the served one may have lost within noise since.
     Raises ValueError when the two scorecards are not of one exam.
     """
     if any(not math.isfinite(value) for value in candidate.bits_per_byte.values()):
@@ -66,7 +67,7 @@ def decide(candidate: Scorecard, served: Scorecard | None, *, settings: PromoteS
         return _by_bits(candidate, served, settings=settings, words=words, why="more of the same training")
     gate = _loop_gate(candidate, served, settings=settings, seed=seed) or _bits_gate(candidate, served, settings=settings)
     if gate is None and level_floor is not None:
-        gate = _level_gate(candidate, served, settings=settings, floor=level_floor, seed=seed, words=words)
+        gate = _level_gate(candidate, served, settings=settings, floor=level_floor, mastered=mastered, seed=seed, words=words)
     if gate is not None:
         return gate
     guessing = max(now or 0.0, before or 0.0) < settings.guessing_accuracy
@@ -76,6 +77,12 @@ def decide(candidate: Scorecard, served: Scorecard | None, *, settings: PromoteS
     if paired is not None and paired.below >= settings.confidence:
         return Decision(False, f"refused: {words}; worse with {paired.below:.1%} of the resamples")
     return _by_bits(candidate, served, settings=settings, words=words, why="accuracy ties")
+
+
+def mastered_levels(card: Scorecard, *, floor: float) -> set[str]:
+    """Levels ("math/1") of which enough tasks were graded, and at least that share was right."""
+    return {f"{domain}/{level}" for domain in card.domains for level, scores in card.level_scores(domain).items()
+            if len(scores) >= FEWEST_TASKS and sum(scores) / len(scores) >= floor}
 
 
 def paired_bootstrap(pairs: Mapping[str, np.ndarray], *, samples: int, seed: int) -> Paired | None:
@@ -127,20 +134,26 @@ def _bits_gate(candidate: Scorecard, served: Scorecard, *, settings: PromoteSett
     return None
 
 
-def _level_gate(candidate: Scorecard, served: Scorecard, *, settings: PromoteSettings, floor: float, seed: int, words: str) -> Decision | None:
-    """What is won on one level of the curriculum doesn't pay for another that is lost. A fall within noise is let through, as everywhere here; with many
-    levels at or above the floor (a root's exam has 15), chance alone fells one of them soon, so together they err as seldom as one (Bonferroni)."""
+def _level_gate(candidate: Scorecard, served: Scorecard, *, settings: PromoteSettings, floor: float, mastered: Collection[str], seed: int,
+                words: str) -> Decision | None:
+    """What is won on one level of the curriculum doesn't pay for another that is lost. A fall within noise is let through, as everywhere here, until
+    the level's 95 % interval lies below the floor: many such falls are no noise. With many levels at or above the floor (a root's exam has 15), chance
+    alone fells one of them soon, so together they err as seldom as one (Bonferroni). Where the candidate is no worse, it loses nothing."""
     of_levels = _paired_by_key(candidate, served, of=lambda outcome: outcome.score,
-                               stratum=lambda outcome: None if outcome.level is None else f"level {outcome.level} of {outcome.domain}")
-    mastered = {name: pairs_N2 for name, pairs_N2 in of_levels.items() if len(pairs_N2) >= FEWEST_TASKS and pairs_N2[:, 1].mean() >= floor}
-    for name, pairs_N2 in mastered.items():
+                               stratum=lambda outcome: None if outcome.level is None else f"{outcome.domain}/{outcome.level}")
+    kept = {*mastered, *mastered_levels(served, floor=floor)}
+    at_stake = {name: pairs_N2 for name, pairs_N2 in of_levels.items() if name in kept and len(pairs_N2) >= FEWEST_TASKS}
+    for name, pairs_N2 in at_stake.items():
         now, before = (float(mean) for mean in pairs_N2.mean(axis=0))
-        if now >= floor:
+        if now >= min(floor, before):
             continue
+        domain, _, level = name.rpartition("/")
+        fall = f"refused: {words}; level {level} of {domain} falls {_percent(before)} -> {_percent(now)}, below loop.level_floor = {floor:.1%}"
         paired = paired_bootstrap({name: pairs_N2}, samples=settings.bootstrap_samples, seed=seed)
-        if paired is not None and paired.below >= 1 - (1 - settings.confidence) / len(mastered):
-            return Decision(False, f"refused: {words}; {name} falls {_percent(before)} -> {_percent(now)}, below loop.level_floor = {floor:.1%}, "
-                                   f"worse with {paired.below:.1%} of the resamples")
+        if paired is not None and paired.below >= 1 - (1 - settings.confidence) / len(at_stake):
+            return Decision(False, f"{fall}, worse with {paired.below:.1%} of the resamples")
+        if (upper := wilson(float(pairs_N2[:, 0].sum()), n=len(pairs_N2))[1]) < floor:
+            return Decision(False, f"{fall}, at most {upper:.1%} by its 95 % interval")
     return None
 
 

@@ -11,7 +11,8 @@ from experts.tree import Tree
 from settings import Settings
 from training import examiner as examiner_module
 from training.exam import Exam, examine
-from training.examiner import Examiner, sit
+from training.examiner import Examiner, Verdict, sit
+from training.promote import Decision
 from training.scorecard import Outcome, Scorecard
 
 
@@ -21,17 +22,48 @@ def _card(**right):
     return Scorecard("e", outcomes, {"code": 1.0}, {"code": 0.5}, 0.1)
 
 
+def _judged(folder, monkeypatch, *, settings, candidate, served, card=None):
+    """The verdict on a candidate that replaces a version with that card, its scorecard alone where none is given."""
+    registry = SimpleNamespace(card=lambda *version: {"scorecard": served.to_json()} if card is None else card)
+    examiner = Examiner(SimpleNamespace(settings=settings, folder=folder, tree=Tree.from_settings(settings.tree), registry=registry), device=None)
+    monkeypatch.setattr(examiner_module, "goes_in_circles", lambda *args, **more: False)
+    monkeypatch.setattr(examiner_module, "examine", lambda *args, **more: candidate)
+    for name, found in (("_exam", None), ("incumbent", ("code", "v000001")), ("_is_early", False), ("_examine_served", served)):
+        monkeypatch.setattr(examiner, name, lambda *args, found=found: found)
+    return examiner.judge("code", None, None)
+
+
 @pytest.mark.parametrize(("floor", "promote"), [(0.8, False), (0.4, True)])
 def test_examiner_holds_the_floor_of_levels_that_is_set(tmp_path, monkeypatch, floor, promote):
     settings = Settings().model_copy(update={"loop": Settings().loop.model_copy(update={"level_floor": floor})})
-    examiner = Examiner(SimpleNamespace(settings=settings, folder=tmp_path, tree=Tree.from_settings(settings.tree)), device=None)
-    monkeypatch.setattr(examiner_module, "goes_in_circles", lambda *args, **more: False)
-    monkeypatch.setattr(examiner_module, "examine", lambda *args, **more: _card(one=20, two=40))
-    for name, found in (("_exam", None), ("incumbent", ("code", "v000001")), ("_is_early", False), ("_examine_served", _card(one=38, two=5))):
-        monkeypatch.setattr(examiner, name, lambda *args, found=found: found)
-    verdict = examiner.judge("code", None, None)
+    verdict = _judged(tmp_path, monkeypatch, settings=settings, candidate=_card(one=20, two=40), served=_card(one=38, two=5))
     assert verdict.decision.promote is promote
     assert ("level 1 of code falls 95.0% -> 50.0%, below loop.level_floor = 80.0%" in verdict.decision.reason) is not promote
+
+
+def test_examiner_keeps_a_level_mastered_that_versions_before_mastered(tmp_path, monkeypatch):
+    """Level one falls within noise from 83 to 78 %, and then to 63 %; only the card of 78 % knows that it was mastered once."""
+    settings, low = Settings(), _card(one=31, two=20)
+    first = _judged(tmp_path, monkeypatch, settings=settings, candidate=low, served=_card(one=33, two=5))
+    assert (first.decision.promote, first.mastered, first.card["mastered"]) == (True, ("code/1",), ["code/1"])
+    then = _judged(tmp_path, monkeypatch, settings=settings, candidate=_card(one=25, two=40), served=low, card=first.card)
+    assert (then.decision.promote, then.mastered) == (False, ("code/1", "code/2"))
+    assert "level 1 of code falls 77.5% -> 62.5%" in then.decision.reason
+
+
+def test_examiner_takes_of_an_older_card_what_its_own_exam_mastered_and_of_a_parent_the_domain_alone(tmp_path, monkeypatch):
+    settings, low = Settings(), _card(one=31, two=20)
+    older = {"scorecard": _card(one=33, two=5).to_json()}  # of another exam than the one that is asked now
+    assert not _judged(tmp_path, monkeypatch, settings=settings, candidate=_card(one=25, two=40), served=low, card=older).decision.promote
+    parent = {"scorecard": low.to_json(), "mastered": ["code/1", "math/1"]}
+    assert _judged(tmp_path, monkeypatch, settings=settings, candidate=low, served=low, card=parent).mastered == ("code/1",)
+
+
+def test_examiner_prefers_no_version_that_loses_a_level_which_was_mastered_once(tmp_path):
+    examiner = Examiner(SimpleNamespace(settings=Settings(), folder=tmp_path), device=None)
+    other = Verdict(Decision(True, ""), _card(one=31, two=20), False, None, mastered=("code/1",))
+    one = Verdict(Decision(True, ""), _card(one=25, two=40), False, None)
+    assert [examiner.prefers(one, than) for than in (other, replace(other, mastered=()))] == [False, True]
 
 
 def test_examiner_examines_what_is_served_again_where_the_exam_grades_otherwise_than_its_card(tmp_path, monkeypatch):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from settings import PromoteSettings
-from training.promote import decide, paired_bootstrap
+from training.promote import decide, mastered_levels, paired_bootstrap
 from training.scorecard import Outcome, Scorecard
 
 SETTINGS = PromoteSettings()
@@ -201,6 +201,34 @@ def test_decide_asks_for_more_evidence_against_a_level_where_many_are_mastered(o
     same = dict.fromkeys(range(4, 4 + others), (40, 40))
     served, candidate = _of_levels(math={1: (33, 40), 3: (0, 60), **same}), _of_levels(math={1: (30, 40), 3: (60, 60), **same})
     assert decide(candidate, served, settings=SETTINGS, seed=0, level_floor=0.8).promote is promote
+
+
+@pytest.mark.parametrize(("before", "now", "promote", "why"), [
+    (51, 40, False, "falls 76.1% -> 59.7%, below loop.level_floor = 80.0%, worse with 100.0% of the resamples"),  # eleven lost of 67
+    (48, 46, False, "falls 71.6% -> 68.7%, below loop.level_floor = 80.0%, at most 78.5% by its 95 % interval"),
+    (49, 48, True, "promoted"),  # one lost is noise, and Wilson's interval of 48 in 67 reaches 0.7047 + 0.1056 = 81.0 %
+    (49, 47, False, "at most 79.8% by its 95 % interval"),  # and of 47 in 67 0.6906 + 0.1071 = 79.8 %
+    (40, 40, True, "promoted"),  # it was lost before; nothing more is
+    (30, 40, True, "promoted"),
+    (60, 54, True, "promoted"),  # 54 in 67 are 80.6 %
+])
+def test_decide_level_once_mastered_has_its_floor_whatever_the_served_version_lost_of_it(before, now, promote, why):
+    """Two of 67 lost are worse with 1 - (65/67)^67 / 2 = 93 %: within noise. Their interval is Wilson's: 46 in 67 reach 0.6764 + 0.1085."""
+    served, candidate = _of_levels(math={1: (before, 67), 2: (10, 67)}), _of_levels(math={1: (now, 67), 2: (60, 67)})
+    decision = decide(candidate, served, settings=SETTINGS, seed=0, level_floor=0.8, mastered=["math/1", "code/1"])
+    assert decision.promote is promote
+    assert why in decision.reason
+    assert decide(candidate, served, settings=SETTINGS, seed=0, level_floor=0.8).promote is (promote or before < 54)
+
+
+def test_decide_level_that_was_once_mastered_has_no_floor_in_an_exam_of_few_of_its_tasks():
+    served, candidate = _of_levels(math={1: (10, 19), 2: (10, 67)}), _of_levels(math={1: (0, 19), 2: (60, 67)})
+    assert decide(candidate, served, settings=SETTINGS, seed=0, level_floor=0.8, mastered=["math/1"]).promote
+
+
+def test_mastered_levels_are_those_of_twenty_tasks_at_the_floor_or_above_it():
+    card = _of_levels(math={1: (16, 20), 2: (15, 20), 3: (19, 19)}, code={1: (40, 40)})
+    assert mastered_levels(card, floor=0.8) == {"math/1", "code/1"}
 
 
 def test_decide_looks_at_the_levels_of_each_domain_alone():
