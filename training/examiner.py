@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from data_prep import curriculum
+from data_prep.clean import clean
 from data_prep.corpus import Corpus
 from data_prep.records import Example
 from experts.device import Device
@@ -28,6 +30,7 @@ log = logging.getLogger(__name__)
 FIRST_TASKS = 10
 FIRST_BITS_ROWS = 20
 FIRST_NEW_TOKENS = 64
+LEVEL_TASKS = 40  # of a level that an exam leaves out: enough for promote.FEWEST_TASKS, answered in seconds
 LEFT_ROWS = 30  # held-out rows a domain that an exam must leave, so that a choice among four points can rest on them
 
 
@@ -100,6 +103,18 @@ class Examiner:
         if not decision.promote:
             self.first_refused_step = 2 * step
         return Verdict(decision, scorecard, circles, against=None)
+
+    def level_scores(self, domain: str, version: Path, *, level: int) -> list[float]:
+        """Scores of an expert's version on held-out tasks of one level of the curriculum, such as exams don't ask (training/levels.py)."""
+        settings = self._run.settings
+        records = curriculum.make_exam(domain, count=LEVEL_TASKS, levels=(level,))
+        rows = clean(records, settings=settings.data, loosely=False).examples
+        if not rows:
+            return []
+        circles = self._run.registry.card(domain, version.name).get("circles", False)
+        exam = Exam({domain: rows}, {domain: rows[:1]})  # nobody asks for its bits per byte
+        card = examine(Expert.load(version, device=self._device), exam, settings=settings.exam, decoding=settings.decoding, circles=circles)
+        return card.level_scores(domain).get(level, [])
 
     def held_out_cost(self, node: str, candidate: Expert, corpus: Corpus) -> Callable[[], float]:
         """A function: what held-out rows cost the candidate as it stands, bits per byte in the mean over the node's domains (left_over says which rows)."""

@@ -95,6 +95,10 @@ class JobRunner:
         """Drop what examinations remember of versions, (node, version) each, that were pruned."""
         self._examiner.forget(versions)
 
+    def level_scores(self, domain: str, version: Path, *, level: int) -> list[float]:
+        """Scores of an expert's version on held-out tasks of one curriculum level (Examiner.level_scores)."""
+        return self._examiner.level_scores(domain, version, level=level)
+
     def start_model(self, node: str, corpus: Corpus) -> PreTrainedModel:
         """Weights a job begins with: the node's served version, else the nearest served ancestor's, else model.base or new ones."""
         settings, registry = self._run.settings, self._run.registry

@@ -2,21 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from settings import LoopSettings
+from training.promote import FEWEST_TASKS
 
 
-def next_level(accuracy_by_level: Mapping[int, float], *, level: int, highest: int, settings: LoopSettings) -> int:
+def next_level(scores_by_level: Mapping[int, Sequence[float]], *, level: int, highest: int, settings: LoopSettings) -> int:
     """The level to train up to from the next cycle on.
 
-    accuracy_by_level: of the promoted expert's exam. The hardest examined level up to `level` must reach loop.level_pass and
-    every easier one loop.level_floor. Easier levels stay in the records (replay), so a level is never lowered;
-    promote.decide refuses a later version that loses one.
+    scores_by_level: of graded tasks, from the promoted expert's exam. The present level must have FEWEST_TASKS of them and reach loop.level_pass, every
+    easier one that has so many loop.level_floor. Easier levels stay in the records (replay), so a level is never lowered; promote.decide refuses a later
+    version that loses one.
     """
-    examined = sorted(number for number in accuracy_by_level if number <= level)
-    if not examined or level >= highest:
-        return level
-    passed = accuracy_by_level[examined[-1]] >= settings.level_pass
-    kept = all(accuracy_by_level[number] >= settings.level_floor for number in examined[:-1])
-    return level + 1 if passed and kept else level
+    scores = scores_by_level.get(level, ())
+    passed = len(scores) >= FEWEST_TASKS and _mean(scores) >= settings.level_pass
+    return level + 1 if passed and level < highest and _easier_kept(scores_by_level, level=level, settings=settings) else level
+
+
+def wants_exam(scores_by_level: Mapping[int, Sequence[float]], *, level: int, highest: int, settings: LoopSettings) -> bool:
+    """Whether nothing but an exam of the present level is wanting for the next one: exams ask few tasks of it, or as of 4 and 5 none."""
+    few = len(scores_by_level.get(level, ())) < FEWEST_TASKS
+    return few and level < highest and _easier_kept(scores_by_level, level=level, settings=settings)
+
+
+def _easier_kept(scores_by_level: Mapping[int, Sequence[float]], *, level: int, settings: LoopSettings) -> bool:
+    return all(_mean(scores) >= settings.level_floor for number, scores in scores_by_level.items() if number < level and len(scores) >= FEWEST_TASKS)
+
+
+def _mean(scores: Sequence[float]) -> float:
+    return sum(scores) / len(scores)

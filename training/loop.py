@@ -20,9 +20,10 @@ from experts.durable import OutOfSpace, remove_folder, write_json
 from training import agenda as plans
 from training.agenda import Agenda, Job, Standing
 from training.job import JobRunner
-from training.levels import next_level
+from training.levels import next_level, wants_exam
 from training.progress import Reporter
 from training.run_folder import Run
+from training.scorecard import Scorecard
 
 FIRST_PAUSE_S = 5.0  # after a full disk; doubled each time it is still full
 LONGEST_PAUSE_S = 300.0
@@ -173,7 +174,8 @@ class Loop:
         return {str(event.node): int(event.facts["level"]) for event in self._run.journal.events(kind="level_raised")}
 
     def _raise_levels(self, agenda: Agenda) -> None:
-        """Move the promoted experts' domains on to their next curriculum level where they passed the present one."""
+        """Move the promoted experts' domains on to their next curriculum level where they passed the present one; where their exam didn't ask enough of
+        that, they are asked now."""
         tree, registry, settings = self._run.tree, self._run.registry, self._run.settings
         taught = {job.node for job in agenda.jobs if job.status == "promoted"} & set(tree.domains) & set(curriculum.domains())
         # Killed in between, the loop comes here twice in a cycle: one exam raises a level once.
@@ -184,11 +186,13 @@ class Loop:
             folder = registry.served(domain)
             if folder is None:  # damaged since
                 continue
-            per_level = registry.card(domain, folder.name)["scorecard"]["per_level"]
-            accuracy = {int(name.rpartition("/")[2]): value for name, value in per_level.items() if name.rpartition("/")[2].isdigit()}
-            raised = next_level(accuracy, level=level, highest=max(curriculum.levels(domain)), settings=settings.loop)
+            scores, highest = Scorecard.from_json(registry.card(domain, folder.name)["scorecard"]).level_scores(domain), max(curriculum.levels(domain))
+            if wants_exam(scores, level=level, highest=highest, settings=settings.loop):
+                scores[level] = self._jobs.level_scores(domain, folder, level=level)
+            raised = next_level(scores, level=level, highest=highest, settings=settings.loop)
             if raised > level:
-                self._run.journal.append("level_raised", node=domain, level=raised, cycle=agenda.cycle)
+                passed = scores[level]
+                self._run.journal.append("level_raised", node=domain, level=raised, cycle=agenda.cycle, tasks=len(passed), accuracy=sum(passed) / len(passed))
                 self._reporter.note(f"{domain}: level {raised} from the next cycle on")
 
     def _route(self, corpus: Corpus) -> None:

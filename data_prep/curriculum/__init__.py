@@ -27,7 +27,7 @@ def domains() -> tuple[str, ...]:
 
 
 def levels(domain: str) -> tuple[int, ...]:
-    """Levels of a domain, lowest first. Exams ask EXAM_LEVELS."""
+    """Levels of a domain, lowest first. Exams ask EXAM_LEVELS where no others are given."""
     return _curriculum(domain).levels()
 
 
@@ -45,9 +45,10 @@ def make_validation(domain: str, *, count: int, levels: Sequence[int], seed: int
     return draw_records(_curriculum(domain), count=count, levels=levels, seed=seed, side="validation")
 
 
-def make_exam(domain: str, *, count: int = 200) -> list[Record]:
-    """The first count tasks of the domain's fixed exam: levels 1-3 in turn, exam_only, no prompt twice."""
-    return draw_exam(_curriculum(domain), count=count)
+def make_exam(domain: str, *, count: int = 200, levels: Sequence[int] = EXAM_LEVELS) -> list[Record]:
+    """The first count tasks of the domain's fixed exam of these levels: in turn, exam_only, no prompt twice. Raises ValueError for an unknown domain or
+    level."""
+    return draw_exam(_curriculum(domain), count=count, levels=levels)
 
 
 def grade(domain: str, meta: Mapping[str, Any], text: str) -> bool:

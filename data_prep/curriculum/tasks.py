@@ -84,14 +84,15 @@ def draw_records(curriculum: Curriculum, *, count: int, levels: Sequence[int], s
         yield _record(curriculum, task, item, level=level, where=f"curriculum/{curriculum.domain}:{seed}:{number + 1}", exam=False)
 
 
-def draw_exam(curriculum: Curriculum, *, count: int) -> list[Record]:
-    """count exam records, levels 1-3 in turn and within a level its tasks in turn by weight; no prompt twice. Always the same."""
+def draw_exam(curriculum: Curriculum, *, count: int, levels: Sequence[int] = EXAM_LEVELS) -> list[Record]:
+    """count exam records, the levels in turn and within a level its tasks in turn by weight; no prompt twice. Always the same."""
+    _check_levels(curriculum, levels)
     rng = Random(f"{curriculum.domain}/exam")
-    turns = {level: _turns(curriculum, level) for level in EXAM_LEVELS}
+    turns = {level: _turns(curriculum, level) for level in levels}
     records: list[Record] = []
     prompts: set[str] = set()
     while len(records) < count:
-        level = EXAM_LEVELS[len(records) % len(EXAM_LEVELS)]
+        level = levels[len(records) % len(levels)]
         task = next(turns[level])
         item = _draw(task, rng, level, side="exam", unlike=prompts)
         prompts.add(item.prompt)

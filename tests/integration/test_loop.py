@@ -320,6 +320,7 @@ def test_loop_raises_the_level_of_what_was_promoted_and_teaches_it_next(toy_sett
     registry, events = turn(chosen, cycles=1, router=False)
     raised = {event.node: event.facts["level"] for event in events if event.kind == "level_raised"}
     assert raised
+    assert {event.facts["tasks"] for event in events if event.kind == "level_raised"} == {40}  # an exam of ten asks each level too little
     assert raised == {node: 2 for node in registry.pointer().nodes if node in {"math", "reasoning", "conversation", "knowledge", "code"}}
     turn(chosen, cycles=1, router=False)
     corpus = open_corpus(chosen, Tree.from_settings(chosen.tree))

@@ -18,6 +18,7 @@ from data_prep.curriculum.code import program_with_tests
 from data_prep.curriculum.code_meanings import MEANINGS
 from data_prep.curriculum.conversation_wording import REMARKS
 from data_prep.curriculum.names import NAMES
+from data_prep.curriculum.tasks import side_of
 from data_prep.curriculum.wording import THINGS
 from data_prep.records import Record, split_turns
 
@@ -100,6 +101,14 @@ def test_make_exam_asks_every_task_that_is_trained_at_its_levels(domain: str) ->
 @pytest.mark.parametrize("domain", DOMAINS)
 def test_make_exam_of_fewer_tasks_is_the_beginning_of_the_whole(domain: str) -> None:
     assert curriculum.make_exam(domain, count=60) == curriculum.make_exam(domain)[:60]
+
+
+@pytest.mark.parametrize("domain", DOMAINS)
+@pytest.mark.parametrize("level", [4, 5])
+def test_make_exam_of_a_level_that_exams_leave_out_asks_that_alone_by_instances_of_the_exam(domain: str, level: int) -> None:
+    exam = curriculum.make_exam(domain, count=40, levels=(level,))
+    assert len({record.prompt for record in exam}) == 40
+    assert {(record.meta["level"], record.exam_only, side_of(record.meta["instance"])) for record in exam} == {(level, True, "exam")}
 
 
 def test_make_exam_is_the_same_in_another_process_with_another_hash_seed() -> None:
@@ -192,6 +201,11 @@ def test_records_are_ascii_without_outer_blanks_and_short(domain: str) -> None:
 def test_unknown_domain_is_refused_with_the_known_ones() -> None:
     with pytest.raises(ValueError, match="no curriculum for domain 'law'; there is one for math, reasoning"):
         curriculum.make_exam("law")
+
+
+def test_make_exam_of_an_unknown_level_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"curriculum 'math' has no level \[9\]"):
+        curriculum.make_exam("math", levels=(9,))
 
 
 @pytest.mark.parametrize("levels", [(1, 9), ()])

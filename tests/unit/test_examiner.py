@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from data_prep import curriculum
 from data_prep.records import Example
 from experts.expert import Answer, LogLikelihood
 from experts.tree import Tree
@@ -121,3 +122,21 @@ def test_sit_takes_one_loop_for_chance_however_few_the_tasks(plain, sittings):
     candidate = _Circling(plain=plain, under_dry=0)
     _, circles = sit(candidate, Exam({"math": rows[10:]}, {"math": rows[:10]}), settings=Settings())
     assert (candidate.sittings, circles) == (sittings, plain > 1)
+
+
+def test_examiner_asks_forty_held_out_tasks_of_one_level_as_the_gateway_would_write(tmp_path, monkeypatch):
+    right = {record.prompt: record.response for record in curriculum.make_exam("math", count=40, levels=(4,))}
+    loaded, rules = [], []
+
+    class _Knowing(_Circling):
+        def generate(self, conversations, *, max_new_tokens, batch_rows, repetition):
+            rules.append(repetition)
+            prompts = [messages[-1]["content"] for messages in conversations]
+            return [Answer(right[prompt] if place % 4 else "", (1, 2), "stop", 1) for place, prompt in enumerate(prompts)]
+
+    monkeypatch.setattr(examiner_module.Expert, "load", lambda folder, device: loaded.append(folder) or _Knowing(plain=0, under_dry=0))
+    registry = SimpleNamespace(card=lambda domain, version: {"circles": (domain, version) == ("math", "v000007")})
+    examiner = Examiner(SimpleNamespace(settings=Settings(), folder=tmp_path, registry=registry), device=None)
+    scores = examiner.level_scores("math", tmp_path / "v000007", level=4)
+    assert scores == [0.0, 1.0, 1.0, 1.0] * 10
+    assert (loaded, rules) == ([tmp_path / "v000007"], [Settings().decoding])
