@@ -25,13 +25,20 @@ def grade(facts: Mapping[str, Any], text: str) -> bool:
     return got is not None and got == float(facts["answer"])
 
 
-_FINAL = re.compile(r"####\s*\$?\s*(-?[\d,]*\.?\d+)")
+_NUMBER = r"(?:(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?|\.\d+)(?:[eE][-+]?\d+)?"
+_FINAL = re.compile(rf"([-+$\u20ac\u00a3\s]*)({_NUMBER})(?:\s*/\s*({_NUMBER}))?(\D*)")
 
 
 def final_number(text: str) -> float | None:
-    """The number after the last "####", thousands commas dropped; None where there is none."""
-    found = _FINAL.findall(text)
-    return float(found[-1].replace(",", "")) if found else None
+    """The one number in the line after the last "####": signs of money, thousands commas and words behind it dropped, a fraction as its value.
+
+    None where there is none or more than one ("3 or 4", "50-60").
+    """
+    found = _FINAL.fullmatch(text.rpartition("####")[2].strip().partition("\n")[0]) if "####" in text else None
+    if found is None:
+        return None
+    over, under = (float((part or "1").replace(",", "")) for part in found.group(2, 3))
+    return (-over if "-" in found[1] else over) / under if under else None
 
 
 def operands(rng: Random, sign: str, level: int) -> tuple[int, int]:
@@ -111,7 +118,7 @@ def _story(rng: Random, level: int) -> Item:
 
 
 def _steps_story(rng: Random, level: int) -> Item:
-    """Two operations one after the other, from level 4 on also three; each one's result starts the next."""
+    """Two operations one after the other, from level 4 on also three; each one's result starts the next. A factor comes last."""
     signs = pick(rng, [signs for signs in STEP_STORIES if len(signs) == 2 or level >= 4])
     first = rng.randint(10, 60 if level <= 3 else 500)
     value, expression, steps, numbers, shown = first, str(first), list[str](), [first], list[str]()
@@ -120,14 +127,20 @@ def _steps_story(rng: Random, level: int) -> Item:
         if sign == "-":
             number = min(number, value - 1)
         more, result = steps_of(value, sign, number)
-        shown.append(instance(value, sign, number))
         steps += [f"{value}{sign}{number}", *more, f"={result}"]
-        value, expression = result, f"{expression}{sign}{number}"
         numbers.append(number)
+        shown += [instance(value, sign, number), _steps_key(signs, numbers)]
+        value, expression = result, f"{f'({expression})' if sign in '*/' else expression}{sign}{number}"
     name, other = sample(rng, NAMES, 2)
     places = dict(zip("abcd", numbers, strict=False))
     prompt = as_typed(rng, fill(rng, STEP_STORIES[signs], **places, name=name, other=other, things=pick(rng, THINGS)))
-    return _item(prompt, expression, steps, value, key=f"steps {expression}", shown=tuple(shown))
+    return _item(prompt, expression, steps, value, key=_steps_key(signs, numbers), shown=tuple(shown))
+
+
+def _steps_key(signs: str, numbers: list[int]) -> str:
+    """One key for all orders in which the same is added and taken away; a factor stays last."""
+    terms = [f"{sign}{number}" for sign, number in zip(f"+{signs}", numbers, strict=False)]
+    return f"steps {' '.join(sorted(terms, key=lambda term: (term[0] in '*/', term)))}"
 
 
 def _equation(rng: Random, level: int) -> Item:
@@ -179,7 +192,7 @@ def _unit(rng: Random, _level: int) -> Item:
     """So many small units in a number of large ones; a factor of 60 or 100 is a digit's product with zeros put behind."""
     large, small, digit, zeros = pick(rng, UNITS)
     number = rng.randint(2, 99)
-    key = instance(number, "*", digit) if digit > 1 else f"{number} {large} in {small}"
+    key = instance(number, "*", digit if digit > 1 else 10 ** zeros)
     steps, product = steps_of(number, "*", digit) if digit > 1 else (list[str](), number)
     result = product * 10 ** zeros
     asked = as_typed(rng, fill(rng, UNIT_QUESTIONS, n=number, small=small, large=large))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import re
 from collections.abc import Iterator
+from fractions import Fraction
 
 import pytest
 
@@ -13,6 +14,7 @@ from data_prep.curriculum import arithmetic
 from data_prep.curriculum.code_everyday import EVERYDAY, Everyday, third_person
 from data_prep.curriculum.knowledge import facts_of
 from data_prep.curriculum.knowledge_wording import WORDINGS
+from data_prep.curriculum.math import final_number
 from data_prep.curriculum.reasoning_wording import CLASSES, KINDS
 from data_prep.records import Record, split_turns
 
@@ -62,6 +64,36 @@ def test_every_step_of_every_solution_is_true() -> None:
             equations += 1
             assert eval(left.replace("/", "//")) == int(right), record
     assert equations > 10_000
+
+
+def test_first_line_of_every_solution_has_the_value_of_the_answer() -> None:
+    checked = 0
+    for record in [*curriculum.make_exam("math"), *curriculum.make_records("math", count=5000, levels=EVERY_LEVEL, seed=3)]:
+        expression = record.response.split("\n")[0]
+        if record.meta["task"] != "compare":
+            checked += 1
+            made_of_fractions = re.sub(r"\d+", r"Fraction(\g<0>)", re.sub(r"^[a-z]=|=\d+$", "", expression))
+            assert eval(made_of_fractions, {"Fraction": Fraction}) == int(record.meta["answer"]), record
+    assert checked > 4000
+
+
+def test_every_operation_of_a_longer_solution_has_the_result_under_its_columns() -> None:
+    for record in records("math", "steps"):
+        lines = record.response.split("\n")[1:-1]
+        operations = [line for line in lines if "=" not in line]
+        results = [line[1:] for line in lines if line.startswith("=")]
+        assert len(operations) == len(results) >= 2
+        assert [Fraction(eval(operation)) for operation in operations] == [int(result) for result in results], record
+
+
+@pytest.mark.parametrize(("text", "expected"), [
+    ("#### 1/2", 0.5), ("#### -3 / 4", -0.75), ("#### 1e3", 1000.0), ("#### -$5", -5.0), ("#### $-5.50", -5.5), ("#### \u20ac1,250 in all", 1250.0),
+    ("#### 50%", 50.0), ("#### 12 apples.", 12.0), ("####\n.5\nThat is one of 2.", 0.5), ("#### 1\nNo:\n#### 2", 2.0),
+    ("#### 3 or 4", None), ("#### 50-60", None), ("#### 3, 4", None), ("#### 3,4", None), ("#### 1,2345", None), ("#### 1 1/2", None), ("#### 1/2/3", None),
+    ("#### 1/0", None), ("#### 7 days, 3 hours", None), ("#### 5.6.7", None), ("#### none", None), ("5", None), ("#### ", None),
+])
+def test_final_number_is_the_one_that_stands_after_the_mark(text: str, expected: float | None) -> None:
+    assert final_number(text) == expected
 
 
 @pytest.mark.parametrize(("task", "operation"), [("add", int.__add__), ("subtract", int.__sub__), ("multiply", int.__mul__), ("divide", int.__floordiv__)])
@@ -271,7 +303,8 @@ def test_individual_answer_follows_from_the_kinds_named_in_each_sentence() -> No
     noun = re.compile(rf"\b({'|'.join((*KINDS, *CLASSES))})s?\b")
     for record in records("reasoning", "individual"):
         *sentences, question = [part for part in re.split(r"(?<=[.])\s+", record.prompt) if noun.search(part.lower())]
-        named = [noun.findall(sentence.lower()) for sentence in sentences]
+        name = record.response.split(" > ")[0]  # Rose is one, and a kind
+        named = [noun.findall(sentence.replace(f"{name} ", "").lower()) for sentence in sentences]
         follows = {kinds[0]: (kinds[1], bool(re.search(r"\bno\b", sentence.lower())))
                    for kinds, sentence in zip(named, sentences, strict=True) if len(kinds) == 2}
         (place,), denied = next(kinds for kinds in named if len(kinds) == 1), False
