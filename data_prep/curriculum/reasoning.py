@@ -5,7 +5,7 @@ Graded by exact match of what follows "####". The rule sets, orders and stories 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import pairwise
 from random import Random
 from typing import Any
@@ -24,8 +24,8 @@ def grade(facts: Mapping[str, Any], text: str) -> bool:
     return bool(mark) and final.strip(_EDGES).lower() == str(facts["answer"]).lower()
 
 
-def _item(prompt: str, steps: str, result: str, *, key: str) -> Item:
-    return Item(prompt, f"{steps}\n#### {result}", key, {"answer": result})
+def _item(prompt: str, steps: str, result: str, *, key: str, shown: Iterable[str] = ()) -> Item:
+    return Item(prompt, f"{steps}\n#### {result}", key, {"answer": result}, shown=tuple(shown))
 
 
 def _rules(rng: Random, level: int) -> Item:
@@ -55,7 +55,16 @@ def _rules(rng: Random, level: int) -> Item:
     question = fill(rng, say.IS_IT, name=name, p=wanted)
     steps = " > ".join([name, *chain, f"not {reached}" if outcome == "no" else reached])
     key = f"rules {'>'.join(chain)}>{'not ' if outcome == 'no' else ''}{reached}{stray} ask {wanted}"
-    return _item(as_typed(rng, f"{' '.join(sentences)} {question}"), steps, outcome, key=key)
+    return _item(as_typed(rng, f"{' '.join(sentences)} {question}"), steps, outcome, key=key, shown=_on_the_way(chain))
+
+
+def _on_the_way(chain: Sequence[str]) -> list[str]:
+    """Keys of the shorter puzzles about somebody of a kind that a chain of kinds passes."""
+    return [_individual_key(chain[:end], "yes", chain[end - 1]) for end in range(2, len(chain) + 1)]
+
+
+def _individual_key(chain: Sequence[str], outcome: str, asked: str) -> str:
+    return f"individual {'>'.join(chain)} {outcome} ask {asked}"
 
 
 def _compatible(rng: Random) -> list[str]:
@@ -72,13 +81,17 @@ def _within(kind: str, wider: str) -> bool:
 
 
 def _individual(rng: Random, level: int) -> Item:
-    """Somebody is of a kind; all of a kind are of another, as many steps as the level says. Is that one of the last kind, or of one never reached?"""
+    """Somebody is of a kind; all of a kind are of another, as many steps as the level says. Is that one of the last kind, or of one never reached?
+
+    One never reached is asked for among people's roles alone, of which somebody may have any: no dog is a car, nor a cat.
+    """
     hops = min(level, 3)
-    *chain, stray = sample(rng, (*say.KINDS, *say.CLASSES), hops + 2)
-    while any(_within(kind, stray) for kind in chain):
-        *chain, stray = sample(rng, (*say.KINDS, *say.CLASSES), hops + 2)
-    name = pick(rng, NAMES)
     outcome = pick(rng, ("yes", "yes", "no", "unknown"))
+    kinds = say.ROLES if outcome == "unknown" or rng.random() < 0.5 else (*say.KINDS, *say.CLASSES)
+    *chain, stray = sample(rng, kinds, hops + 2)
+    while any(_within(kind, stray) for kind in chain):
+        *chain, stray = sample(rng, kinds, hops + 2)
+    name = pick(rng, NAMES)
     rules = [fill(rng, say.RULES, a=a, b=b, an_a=an(a), an_b=an(b)) for a, b in pairwise(chain)]
     asked = chain[-1]
     if outcome == "no":
@@ -90,8 +103,9 @@ def _individual(rng: Random, level: int) -> Item:
     fact = fill(rng, say.IS_A, name=name, an_a=an(chain[0]))
     sentences = [fact, *map(capital, rules)] if rng.random() < 0.4 else [*map(capital, rules), fact]
     steps = " > ".join([name, *chain[:-1], f"not {chain[-1]}" if outcome == "no" else chain[-1]])
-    key = f"individual {'>'.join(chain)} {outcome} ask {asked}"
-    return _item(as_typed(rng, f"{' '.join(sentences)} {fill(rng, say.IS_IT, name=name, p=an(asked))}"), steps, outcome, key=key)
+    prompt = as_typed(rng, f"{' '.join(sentences)} {fill(rng, say.IS_IT, name=name, p=an(asked))}")
+    return _item(prompt, steps, outcome, key=_individual_key(chain, outcome, asked),
+                 shown=_on_the_way(chain[:-1] if outcome == "no" else chain))
 
 
 def _syllogism(rng: Random, level: int) -> Item:
@@ -119,7 +133,7 @@ def _shared(rng: Random, level: int) -> Item:
     name, other = sample(rng, NAMES, 2)
     sentences = [fill(rng, say.OWNS, name=name, things=_list(first)), fill(rng, say.OWNS, name=other, things=_list(second))]
     prompt = as_typed(rng, f"{' '.join(sentences)} {fill(rng, say.WHAT_BOTH, name=name, other=other)}")
-    return _item(prompt, f"{', '.join(first)}\n{', '.join(second)}", both, key=f"shared {both} {sorted(first)} {sorted(second)}")
+    return _item(prompt, f"{', '.join(first)}\n{', '.join(second)}", both, key=f"shared {both} {sorted((sorted(first), sorted(second)))}")
 
 
 def _ordering(rng: Random, level: int) -> Item:
@@ -133,7 +147,12 @@ def _ordering(rng: Random, level: int) -> Item:
     question = fill(rng, say.WHO_IS, most=(more if top else less) if len(people) == 2 else (most if top else least))
     prompt = as_typed(rng, f"{' '.join(sentences)} {question}")
     steps = [", ".join(f"{high} > {low}" for high, low in pairs), *([" > ".join(people)] if len(people) > 2 else [])]
-    return _item(prompt, "\n".join(steps), people[0] if top else people[-1], key=f"order {'>'.join(people)}")
+    parts = (people[start:end] for start in range(len(people)) for end in range(start + 2, len(people) + 1))
+    return _item(prompt, "\n".join(steps), people[0] if top else people[-1], key=_order_key(people), shown=map(_order_key, parts))
+
+
+def _order_key(people: Sequence[str]) -> str:
+    return f"order {'>'.join(people)}"
 
 
 def _membership(rng: Random, level: int) -> Item:
@@ -202,8 +221,8 @@ def _boolean(rng: Random, level: int) -> Item:
     if joints:
         steps += f"\n{f' {joints[0]} '.join('true' if truth else 'false' for truth in truths)}"
     prompt = as_typed(rng, f"{facts} {fill(rng, say.IS_TRUE, claim=claim)}")
-    key = f"boolean {' '.join(f'{thing}:{state}{claimed}' for thing, state, claimed in zip(things, states, claims, strict=True))} {joints[:1]}"
-    return _item(prompt, steps, "yes" if value else "no", key=key)
+    told = sorted(f"{thing}:{state}{claimed}" for thing, state, claimed in zip(things, states, claims, strict=True))
+    return _item(prompt, steps, "yes" if value else "no", key=f"boolean {' '.join(told)} {joints[:1]}", shown=[f"boolean {part} []" for part in told])
 
 
 def _calendar(rng: Random, level: int) -> Item:
@@ -217,7 +236,8 @@ def _calendar(rng: Random, level: int) -> Item:
     question = fill(rng, (say.AFTER if forward else say.BEFORE)[unit], n=count, units=units)
     prompt = as_typed(rng, f"{fill(rng, here, start=names[start])} {question}")
     counted = ", ".join(f"{number} {name}" for number, name in enumerate(steps, 1))
-    return _item(prompt, f"{names[start]}: {counted}", steps[-1], key=f"calendar {names[start]} {sign * count}")
+    return _item(prompt, f"{names[start]}: {counted}", steps[-1], key=f"calendar {names[start]} {sign * count}",
+                 shown=[f"calendar {names[start]} {sign * shorter}" for shorter in range(1, count)])
 
 
 Maker = Callable[[Random, int], Item]

@@ -14,10 +14,10 @@ PROPERTIES = ("red", "kind", "happy", "loud", "quiet", "brave", "tall", "small",
 # words of which at most one is true of somebody, and kinds that lie in another by what the words mean: what isn't told of them isn't unknown
 OPPOSED = (("loud", "quiet"), ("fast", "slow"), ("old", "young"), ("cold", "warm"), ("tall", "small"), ("red", "green", "blue"))
 _BEASTS = ("cat", "dog", "bird", "horse", "lion", "lizard", "bear", "owl", "tiger", "frog", "mammal", "pet", "insect", "ant")
-_PEOPLE = ("poet", "baker", "singer", "farmer", "pilot", "artist", "doctor", "dancer", "sailor", "writer", "nurse", "painter", "teacher", "student", "player",
-           "parent", "friend", "worker")
+ROLES = ("poet", "baker", "singer", "farmer", "pilot", "artist", "doctor", "dancer", "sailor", "writer", "nurse", "painter", "teacher", "student", "player",
+         "parent", "friend", "worker")
 WITHIN = {"animal": _BEASTS, "creature": (*_BEASTS, "animal"), "mammal": ("cat", "dog", "horse", "lion", "bear", "tiger"), "bird": ("owl",),
-          "insect": ("ant",), "pet": ("cat", "dog"), "plant": ("rose",), "machine": ("car", "robot"), "person": _PEOPLE, "worker": _PEOPLE[:13],
+          "insect": ("ant",), "pet": ("cat", "dog"), "plant": ("rose",), "machine": ("car", "robot"), "person": ROLES, "worker": ROLES[:13],
           "writer": ("poet",), "artist": ("poet", "singer", "dancer", "writer", "painter"), "cat": ("lion", "tiger")}
 RULES = ("Every {a} is {an_b}.", "All {a}s are {b}s.", "If something is {an_a}, it is {an_b}.", "Each {a} is {an_b}.", "{a}s are {b}s.", "Any {a} is {an_b}.",
          "Whoever is {an_a} is {an_b}.", "If someone is {an_a} then they are {an_b}.")
@@ -95,8 +95,8 @@ STATES = {
     "oven": ("hot", "cold"), "floor": ("wet", "dry"), "street": ("wet", "dry"), "light": ("red", "green"), "shirt": ("clean", "dirty"),
     "car": ("clean", "dirty"), "baby": ("awake", "asleep"), "cat": ("awake", "asleep"),
 }
-IS_TRUE = ("Is it true that {claim}?", "True or not: {claim}?", "Can I say that {claim}?", "Is this right: {claim}?", "Does it hold that {claim}?",
-           "Would it be right to say {claim}?", "Check this: {claim}.",
+IS_TRUE = ("Is it true that {claim}?", "Is it so that {claim}?", "Can I say that {claim}?", "Is this right: {claim}?", "Does it hold that {claim}?",
+           "Would it be right to say {claim}?", "Is it right that {claim}?",
            "Is the claim true that {claim}?", "So {claim}, right?", "Somebody says that {claim}. Is that so?", "Tell me whether {claim}.",
            "Would you agree that {claim}?", "Yes or no: {claim}?", "Am I right that {claim}?", "Is it the case that {claim}?",
            "Do these facts say that {claim}?")

@@ -41,6 +41,22 @@ def test_unknown_kind_isnt_one_that_the_words_imply(level):
         assert not set(chain.split(">")) & set(say.WITHIN.get(asked, ())), item.prompt
 
 
+@pytest.mark.parametrize("level", [1, 2, 3])
+def test_unknown_kind_is_one_that_somebody_of_the_others_may_be(level):
+    """A worker is no car and a cat is no dog, told or not; a worker may be a singer."""
+    roles = {"poet", "baker", "singer", "farmer", "pilot", "artist", "doctor", "dancer", "sailor", "writer", "nurse", "painter", "teacher", "student", "player",
+             "parent", "friend", "worker"}
+    items = drawn(reasoning.CURRICULUM, "individual", level)
+    about = {answer: [set(re.split(r"[> ]", item.instance)) - {"individual", answer, "ask"} for item in items if item.facts["answer"] == answer]
+             for answer in ("yes", "no", "unknown")}
+    assert not [kinds for kinds in about["unknown"] if kinds - roles]
+    assert all(sum(kinds <= roles for kinds in about[answer]) > len(about[answer]) / 3 for answer in ("yes", "no"))  # roles don't give "unknown" away
+
+
+def test_claims_are_asked_for_a_yes_or_no():
+    assert not [text for text in say.IS_TRUE if re.search(r"true or|right or|^check|correct or|false", text, re.IGNORECASE)]
+
+
 def test_stray_rule_is_not_of_a_kind_that_the_words_imply():
     for item in drawn(reasoning.CURRICULUM, "rules", 3):
         chain, _, stray = item.instance.removeprefix("rules ").partition(" ask ")[0].partition(" ")

@@ -1,0 +1,121 @@
+"""No question of an exam is trained in another order, in other words or on the way of a longer one: read from texts, not from instance keys."""
+
+import re
+from collections.abc import Callable
+from functools import cache
+
+import pytest
+
+from data_prep import curriculum
+from data_prep.curriculum.names import NAMES
+from data_prep.curriculum.reasoning_wording import CLASSES, KINDS, OBJECTS, PLACES, PROPERTIES
+from data_prep.records import Record
+
+COUNT = 30_000
+UP, DOWN = "taller|older|faster|richer|stronger|louder", "shorter|younger|slower|poorer|weaker|quieter"
+NOUNS = re.compile(rf"\b(?:({'|'.join((*KINDS, *CLASSES, *PROPERTIES))})s?|(no|not|never|some|at least one|there are))\b")
+NAMED = re.compile(rf"\b({'|'.join(NAMES)})\b", re.IGNORECASE)
+
+
+@cache
+def trained(domain: str) -> list[Record]:
+    return list(curriculum.make_records(domain, count=COUNT, levels=(1, 2, 3), seed=7))
+
+
+def of_task(records: list[Record], *tasks: str) -> list[Record]:
+    found = [record for record in records if record.meta["task"] in tasks]
+    assert found
+    return found
+
+
+def boolean(record: Record) -> object:
+    *told, claim = [part for part in re.split(r"(?<=[.:?]) ", record.prompt.lower()) if re.search(r"\bthe \w+ is ", part)]
+    states, claims = re.findall(r"\bthe (\w+) is (\w+)", " ".join(told)), re.findall(r"\bthe (\w+) is (\w+)", claim)
+    return sorted(states), sorted(claims), len(claims) > 1 and " or the " in claim
+
+
+def ordering(record: Record) -> object:
+    """All pairs told, whatever the scale."""
+    return sorted((first, second) if re.fullmatch(UP, word) else (second, first)
+                  for first, word, second in re.findall(rf"(\w+) is ({UP}|{DOWN}) than (\w+)", record.prompt.lower()))
+
+
+def shared(record: Record) -> object:
+    return sorted(sorted(re.findall(r"an? (\w+)", text)) for text in re.findall(r"(?:an? \w+, )*an? \w+ and an? \w+", record.prompt)[:2])
+
+
+def membership(record: Record) -> object:
+    """The things told of with their places, those of a move last, and the thing asked for."""
+    text = record.prompt.lower()
+    if record.meta["answer"] in ("yes", "no"):
+        things = re.findall(rf"\ban? ({'|'.join(OBJECTS)})\b", text)
+        return sorted(things[:-1]), things[-1]
+    pairs = re.findall(rf"the ({'|'.join(OBJECTS)})\b(?: is)? (?:in|to) the ({'|'.join(PLACES)})", text)
+    return sorted(pairs[:2]), pairs[2:], re.findall(rf"the ({'|'.join(OBJECTS)})\b", text)[-1]
+
+
+def family(record: Record) -> object:
+    forms = (r"(?P<x>\w+) is the (?P<r>\w+) of (?P<y>\w+)", r"(?P<x>\w+) is (?P<y>\w+)'s (?P<r>\w+)", r"(?P<y>\w+) has a (?P<r>\w+) called (?P<x>\w+)",
+             r"(?P<y>\w+)'s (?P<r>\w+) is (?P<x>\w+)", r"the (?P<r>\w+) of (?P<y>\w+) is (?P<x>\w+)")
+    told = [found.group("x", "r", "y") for form in forms for found in re.finditer(rf"\b{form}\.", record.prompt.lower())]
+    assert len(told) == (1 if record.meta["level"] == 1 else 2), record.prompt
+    return sorted(told)
+
+
+def kinds(record: Record) -> object:
+    """Of each sentence its kinds, properties and quantities, whoever it is about."""
+    text = NAMED.sub("", re.sub(r"Answer yes, no or unknown\W*|or not\b", "", record.prompt)).lower()
+    *told, asked = [[kind or mark for kind, mark in NOUNS.findall(sentence)] for sentence in re.split(r"[.?:] ", text)]
+    return sorted(told), asked, record.meta["answer"]
+
+
+@pytest.mark.parametrize(("tasks", "facts"), [
+    (("boolean",), boolean), (("ordering",), ordering), (("shared",), shared), (("membership",), membership), (("family",), family),
+    (("rules", "individual", "syllogism"), kinds)], ids=lambda value: getattr(value, "__name__", ""))
+def test_facts_of_the_exam_are_never_told_in_another_order(tasks: tuple[str, ...], facts: Callable[[Record], object]) -> None:
+    asked = {repr(facts(record)) for record in of_task(curriculum.make_exam("reasoning"), *tasks)}
+    assert len(asked) > 5
+    assert not asked & {repr(facts(record)) for record in of_task(trained("reasoning"), *tasks)}
+
+
+@pytest.mark.parametrize(("task", "separator", "longer"), [("calendar", ", ", ["calendar"]), ("ordering", " > ", ["ordering"]),
+                                                           ("individual", " > ", ["individual", "rules"])])
+def test_answers_of_the_exam_are_no_part_of_a_longer_one(task: str, separator: str, longer: list[str]) -> None:
+    """As "Monday: 1 Tuesday, 2 Wednesday" stands in the answer about three days."""
+    def worked(record: Record) -> str:
+        line = record.response.split("\n")[-2]
+        return re.sub(r"^\w+ > ", "> ", line) if task == "individual" else line  # whoever it is about
+
+    def parts(text: str) -> set[str]:
+        pieces = text.split(separator)
+        return {separator.join(pieces[start:end]) for start in range(len(pieces)) for end in range(start + 1, len(pieces) + 1)}
+
+    exam = {worked(record) for record in of_task(curriculum.make_exam("reasoning"), task) if record.meta["answer"] not in ("no", "unknown")}
+    shown = {part for line in {worked(record) for record in of_task(trained("reasoning"), *longer)} for part in parts(line)}
+    assert not exam & shown
+
+
+def test_state_and_claim_that_the_exam_asks_for_stand_in_no_longer_claim() -> None:
+    exam = {record.response.split("\n")[0] for record in of_task(curriculum.make_exam("reasoning"), "boolean") if record.meta["level"] == 1}
+    assert len(exam) > 3
+    assert not exam & {line for record in of_task(trained("reasoning"), "boolean") for line in record.response.split("\n")}
+
+
+@pytest.mark.parametrize("levels", [(3,), (4, 5)])
+def test_steps_of_the_exam_are_never_trained_in_another_order_or_as_the_beginning_of_more(levels: tuple[int, ...]) -> None:
+    def terms(record: Record) -> tuple[list[str], list[str]]:
+        found = re.findall(r"[-+*/]\d+", "+" + re.sub("[()]", "", record.response.split("\n")[0]))
+        return [term for term in found if term[0] in "+-"], [term for term in found if term[0] in "*/"]
+
+    def whole(record: Record) -> tuple[str, ...]:
+        sums, factors = terms(record)
+        return (*sorted(sums), *factors)
+
+    def begun(record: Record) -> set[tuple[str, ...]]:
+        return {whole(record), *(tuple(sorted(terms(record)[0][:end])) for end in range(3, len(terms(record)[0])))}
+
+    held_out = [*curriculum.make_exam("math"), *curriculum.make_validation("math", count=600, levels=(3, 4, 5), seed=7)]
+    asked = {whole(record) for record in of_task(held_out, "steps")}
+    assert len(asked) > 5
+    shown = {found for record in of_task(list(curriculum.make_records("math", count=COUNT, levels=levels, seed=7)), "steps") for found in begun(record)}
+    assert not asked & shown
