@@ -1,12 +1,16 @@
 """No question of an exam is trained in another order, in other words or on the way of a longer one: read from texts, not from instance keys."""
 
 import re
+from collections import defaultdict
 from collections.abc import Callable
 from functools import cache
+from random import Random
 
 import pytest
 
 from data_prep import curriculum
+from data_prep.curriculum import math, reasoning
+from data_prep.curriculum import reasoning_wording as say
 from data_prep.curriculum.names import NAMES
 from data_prep.curriculum.reasoning_wording import CLASSES, KINDS, OBJECTS, PLACES, PROPERTIES
 from data_prep.records import Record
@@ -78,6 +82,23 @@ def test_facts_of_the_exam_are_never_told_in_another_order(tasks: tuple[str, ...
     assert not asked & {repr(facts(record)) for record in of_task(trained("reasoning"), *tasks)}
 
 
+@pytest.mark.parametrize("level", [2, 3])
+@pytest.mark.parametrize("facts", [boolean, ordering, shared, membership, family], ids=lambda facts: facts.__name__)
+def test_same_facts_in_any_order_have_one_key(facts: Callable[[Record], object], level: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Drawn from few words, so that the same is told many times."""
+    monkeypatch.setattr(reasoning, "NAMES", NAMES[:4])
+    monkeypatch.setattr(say, "OBJECTS", OBJECTS[:5])
+    monkeypatch.setattr(say, "PLACES", PLACES[:3])
+    monkeypatch.setattr(say, "STATES", dict(list(say.STATES.items())[:4]))
+    make = next(task.make for task in reasoning.CURRICULUM.tasks if task.name == facts.__name__)
+    rng, keys, drawn = Random(level), defaultdict(set), 2000
+    for _ in range(drawn):
+        item = make(rng, level)
+        keys[repr(facts(Record("reasoning", item.prompt, item.response, "test", {"level": level, **item.facts})))].add(item.instance)
+    assert len(keys) < drawn / 2
+    assert {told: found for told, found in keys.items() if len(found) > 1} == {}
+
+
 @pytest.mark.parametrize(("task", "separator", "longer"), [("calendar", ", ", ["calendar"]), ("ordering", " > ", ["ordering"]),
                                                            ("individual", " > ", ["individual", "rules"])])
 def test_answers_of_the_exam_are_no_part_of_a_longer_one(task: str, separator: str, longer: list[str]) -> None:
@@ -101,21 +122,33 @@ def test_state_and_claim_that_the_exam_asks_for_stand_in_no_longer_claim() -> No
     assert not exam & {line for record in of_task(trained("reasoning"), "boolean") for line in record.response.split("\n")}
 
 
-@pytest.mark.parametrize("levels", [(3,), (4, 5)])
-def test_steps_of_the_exam_are_never_trained_in_another_order_or_as_the_beginning_of_more(levels: tuple[int, ...]) -> None:
-    def terms(record: Record) -> tuple[list[str], list[str]]:
-        found = re.findall(r"[-+*/]\d+", "+" + re.sub("[()]", "", record.response.split("\n")[0]))
-        return [term for term in found if term[0] in "+-"], [term for term in found if term[0] in "*/"]
+def test_longer_orders_show_the_shorter_ones_in_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reasoning, "NAMES", NAMES[:5])
+    make = next(task.make for task in reasoning.CURRICULUM.tasks if task.name == "ordering")
+    rng = Random(0)
+    short = {item.response.split("\n")[-2]: item.instance for level in (1, 2) for item in (make(rng, level) for _ in range(400))}
+    for item in (make(rng, 3) for _ in range(100)):
+        line = item.response.split("\n")[-2]
+        inside = {key for order, key in short.items() if order in line}
+        assert len(inside) >= 3
+        assert inside <= set(item.shown)
 
-    def whole(record: Record) -> tuple[str, ...]:
-        sums, factors = terms(record)
-        return (*sorted(sums), *factors)
 
-    def begun(record: Record) -> set[tuple[str, ...]]:
-        return {whole(record), *(tuple(sorted(terms(record)[0][:end])) for end in range(3, len(terms(record)[0])))}
+def told_steps(response: str) -> tuple[list[str], list[str]]:
+    """What the first line adds and takes away, in its order, and its factors."""
+    terms = re.findall(r"[-+*/]\d+", "+" + re.sub("[()]", "", response.split("\n")[0]))
+    return [term for term in terms if term[0] in "+-"], [term for term in terms if term[0] in "*/"]
 
-    held_out = [*curriculum.make_exam("math"), *curriculum.make_validation("math", count=600, levels=(3, 4, 5), seed=7)]
-    asked = {whole(record) for record in of_task(held_out, "steps")}
-    assert len(asked) > 5
-    shown = {found for record in of_task(list(curriculum.make_records("math", count=COUNT, levels=levels, seed=7)), "steps") for found in begun(record)}
-    assert not asked & shown
+
+def test_steps_in_any_order_have_one_key_and_longer_ones_show_those_they_begin_with() -> None:
+    make = next(task.make for task in math.CURRICULUM.tasks if task.name == "steps")
+    rng, keys = Random(0), defaultdict[str, set[str]](set)
+    for item in (make(rng, 3) for _ in range(20_000)):
+        sums, factors = told_steps(item.response)
+        keys[repr((sorted(sums), factors))].add(item.instance)
+    assert len(keys) > 3000
+    assert {told: found for told, found in keys.items() if len(found) > 1} == {}
+    begun = [(keys[repr((sorted(sums[:3]), []))], item.shown) for item in (make(rng, 4) for _ in range(5000)) if len(sums := told_steps(item.response)[0]) > 3]
+    known = [(found, shown) for found, shown in begun if found]
+    assert len(known) > 50
+    assert all(found <= set(shown) for found, shown in known)
