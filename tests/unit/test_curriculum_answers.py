@@ -304,7 +304,7 @@ def test_individual_answer_follows_from_the_kinds_named_in_each_sentence() -> No
     for record in records("reasoning", "individual"):
         *sentences, question = [part for part in re.split(r"(?<=[.])\s+", record.prompt) if noun.search(part.lower())]
         name = record.response.split(" > ")[0]  # Rose is one, and a kind
-        named = [noun.findall(sentence.replace(f"{name} ", "").lower()) for sentence in sentences]
+        named = [noun.findall(re.sub(rf"\b{name}\b|^{name.lower()} is", "", sentence).lower()) for sentence in sentences]
         follows = {kinds[0]: (kinds[1], bool(re.search(r"\bno\b", sentence.lower())))
                    for kinds, sentence in zip(named, sentences, strict=True) if len(kinds) == 2}
         (place,), denied = next(kinds for kinds in named if len(kinds) == 1), False
