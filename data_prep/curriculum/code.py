@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
+from functools import cache
+from itertools import combinations
 from random import Random
 from typing import Any
 
 from data_prep import sandbox
 from data_prep.curriculum.code_everyday import EVERYDAY, FORMS, THIRD_PERSON, third_person
-from data_prep.curriculum.code_meanings import MEANINGS
+from data_prep.curriculum.code_meanings import MEANINGS, Meaning
 from data_prep.curriculum.code_operations import KINDS, Kind, Operation
 from data_prep.curriculum.code_wording import ASK, JOIN, NAMES, OPENERS
 from data_prep.curriculum.tasks import Curriculum, Item, Task
@@ -21,6 +23,8 @@ from data_prep.curriculum.wording import as_typed, fill, pick
 
 _FENCE = re.compile(r"```(?:python|py)?\n(.*?)```", re.DOTALL)
 TESTS = 4
+TRIES = 30  # inputs looked at for the tests of a task
+Program = list[tuple[Meaning, int]]
 
 
 def grade(facts: Mapping[str, Any], text: str) -> bool:
@@ -34,14 +38,13 @@ def program_with_tests(text: str, tests: list[str], *, setup: str = "") -> str:
     return "\n".join([setup, fenced.group(1) if fenced else text, *tests, ""])
 
 
-
 def _compose(kind: Kind, *, changes: int) -> Callable[[Random, int], Item]:
     def make(rng: Random, _level: int) -> Item:
         # One change returned as it stands is the drill's, which is trained on whole.
         results = [result for result in kind.results if changes > 1 or result is not kind.plain]
         while True:
             item = _item(rng, kind, [pick(rng, kind.changes) for _ in range(changes)], pick(rng, results))
-            if not _constant(item):
+            if item is not None and not _constant(item):
                 return item
     return make
 
@@ -53,8 +56,11 @@ def _constant(item: Item) -> bool:
 
 def _drill(rng: Random, _level: int) -> Item:
     """One operation alone."""
-    kind = pick(rng, tuple(KINDS.values()))
-    return _item(rng, kind, [], pick(rng, kind.results)) if rng.random() < 0.5 else _item(rng, kind, [pick(rng, kind.changes)], kind.plain)
+    while True:
+        kind = pick(rng, tuple(KINDS.values()))
+        item = _item(rng, kind, [], pick(rng, kind.results)) if rng.random() < 0.5 else _item(rng, kind, [pick(rng, kind.changes)], kind.plain)
+        if item is not None:
+            return item
 
 
 def _everyday(rng: Random, _level: int) -> Item:
@@ -65,30 +71,65 @@ def _everyday(rng: Random, _level: int) -> Item:
     return Item(as_typed(rng, prompt), wanted.code, f"everyday {ask}", {"tests": [f"assert {wanted.check}"]})
 
 
-def _item(rng: Random, kind: Kind, changes: list[Operation], result: Operation) -> Item:
-    steps = [(operation, operation.number(rng)) for operation in (*changes, result)]
+def _item(rng: Random, kind: Kind, changes: list[Operation], result: Operation) -> Item | None:
+    """The task that asks for these operations, or None where no tests were found that need them all."""
+    operations = (*changes, result)
+    # Looked up for two and three in a row, which finds most that can't be told before inputs are tried.
+    if not all(_tells(kind, operations[start:start + length]) for length in (2, 3) for start in range(len(operations) - length + 1)):
+        return None
+    steps = [(operation, operation.number(rng)) for operation in operations]
+    name, variable = pick(rng, NAMES), kind.variable
+    tests = _tests(rng, kind, name, steps)
+    if not tests:
+        return None
     wordings = [fill(rng, operation.wordings, k=number) for operation, number in steps]
     expressions = [operation.expression.replace("{k}", str(number)) for operation, number in steps]
-    name, variable = pick(rng, NAMES), kind.variable
     asked = fill(rng, ASK if changes else OPENERS, name=name, takes=pick(rng, kind.takes), steps=pick(rng, JOIN).join(wordings[:-1]), result=wordings[-1])
     body = [f"    {variable} = {expression}" for expression in expressions[:-1]]
     response = "\n".join([f"def {name}({variable}):", *body, f"    return {expressions[-1]}"])
     key = f"{kind.name}: {' '.join(operation.name for operation, _ in steps)}"
-    return Item(as_typed(rng, asked), response, key, {"tests": _tests(rng, kind, name, steps)})
+    return Item(as_typed(rng, asked), response, key, {"tests": tests})
+
+
+@cache
+def _tells(kind: Kind, operations: tuple[Operation, ...]) -> bool:
+    """Whether tests were found that need all of these operations: there are none for the sum of what was sorted."""
+    rng = Random(f"{kind.name}: {' '.join(operation.name for operation in operations)}")
+    return bool(_tests(rng, kind, "f", [(operation, operation.number(rng)) for operation in operations]))
 
 
 def _tests(rng: Random, kind: Kind, name: str, steps: list[tuple[Operation, int]]) -> list[str]:
-    """Assertions on drawn inputs that want different results where that can be had, so that a constant doesn't pass."""
+    """Assertions that nothing passes which leaves out a step, or several in a row; [] where none were found. They want different results where
+    that can be had, so that a constant doesn't pass."""
+    program = [(MEANINGS[kind.name][operation.name], number) for operation, number in steps if operation is not kind.plain]
+    untold = [program[:start] + program[stop:] for start, stop in combinations(range(len(program) + 1), 2)]
+    # == of dicts is blind to their order, so where an order is asked for and a dict returned, its items are compared.
+    ordered = kind.name == "dict" and steps[-1][0] is kind.plain and any(operation.name == "sort" for operation, _ in steps)
     cases: list[tuple[Any, Any]] = []
-    for _ in range(5 * TESTS):
-        value = given = kind.draw(rng)
-        for operation, number in steps:
-            value = MEANINGS[kind.name][operation.name](value, number)
-        if len(cases) < TESTS - 1 or any(wanted != value for _, wanted in cases):
-            cases.append((given, value))
-        if len(cases) == TESTS:
-            break
-    return [f"assert {name}({given!r}) == {wanted!r}" for given, wanted in cases]
+    for _ in range(TRIES):
+        given = pick(rng, _inputs(kind))
+        wanted = _result(given, program, ordered=ordered)
+        same = [shorter for shorter in untold if _result(given, shorter, ordered=ordered) == wanted]
+        if len(cases) < TESTS - 1 or len(same) < len(untold) or (not untold and any(wanted != other for _, other in cases)):
+            cases.append((given, wanted))
+            untold = same
+            if len(cases) >= TESTS and not untold:
+                break
+    call = f"list({name}({{!r}}).items())" if ordered else f"{name}({{!r}})"
+    return [] if untold else [f"assert {call.format(given)} == {wanted!r}" for given, wanted in cases]
+
+
+def _result(value: Any, program: Program, *, ordered: bool) -> Any:
+    for meaning, number in program:
+        value = meaning(value, number)
+    return list(value.items()) if ordered else value
+
+
+@cache
+def _inputs(kind: Kind) -> list[Any]:
+    """What functions of a kind are tested on, drawn once: drawing takes longer than working out results."""
+    rng = Random(kind.name)
+    return [kind.draw(rng) for _ in range(1000)]
 
 
 _TASKS = tuple(Task(f"{kind.name}_{changes + 1}", {changes: weight}, _compose(kind, changes=changes))

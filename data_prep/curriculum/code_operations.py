@@ -11,7 +11,7 @@ from random import Random
 from typing import Any
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)  # each is itself alone, and quick to hash
 class Operation:
     """One operation: its expression over the kind's variable and its wordings; low and high bound {k}, both 0 without one."""
 
@@ -26,7 +26,7 @@ class Operation:
         return rng.randint(self.low, self.high) if self.high else 0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Kind:
     """A kind of value: what a function of it takes, the operations, an operation that returns the value as it is, and how inputs are drawn."""
 
@@ -44,10 +44,11 @@ def _numbers(rng: Random) -> list[int]:
 
 
 def _text(rng: Random) -> str:
-    """Some words, now and then the same backwards."""
+    """Some words, now and then the same backwards, or but for their case."""
     letters = "abcdeilmnorstABE"
     words = " ".join("".join(letters[int(rng.random() * len(letters))] for _ in range(rng.randint(2, 6))) for _ in range(rng.randint(1, 4)))
-    return words + words[::-1] if rng.random() < 0.2 else words
+    luck = rng.random()
+    return words + (words[::-1] if luck < 0.2 else words[::-1].swapcase() if luck < 0.35 else "")
 
 
 def _dict(rng: Random) -> dict[str, int]:
