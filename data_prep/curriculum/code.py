@@ -21,7 +21,7 @@ from data_prep.curriculum.code_wording import ASK, JOIN, NAMES, OPENERS
 from data_prep.curriculum.tasks import Curriculum, Item, Task
 from data_prep.curriculum.wording import as_typed, fill, pick
 
-_FENCE = re.compile(r"```(?:python|py)?\n(.*?)```", re.DOTALL)
+_FENCE = re.compile(r"```([^\n`]*)\n(.*?)(?:```|\Z)", re.DOTALL)  # an answer that was cut doesn't close its last one
 TESTS = 4
 TRIES = 30  # inputs looked at for the tests of a task
 Program = list[tuple[Meaning, int]]
@@ -33,9 +33,11 @@ def grade(facts: Mapping[str, Any], text: str) -> bool:
 
 
 def program_with_tests(text: str, tests: list[str], *, setup: str = "") -> str:
-    """The code in an answer (fenced or bare) followed by its tests."""
-    fenced = _FENCE.search(text)
-    return "\n".join([setup, fenced.group(1) if fenced else text, *tests, ""])
+    """The code in an answer (its first fence tagged Python, else its first without a tag, else all of it) followed by its tests."""
+    fenced: dict[str, str] = {}
+    for tag, code in _FENCE.findall(text):
+        fenced.setdefault(tag.strip().lower().replace("python", "py"), code)
+    return "\n".join([setup, fenced.get("py", fenced.get("", text)), *tests, ""])
 
 
 def _compose(kind: Kind, *, changes: int) -> Callable[[Random, int], Item]:

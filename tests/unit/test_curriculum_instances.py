@@ -180,6 +180,15 @@ def test_grade_code_takes_a_fenced_answer() -> None:
     assert curriculum.grade("code", record.meta, f"Sure:\n```python\n{record.response}\n```") is True
 
 
+@pytest.mark.parametrize("answer", [
+    "Sure:\n```Python\n{}\n```", "```python \n{}\n```", "```\t\r\n{}\n```", "```PY\n{}\n```\nDone.", "```python\n{}", "```\n{}",
+    "Input:\n```text\n1 2\n```\nCode:\n```python\n{}\n```", "Run:\n```\npip install x\n```\n```py\n{}\n```", "```text\n1 2\n```\n```\n{}\n```", "{}",
+])
+def test_program_with_tests_takes_the_code_from_an_answer(answer: str) -> None:
+    program = program_with_tests(answer.format("def f(x):\n    return x"), ["assert f(1) == 1"])
+    assert program.split() == ["def", "f(x):", "return", "x", "assert", "f(1)", "==", "1"]
+
+
 def test_code_tests_are_passed_by_no_function_that_ignores_its_input() -> None:
     for record in curriculum.make_exam("code"):
         assert len({test.split(" == ", 1)[1] for test in record.meta["tests"]}) > 1
