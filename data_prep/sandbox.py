@@ -1,9 +1,9 @@
 """Runs generated Python away from this process: own interpreter, limits, empty folder, no environment, one deadline.
 
 On Linux and macOS the child limits itself (CPU time, memory, processes, file size) before it runs a line of the program; on
-Windows a job object does (memory, one process, CPU time; killed with the job). An audit hook refuses processes, sockets and
-changes of files outside the folder. A fence against accidents and loops of a model's code, not against an attacker: what
-the user may read, the program may read too.
+Windows a job object does (memory, one process, CPU time; killed with the job). No limit on processes binds root. An audit hook
+refuses processes, connections and changes of files outside the folder, and modules that make such without telling it. A fence
+against accidents and loops of a model's code, not against an attacker: what the user may read, the program may read too.
 """
 
 from __future__ import annotations
@@ -66,14 +66,26 @@ for name, (soft, hard) in request["limits"].items() if resource is not None else
         pass
 folder = os.path.realpath(os.getcwd()) + os.sep
 refused = ("os.fork", "os.forkpty", "os.exec", "os.posix_spawn", "os.spawn", "os.system", "os.startfile", "os.kill", "os.killpg", "subprocess.Popen",
-           "socket.connect", "socket.bind", "socket.getaddrinfo", "socket.sendto", "ctypes.dlopen", "os.chmod", "os.chown", "os.link", "os.symlink",
-           "winreg.OpenKey", "os.putenv")
-changes = ("os.remove", "os.rename", "os.rmdir", "os.mkdir", "os.truncate", "shutil.rmtree", "shutil.move", "shutil.copyfile")
+           "socket.connect", "socket.bind", "socket.getaddrinfo", "socket.gethostbyname", "socket.gethostbyaddr", "socket.sendto", "socket.sendmsg",
+           "socket.sethostname", "resource.setrlimit", "resource.prlimit", "os.chmod", "os.chown", "os.link", "os.symlink", "winreg.OpenKey", "os.putenv")
+modules = ("_ctypes", "_sqlite3", "_dbm", "_gdbm", "_multiprocessing", "_posixshmem")  # what they do raises no event, or not always (ATTACH)
+changes = ("os.remove", "os.rename", "os.rmdir", "os.mkdir", "os.truncate", "os.utime", "os.setxattr", "os.removexattr",
+           "shutil.rmtree", "shutil.move", "shutil.copyfile")
+def refuse(*_arguments, **_named):
+    raise PermissionError("the sandbox refuses this call")
+try:
+    import _posixsubprocess, posix
+except ImportError:  # Windows
+    pass
+else:  # calls without an event
+    _posixsubprocess.fork_exec = os.mkfifo = posix.mkfifo = os.mknod = posix.mknod = refuse
 def inside(path):
     return not isinstance(path, (str, bytes)) or os.path.realpath(os.fsdecode(path)).startswith(folder)
 def watch(event, arguments):
     if event in refused:
         raise PermissionError("the sandbox refuses " + event)
+    if event == "import" and arguments[0] in modules:
+        raise PermissionError("the sandbox refuses to import " + arguments[0])
     if event in changes and not all(inside(path) for path in arguments[:2]):
         raise PermissionError("the sandbox refuses changes outside its folder")
     if event == "open" and arguments[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND) and not inside(arguments[0]):

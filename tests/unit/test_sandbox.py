@@ -61,7 +61,9 @@ def test_run_large_file_fails() -> None:
     "import subprocess, sys; subprocess.run([sys.executable, '-c', ''])",
     "import os; os.system('echo')",
     "import socket; socket.create_connection(('127.0.0.1', 9))",
+    "import socket; socket.gethostbyname('localhost')",
     "import ctypes; ctypes.CDLL(None)",
+    "import _ctypes",
 ])
 def test_run_process_socket_or_library_is_refused(program: str) -> None:
     result = run(program)
@@ -72,6 +74,54 @@ def test_run_process_socket_or_library_is_refused(program: str) -> None:
 @POSIX
 def test_run_fork_is_refused() -> None:
     assert "the sandbox refuses os.fork" in run("import os; os.fork()").output
+
+
+@POSIX
+def test_run_fork_exec_below_subprocess_is_refused(tmp_path: Path) -> None:
+    program = f"""
+import os, _posixsubprocess
+command = [b"/bin/sh", b"-c", b"echo > {tmp_path}/made"]
+nothing = [-1] * 6
+child = _posixsubprocess.fork_exec(command, command[:1], True, (), None, None, *nothing, *os.pipe(), False, False, 0, None, None, None, -1, None, True)
+os.waitpid(child, 0)
+"""
+    assert "the sandbox refuses" in run(program).output
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("program", [
+    "import sqlite3; sqlite3.connect('{}/made').execute('create table a(b)')",
+    "import sqlite3; c = sqlite3.connect(':memory:'); c.execute('attach ? as x', ('{}/made',)); c.execute('create table x.a(b)')",
+    pytest.param("import os; os.mkfifo('{}/made')", marks=POSIX),
+    pytest.param("import os; os.mknod('{}/made')", marks=POSIX),
+    pytest.param("import posix; posix.mkfifo('{}/made')", marks=POSIX),
+    "import os; os.mkdir('{}/made')",
+])
+def test_run_file_outside_its_folder_is_not_made(program: str, tmp_path: Path) -> None:
+    result = run(program.format(tmp_path.as_posix()))
+    assert "the sandbox refuses" in result.output
+    assert list(tmp_path.iterdir()) == []
+
+
+@POSIX
+def test_run_shared_memory_is_refused() -> None:
+    assert "the sandbox refuses" in run("from multiprocessing import shared_memory as m; m.SharedMemory(create=True, size=1).unlink()").output
+
+
+@POSIX
+def test_run_limits_are_not_changed() -> None:
+    assert "the sandbox refuses" in run("import resource; resource.setrlimit(resource.RLIMIT_NOFILE, (16, 16))").output
+
+
+def test_run_modules_that_could_make_processes_or_sockets_may_be_imported() -> None:
+    assert run("import subprocess, socket, asyncio, multiprocessing, tempfile, concurrent.futures").outcome == "passed"
+
+
+def test_run_time_of_a_file_outside_its_folder_is_kept(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x", encoding="utf-8")
+    before = (tmp_path / "file").stat().st_mtime_ns
+    assert run(f"import os; os.utime({str(tmp_path / 'file')!r}, (1, 1))").outcome == "failed"
+    assert (tmp_path / "file").stat().st_mtime_ns == before
 
 
 def test_run_file_outside_its_folder_is_neither_written_nor_removed(tmp_path: Path) -> None:
