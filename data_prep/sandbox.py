@@ -85,7 +85,7 @@ def watch(event, arguments):
     if event in refused:
         raise PermissionError("the sandbox refuses " + event)
     if event == "import" and arguments[0] in modules:
-        raise PermissionError("the sandbox refuses to import " + arguments[0])
+        raise ImportError("the sandbox refuses to import " + arguments[0])
     if event in changes and not all(inside(path) for path in arguments[:2]):
         raise PermissionError("the sandbox refuses changes outside its folder")
     if event == "open" and arguments[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND) and not inside(arguments[0]):

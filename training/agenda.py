@@ -15,6 +15,7 @@ from training.plan import Mix
 
 Status = Literal["pending", "promoted", "refused", "set_aside"]
 REWARMING = 4.0  # peak of an expert in units of where the line stands at its root's end: after 0.03, 0.1 beat 0.05 and 0.2 (RESULTS.md, as for root_share)
+ON_TIME = 0.02  # share of a job's seconds that it may be over them: it ends with a step
 UNSEEN_ROOM = 0.015  # of a node: what an exam of 200 tasks without a mistake leaves open (rule of three: 3 / 200 at 95 %)
 
 
@@ -97,7 +98,7 @@ class Agenda:
         agenda = self.with_next(job)
         over = took_s - job.seconds if took_s is not None and job.least_steps is not None and job.seconds is not None else 0.0
         left = sum(other.amount for other in agenda.jobs if other.status == "pending")
-        if over <= 0 or not left:
+        if over <= ON_TIME * (job.seconds or 0.0) or not left:
             return agenda
         factor = max(0.0, 1 - over / left)
         return replace(agenda, jobs=tuple(other.scaled(factor) if other.status == "pending" else other for other in agenda.jobs))

@@ -14,6 +14,7 @@ from typing import Any
 from data_prep import curriculum, sandbox
 from data_prep.curriculum.answer_match import best_f1, exact_match
 from data_prep.curriculum.code import program_with_tests
+from data_prep.curriculum.conversation_wording import SLOTS
 from data_prep.curriculum.math import final_number
 from data_prep.records import Example
 
@@ -67,6 +68,7 @@ def _task_of_the_curriculum(example: Example, text: str) -> Grade | None:
     enough = {"math": _is_number(meta.get("answer")), "reasoning": isinstance(meta.get("answer"), str),
               "knowledge": bool(_texts(meta.get("answers"))), "code": bool(_texts(meta.get("tests"))),
               "conversation": isinstance(meta.get("kind"), str) and isinstance(meta.get("exactly", ""), str)
+              and meta.get("slot") in (None, *SLOTS)
               and all(_texts(meta.get(key, ())) is not None for key in ("any_of", "none_of", "one_of", "said"))}
     return _right(curriculum.grade(domain, meta, text)) if enough.get(domain) else None
 

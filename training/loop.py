@@ -177,7 +177,8 @@ class Loop:
         """Move the promoted experts' domains on to their next curriculum level where they passed the present one; where their exam didn't ask enough of
         that, they are asked now."""
         tree, registry, settings = self._run.tree, self._run.registry, self._run.settings
-        taught = {job.node for job in agenda.jobs if job.status == "promoted"} & set(tree.domains) & set(curriculum.domains())
+        assert self._corpus is not None
+        taught = {job.node for job in agenda.jobs if job.status == "promoted"} & set(tree.domains) & set(curriculum.domains()) - self._corpus.of_records
         # Killed in between, the loop comes here twice in a cycle: one exam raises a level once.
         taught -= {event.node for event in self._run.journal.events(kind="level_raised") if event.facts["cycle"] == agenda.cycle}
         levels = self._levels()

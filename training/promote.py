@@ -137,8 +137,8 @@ def _bits_gate(candidate: Scorecard, served: Scorecard, *, settings: PromoteSett
 def _level_gate(candidate: Scorecard, served: Scorecard, *, settings: PromoteSettings, floor: float, mastered: Collection[str], seed: int,
                 words: str) -> Decision | None:
     """What is won on one level of the curriculum doesn't pay for another that is lost. A fall within noise is let through, as everywhere here, until
-    the level's 95 % interval lies below the floor: many such falls are no noise. With many levels at or above the floor (a root's exam has 15), chance
-    alone fells one of them soon, so together they err as seldom as one (Bonferroni). Where the candidate is no worse, it loses nothing."""
+    the level's 95 % interval lies below the floor (and the served version's not, or it was lost before): many such falls are no noise. With many levels
+    at or above the floor (a root's exam has 15), chance alone fells one of them soon, so together they err as seldom as one (Bonferroni)."""
     of_levels = _paired_by_key(candidate, served, of=lambda outcome: outcome.score,
                                stratum=lambda outcome: None if outcome.level is None else f"{outcome.domain}/{outcome.level}")
     kept = {*mastered, *mastered_levels(served, floor=floor)}
@@ -152,7 +152,8 @@ def _level_gate(candidate: Scorecard, served: Scorecard, *, settings: PromoteSet
         paired = paired_bootstrap({name: pairs_N2}, samples=settings.bootstrap_samples, seed=seed)
         if paired is not None and paired.below >= 1 - (1 - settings.confidence) / len(at_stake):
             return Decision(False, f"{fall}, worse with {paired.below:.1%} of the resamples")
-        if (upper := wilson(float(pairs_N2[:, 0].sum()), n=len(pairs_N2))[1]) < floor:
+        upper, upper_before = (wilson(float(right), n=len(pairs_N2))[1] for right in pairs_N2.sum(axis=0))
+        if upper < floor <= upper_before:
             return Decision(False, f"{fall}, at most {upper:.1%} by its 95 % interval")
     return None
 

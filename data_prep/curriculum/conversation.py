@@ -36,7 +36,7 @@ def grade(facts: Mapping[str, Any], text: str) -> bool:
             and ("exactly" not in facts or _plain(reply) == _plain(facts["exactly"]))
             and ("one_of" not in facts or sum(_says(reply, fact) for fact in facts["one_of"]) == 1)
             and (not wanted or any(_says(reply, fact) for fact in wanted))
-            and ("slot" not in facts or _keeps_to(typed, facts["slot"], wanted))
+            and (facts.get("slot") is None or _keeps_to(typed, facts["slot"], wanted))
             and not any(_says(reply, fact) for fact in wrong))
 
 

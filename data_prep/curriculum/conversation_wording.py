@@ -124,7 +124,7 @@ REPLIES = {
     "unknown": ("I'm sorry, I can't know that.", "I don't know that, sorry."),
 }
 KIND_PATTERNS = {
-    "joke": r"\b(why (did|do|does|don't (?!you|we))|what do you call|knock,? knock)",
+    "joke": r"\b(why (did|does|do(?! you\b| we\b|n't)|don't(?! you\b| we\b))|what do you call|knock,? knock)",
     "greeting": r"\b(hello|hi|hey|greetings|good (morning|evening|afternoon)|(nice|good|great|pleased|glad) to (see|meet))\b",
     "thanks": r"\b((you're|you are) (very |most )?welcome|(glad|happy) to help|any ?time|my pleasure|don't mention it|no problem|not at all)\b",
     "farewell": r"\b(goodbye|bye|see you|take care|good night|farewell|talk (to you )?(soon|later)|until (tomorrow|next time))\b",
@@ -141,7 +141,7 @@ KIND_PATTERNS = {
                r"|\bno (idea|information)|n't have (access|any way|a way|that))\b",
 }
 LINE_PATTERNS = {
-    "birthday": r"\bhappy birthday\b", "luck": r"\bgood luck\b(?! wish)", "well": r"\bget well\b(?! wish)", "thank": r"\b(thank you|thanks)\b(?! note)",
+    "birthday": r"\bhappy birthday\b", "luck": r"\bgood luck\b(?! wish\b)", "well": r"\bget well\b(?! wish\b)", "thank": r"\b(thank you|thanks)\b(?! note)",
     "invite": r"\b(please come|join (me|us)|(are|you're) invited|invite you)\b", "welcome": r"\bwelcome\b(?! line)",
     "trip": r"\b((good|safe|nice|great) (trip|journey|travels)|bon voyage)\b", "night": r"\b(sleep well|sweet dreams|good night)\b(?! line)",
 }

@@ -26,7 +26,7 @@ def grade(facts: Mapping[str, Any], text: str) -> bool:
 
 
 _NUMBER = r"(?:(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?|\.\d+)(?:[eE][-+]?\d+)?"
-_FINAL = re.compile(rf"([-+$\u20ac\u00a3\s]*)({_NUMBER})(?:\s*/\s*({_NUMBER}))?(\D*)")
+_FINAL = re.compile(rf"([-+$\u20ac\u00a3\s]*)({_NUMBER})(?:\s*/\s*({_NUMBER}))?((?:\D|(?<=[a-zA-Z])\d)*)")
 
 
 def final_number(text: str) -> float | None:
@@ -34,7 +34,8 @@ def final_number(text: str) -> float | None:
 
     None where there is none or more than one ("3 or 4", "50-60").
     """
-    found = _FINAL.fullmatch(text.rpartition("####")[2].strip().partition("\n")[0]) if "####" in text else None
+    _, mark, last = text.rstrip(" #\n").rpartition("####")
+    found = _FINAL.fullmatch(last.strip().partition("\n")[0]) if mark else None
     if found is None:
         return None
     over, under = (float((part or "1").replace(",", "")) for part in found.group(2, 3))

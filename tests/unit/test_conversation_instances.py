@@ -111,6 +111,7 @@ def test_listing_values_of_what_is_asked_for_is_right_for_no_recall_of_the_exam(
     ("unknown", "I don\u2019t know your name."), ("unknown", "I have no way to know that."), ("unknown", "Sorry, I can't tell."),
     ("unknown", "You didn't tell me that."), ("sympathy", "Oh no, I'm sorry!"), ("sympathy", "I'm sorry."), ("joy", "That's great!"),
     ("apology", "That\u2019s okay."), ("ability", "Hello! I am an AI, here to help."), ("joke", "Why don't eggs tell jokes? They crack up."),
+    ("well", "Get well wishes, Ben!"), ("luck", "Good luck wishes, Ben!"),
 ])
 def test_natural_replies_are_of_their_kind(kind: str, reply: str) -> None:
     assert curriculum.grade("conversation", {"kind": kind}, reply)
@@ -119,7 +120,7 @@ def test_natural_replies_are_of_their_kind(kind: str, reply: str) -> None:
 @pytest.mark.parametrize(("kind", "reply"), [
     ("sympathy", REPLIES["unknown"][0]), ("sympathy", REPLIES["unknown"][1]), ("unknown", "I know that."), ("unknown", "I'm sorry to hear that."),
     ("mood", "I am a robot."), ("thanks", "Hello! Goodbye."), ("farewell", "You're welcome! Goodbye. I'm fine."), ("thank", "Ben, you're welcome."),
-    ("birthday", "Happy birthday, Ben! Good luck and get well soon."),
+    ("birthday", "Happy birthday, Ben! Good luck and get well soon."), ("joke", "Why don't you tell me?"), ("joke", "Why do you ask?"),
 ])
 def test_replies_of_another_kind_or_of_many_are_wrong(kind: str, reply: str) -> None:
     assert not curriculum.grade("conversation", {"kind": kind}, reply)

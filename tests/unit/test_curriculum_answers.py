@@ -88,6 +88,7 @@ def test_every_operation_of_a_longer_solution_has_the_result_under_its_columns()
 
 @pytest.mark.parametrize(("text", "expected"), [
     ("#### 1/2", 0.5), ("#### -3 / 4", -0.75), ("#### 1e3", 1000.0), ("#### -$5", -5.0), ("#### $-5.50", -5.5), ("#### \u20ac1,250 in all", 1250.0),
+    ("#### 12 m2", 12.0), ("#### 5 ####", 5.0), ("5 ####", None),
     ("#### 50%", 50.0), ("#### 12 apples.", 12.0), ("####\n.5\nThat is one of 2.", 0.5), ("#### 1\nNo:\n#### 2", 2.0),
     ("#### 3 or 4", None), ("#### 50-60", None), ("#### 3, 4", None), ("#### 3,4", None), ("#### 1,2345", None), ("#### 1 1/2", None), ("#### 1/2/3", None),
     ("#### 1/0", None), ("#### 7 days, 3 hours", None), ("#### 5.6.7", None), ("#### none", None), ("5", None), ("#### ", None),

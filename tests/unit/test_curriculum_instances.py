@@ -183,6 +183,7 @@ def test_grade_code_takes_a_fenced_answer() -> None:
 @pytest.mark.parametrize("answer", [
     "Sure:\n```Python\n{}\n```", "```python \n{}\n```", "```\t\r\n{}\n```", "```PY\n{}\n```\nDone.", "```python\n{}", "```\n{}",
     "Input:\n```text\n1 2\n```\nCode:\n```python\n{}\n```", "Run:\n```\npip install x\n```\n```py\n{}\n```", "```text\n1 2\n```\n```\n{}\n```", "{}",
+    "```python3\n{}\n```", "```\n{}\n```\nUse it:\n```python\nprint(f(1))\n```",
 ])
 def test_program_with_tests_takes_the_code_from_an_answer(answer: str) -> None:
     program = program_with_tests(answer.format("def f(x):\n    return x"), ["assert f(1) == 1"])

@@ -118,10 +118,10 @@ def test_every_right_answer_counts(fact, right):
     assert not knowledge.grade({"answers": list(answers)}, "Klingon")
 
 
-@pytest.mark.parametrize(("relation", "answer"), [("continent_of", "Southeast Asia"), ("opposite_of", "warm")])
-def test_questions_leave_no_other_right_answer_open(relation, answer):
-    """Vietnam lies in a part of the world that is no continent, what isn't hot may be warm."""
-    assert not [text for text in WORDINGS[relation] if re.search("part of the world|^Not ", text)], answer
+@pytest.mark.parametrize(("relation", "open_words"), [("continent_of", "part of the world"), ("opposite_of", "^Not ")])
+def test_questions_leave_no_other_right_answer_open(relation, open_words):
+    """Vietnam lies in Southeast Asia, a part of the world that is no continent; what isn't hot may be warm."""
+    assert not [text for text in WORDINGS[relation] if re.search(open_words, text)]
 
 
 def test_years_are_not_taken_in_words():

@@ -48,9 +48,9 @@ def test_wants_exam_where_the_present_level_was_asked_too_little_and_all_else_pa
     assert wants_exam(_scores(right), level=level, highest=5, settings=SETTINGS) is wanted
 
 
-@pytest.mark.parametrize(("right", "raised"), [(36, [("math", 5, 40, 0.9)]), (35, [])])
-def test_loop_asks_a_promoted_expert_the_level_that_exams_leave_out(tmp_path, right, raised):
-    """Its exam asked levels 1 to 3 and all was right; level 4 is passed with 36 tasks of 40."""
+@pytest.mark.parametrize(("right", "of_records", "raised"), [(36, set(), [("math", 5, 40, 0.9)]), (35, set(), []), (36, {"math"}, [])])
+def test_loop_asks_a_promoted_expert_the_level_that_exams_leave_out(tmp_path, right, of_records, raised):
+    """Its exam asked levels 1 to 3 and all was right; level 4 is passed with 36 tasks of 40. A domain of records alone has no levels."""
     outcomes = tuple(Outcome(f"{level}-{place}", "math", "add", level, 1.0, False) for level in (1, 2, 3) for place in range(20))
     card = {"scorecard": Scorecard("e", outcomes, {"math": 1.0}, {"math": 0.5}, 0.1).to_json()}
     registry = SimpleNamespace(served=lambda domain: Path("math/v000007"), card=lambda *version: card)
@@ -62,8 +62,8 @@ def test_loop_asks_a_promoted_expert_the_level_that_exams_leave_out(tmp_path, ri
         return [float(place < right) for place in range(40)]
 
     loop = SimpleNamespace(_run=run, _jobs=SimpleNamespace(level_scores=level_scores), _reporter=SimpleNamespace(note=lambda text: None),
-                           _levels=lambda: {"math": 4})
+                           _levels=lambda: {"math": 4}, _corpus=SimpleNamespace(of_records=of_records))
     Loop._raise_levels(loop, Agenda(cycle=3, jobs=(Job("math", 1.0, status="promoted"), Job("code", 1.0, status="refused"))))
-    assert asked == [("math", "v000007", 4)]
+    assert asked == ([] if of_records else [("math", "v000007", 4)])
     events = run.journal.events(kind="level_raised")
     assert [(event.node, *(event.facts[name] for name in ("level", "tasks", "accuracy"))) for event in events] == raised

@@ -207,6 +207,7 @@ def test_decide_asks_for_more_evidence_against_a_level_where_many_are_mastered(o
     (51, 40, False, "falls 76.1% -> 59.7%, below loop.level_floor = 80.0%, worse with 100.0% of the resamples"),  # eleven lost of 67
     (48, 46, False, "falls 71.6% -> 68.7%, below loop.level_floor = 80.0%, at most 78.5% by its 95 % interval"),
     (49, 48, True, "promoted"),  # one lost is noise, and Wilson's interval of 48 in 67 reaches 0.7047 + 0.1056 = 81.0 %
+    (40, 39, True, "promoted"),  # lost before, on an easier exam say: one task less is noise
     (49, 47, False, "at most 79.8% by its 95 % interval"),  # and of 47 in 67 0.6906 + 0.1071 = 79.8 %
     (40, 40, True, "promoted"),  # it was lost before; nothing more is
     (30, 40, True, "promoted"),
