@@ -77,13 +77,12 @@ class Examiner:
         scorecard, circles = sit(candidate, exam, settings=settings)
         incumbent = self.incumbent(node)
         served = self._examine_served(incumbent[0], incumbent[1], exam) if incumbent else None
-        earlier, floor = self._mastered(incumbent), settings.loop.level_floor
+        earlier, floor = self._mastered(node, incumbent), settings.loop.level_floor
         decision = decide(scorecard, served, settings=settings.promote, seed=settings.run.seed, level_floor=floor, mastered=earlier,
                           interim=self._is_early(node, incumbent), chance_bits_per_byte=None if served else chance_bits_per_byte(candidate.tokenizer, exam))
         dearer = served is not None and scorecard.mean_bits_per_byte > (1 + settings.promote.bits_tolerance) * served.mean_bits_per_byte
         mastered = earlier.union(*(mastered_levels(card, floor=floor) for card in (scorecard, served) if card is not None))
-        own = tuple(sorted(name for name in mastered if name.rpartition("/")[0] in scorecard.domains))
-        return Verdict(decision, scorecard, circles, against="/".join(incumbent) if incumbent else None, dearer=dearer, mastered=own)
+        return Verdict(decision, scorecard, circles, against="/".join(incumbent) if incumbent else None, dearer=dearer, mastered=tuple(sorted(mastered)))
 
     def prefers(self, one: Verdict, other: Verdict) -> bool:
         """Whether the first of two candidates for a node, both examined, takes the other's place by the rules that promote."""
@@ -142,9 +141,10 @@ class Examiner:
         folder = self._run.registry.served(place) if place is not None else None
         return (place, folder.name) if place is not None and folder is not None else None
 
-    def _mastered(self, incumbent: tuple[str, str] | None) -> set[str]:
-        """Levels that the incumbent's card says it or a version before it mastered; an older card says so of its own exam alone."""
-        if incumbent is None:
+    def _mastered(self, node: str, incumbent: tuple[str, str] | None) -> set[str]:
+        """Levels that the card of a node's served version says it or one before it mastered; an older card says so of its own exam alone. Not those
+        of a parent's card: its exam asks few tasks a level, and what it masters of the node's own exam is in its scorecard there."""
+        if incumbent is None or incumbent[0] != node:
             return set()
         card = self._run.registry.card(*incumbent)
         if "mastered" in card:

@@ -23,13 +23,13 @@ def _card(**right):
     return Scorecard("e", outcomes, {"code": 1.0}, {"code": 0.5}, 0.1)
 
 
-def _judged(folder, monkeypatch, *, settings, candidate, served, card=None):
+def _judged(folder, monkeypatch, *, settings, candidate, served, card=None, served_node="code"):
     """The verdict on a candidate that replaces a version with that card, its scorecard alone where none is given."""
     registry = SimpleNamespace(card=lambda *version: {"scorecard": served.to_json()} if card is None else card)
     examiner = Examiner(SimpleNamespace(settings=settings, folder=folder, tree=Tree.from_settings(settings.tree), registry=registry), device=None)
     monkeypatch.setattr(examiner_module, "goes_in_circles", lambda *args, **more: False)
     monkeypatch.setattr(examiner_module, "examine", lambda *args, **more: candidate)
-    for name, found in (("_exam", None), ("incumbent", ("code", "v000001")), ("_is_early", False), ("_examine_served", served)):
+    for name, found in (("_exam", None), ("incumbent", (served_node, "v000001")), ("_is_early", False), ("_examine_served", served)):
         monkeypatch.setattr(examiner, name, lambda *args, found=found: found)
     return examiner.judge("code", None, None)
 
@@ -52,12 +52,12 @@ def test_examiner_keeps_a_level_mastered_that_versions_before_mastered(tmp_path,
     assert "level 1 of code falls 77.5% -> 62.5%" in then.decision.reason
 
 
-def test_examiner_takes_of_an_older_card_what_its_own_exam_mastered_and_of_a_parent_the_domain_alone(tmp_path, monkeypatch):
+def test_examiner_takes_of_an_older_card_what_its_own_exam_mastered_and_nothing_of_a_parent(tmp_path, monkeypatch):
     settings, low = Settings(), _card(one=31, two=20)
     older = {"scorecard": _card(one=33, two=5).to_json()}  # of another exam than the one that is asked now
     assert not _judged(tmp_path, monkeypatch, settings=settings, candidate=_card(one=25, two=40), served=low, card=older).decision.promote
     parent = {"scorecard": low.to_json(), "mastered": ["code/1", "math/1"]}
-    assert _judged(tmp_path, monkeypatch, settings=settings, candidate=low, served=low, card=parent).mastered == ("code/1",)
+    assert _judged(tmp_path, monkeypatch, settings=settings, candidate=low, served=low, card=parent, served_node="technical").mastered == ()
 
 
 def test_examiner_prefers_no_version_that_loses_a_level_which_was_mastered_once(tmp_path):

@@ -198,7 +198,7 @@ def test_grade_of_plain_text_is_none_whatever_its_file_is_called(source: str) ->
 
 def test_grade_other_parts_of_a_wrong_type_is_that_of_free_text() -> None:
     assert grade(example("mbpp", test_list=["assert True"], test_setup_code=["X = 1"]), "") is None
-    for key, value in {"any_of": "Paris", "none_of": [1], "one_of": None, "said": 3, "exactly": ["Paris"]}.items():
+    for key, value in {"any_of": "Paris", "none_of": [1], "one_of": None, "said": 3, "exactly": ["Paris"], "slot": "town"}.items():
         assert grade(example("curriculum/conversation", kind="any", **{key: value}), "Paris") is None
     assert grade(example("curriculum/math", answer="1,250"), "#### 1250") is None
 
