@@ -67,7 +67,8 @@ for name, (soft, hard) in request["limits"].items() if resource is not None else
 folder = os.path.realpath(os.getcwd()) + os.sep
 refused = ("os.fork", "os.forkpty", "os.exec", "os.posix_spawn", "os.spawn", "os.system", "os.startfile", "os.kill", "os.killpg", "subprocess.Popen",
            "socket.connect", "socket.bind", "socket.getaddrinfo", "socket.gethostbyname", "socket.gethostbyaddr", "socket.sendto", "socket.sendmsg",
-           "socket.sethostname", "resource.setrlimit", "resource.prlimit", "os.chmod", "os.chown", "os.link", "os.symlink", "winreg.OpenKey", "os.putenv")
+           "socket.getnameinfo", "socket.sethostname", "resource.setrlimit", "resource.prlimit", "os.chmod", "os.chown", "os.link", "os.symlink",
+           "winreg.OpenKey", "os.putenv")
 modules = ("_ctypes", "_sqlite3", "_dbm", "_gdbm", "_multiprocessing", "_posixshmem")  # what they do raises no event, or not always (ATTACH)
 changes = ("os.remove", "os.rename", "os.rmdir", "os.mkdir", "os.truncate", "os.utime", "os.setxattr", "os.removexattr",
            "shutil.rmtree", "shutil.move", "shutil.copyfile")

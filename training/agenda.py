@@ -94,7 +94,7 @@ class Agenda:
 
     def with_done(self, job: Job, *, took_s: float | None) -> Agenda:
         """This agenda with the first pending job ended after took_s seconds of training; None: they don't count. What a job of least_steps took
-        over its own seconds the pending ones, all of seconds, lose alike."""
+        over its own seconds, if more than ON_TIME of them, the pending ones, all of seconds, lose alike."""
         agenda = self.with_next(job)
         over = took_s - job.seconds if took_s is not None and job.least_steps is not None and job.seconds is not None else 0.0
         left = sum(other.amount for other in agenda.jobs if other.status == "pending")
@@ -183,7 +183,7 @@ def founding(tree: Tree, *, settings: LoopSettings) -> tuple[Job, ...]:
 def root_part(settings: LoopSettings, *, needed: float, steps: float, of_records: float) -> RootPart:
     """The root's part of a first cycle of so many steps, when it needs `needed` of them to read loop.root_reads tokens a weight.
 
-    of_records: share of the domains that read people's records, not the curriculum. At least loop.root_share. An expert starts from
+    Its share is at least loop.root_share. of_records: share of the domains that read people's records, not the curriculum. An expert starts from
     what its root knows, and steps that all domains share teach more as long as the root still learns fast: a short cycle belongs to the root, up
     to loop.root_share_most of it on the curriculum and loop.root_share_records on records, whose language is the domains' common ground; a long
     one to the experts (RESULTS.md, "How much of a short cycle the root should get"; 3.5 tokens a weight are the 2,300 steps with which a tree of

@@ -18,7 +18,7 @@ from data_prep.curriculum.conversation_wording import SLOTS
 from data_prep.curriculum.math import final_number
 from data_prep.records import Example
 
-EDITION = 5  # raised when a grader's verdict on some answer, or on a loop, changes: what was graded before is examined again
+EDITION = 6  # raised when a grader's verdict on some answer, or on a loop, changes: what was graded before is examined again
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,9 +106,10 @@ def _number(example: Example, text: str) -> Grade | None:
     return None if wanted is None else _right(got is not None and abs(got - wanted) <= 1e-6 * max(1.0, abs(wanted)))
 
 
+_ANSWER = r"\banswer\**(?: is\b|:)[:* ]*"  # "The answer is", "Answer:", "**Answer:**"
 _LETTER = re.compile(r"[A-Z]")
 _OPTION = r"[*(\"']*(?:[Oo]ption )?[*(\"']*([A-Z])\b"  # B, (B), **B**, option B
-_SAID = re.compile(rf"\b[Aa]nswer(?:\*\*)?(?: is\b|:)[*: ]*{_OPTION}|\b([A-Z])\b[*)]* is (?:the )?(?:correct|right)\b")
+_SAID = re.compile(rf"(?i:{_ANSWER}){_OPTION}|\b([A-Z])\b[*)]* is (?:the )?(?:correct|right)\b")
 _AT_LINE_START = re.compile(rf"^\s*{_OPTION}(?:[*).:]|\s*$)", re.MULTILINE)
 
 
@@ -133,7 +134,7 @@ class _Choice:
     def of(cls, *words: str) -> _Choice:
         word = rf"[\"'*(]*({'|'.join(words)})\b[\"'*)]*"
         return cls(*(re.compile(pattern, re.IGNORECASE) for pattern in (
-            "|".join(words), rf"\b(?:answer|statement|conclusion) is:?\s*{word}", rf"(?:\A|[.!?:\n])\s*{word}\s*[.!]*\s*\Z",
+            "|".join(words), rf"(?:{_ANSWER}|\b(?:statement|conclusion) is\b[:* ]*){word}", rf"(?:\A|[.!?:\n])\s*{word}\s*[.!]*\s*\Z",
             rf"\A\s*{word}(?:\s*[.,;:!\n]|\s+(?:-|because|since|it|this|that|they)\s)")))
 
     def said(self, text: str) -> str:
@@ -165,7 +166,7 @@ def _short_answer(example: Example, text: str) -> Grade:
     return Grade(best_f1(text, answers), exact_match(text, answers))
 
 
-_LEAD_IN = re.compile(r"^\s*\**(?:so,? )?(?:the )?(?:correct )?answer(?:\*\*)?(?: is\b|:)[:* ]*(?:option )?", re.IGNORECASE)
+_LEAD_IN = re.compile(rf"^\s*\**(?:so,? )?(?:the )?(?:correct )?{_ANSWER}(?:option )?", re.IGNORECASE)
 _LEADING_OPTION = re.compile(r"^\s*[*(]*([A-E])(?:[*).:]+\s*|\s*$)")
 
 

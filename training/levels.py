@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from statistics import fmean
 
 from settings import LoopSettings
 from training.promote import FEWEST_TASKS
@@ -12,11 +13,11 @@ def next_level(scores_by_level: Mapping[int, Sequence[float]], *, level: int, hi
     """The level to train up to from the next cycle on.
 
     scores_by_level: of graded tasks, from the promoted expert's exam. The present level must have FEWEST_TASKS of them and reach loop.level_pass, every
-    easier one that has so many loop.level_floor. Easier levels stay in the records (replay), so a level is never lowered; promote.decide refuses a later
-    version that loses one.
+    easier one that has so many loop.level_floor. Easier levels stay in the records (replay), so a level is never lowered; of the levels that
+    exams ask, promote.decide refuses a later version that loses one.
     """
     scores = scores_by_level.get(level, ())
-    passed = len(scores) >= FEWEST_TASKS and _mean(scores) >= settings.level_pass
+    passed = len(scores) >= FEWEST_TASKS and fmean(scores) >= settings.level_pass
     return level + 1 if passed and level < highest and _easier_kept(scores_by_level, level=level, settings=settings) else level
 
 
@@ -27,8 +28,4 @@ def wants_exam(scores_by_level: Mapping[int, Sequence[float]], *, level: int, hi
 
 
 def _easier_kept(scores_by_level: Mapping[int, Sequence[float]], *, level: int, settings: LoopSettings) -> bool:
-    return all(_mean(scores) >= settings.level_floor for number, scores in scores_by_level.items() if number < level and len(scores) >= FEWEST_TASKS)
-
-
-def _mean(scores: Sequence[float]) -> float:
-    return sum(scores) / len(scores)
+    return all(fmean(scores) >= settings.level_floor for number, scores in scores_by_level.items() if number < level and len(scores) >= FEWEST_TASKS)

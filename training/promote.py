@@ -47,7 +47,7 @@ def decide(candidate: Scorecard, served: Scorecard | None, *, settings: PromoteS
     of the vocabulary alike. Accuracy is that of the domains with FEWEST_TASKS graded tasks or more; where there are none, bits decide.
     interim: the served version is an early state of the candidate's own training, put up so that something answers; its accuracy
     is mostly guesses (a letter of three is right a third of the time), so bits alone decide.
-    level_floor: loop.level_floor; no promotion takes a level of a domain that the served version has at or above it below it (_level_gate). None: no floor.
+    level_floor: loop.level_floor; no promotion surely takes a level that was mastered, had at or above it, below it (_level_gate). None: no floor.
     mastered: levels ("math/1") that earlier versions had there, which the served one may have lost within noise since.
     Raises ValueError when the two scorecards are not of one exam.
     """
@@ -137,8 +137,8 @@ def _bits_gate(candidate: Scorecard, served: Scorecard, *, settings: PromoteSett
 def _level_gate(candidate: Scorecard, served: Scorecard, *, settings: PromoteSettings, floor: float, mastered: Collection[str], seed: int,
                 words: str) -> Decision | None:
     """What is won on one level of the curriculum doesn't pay for another that is lost. A fall within noise is let through, as everywhere here, until
-    the level's 95 % interval lies below the floor (and the served version's not, or it was lost before): many such falls are no noise. With many levels
-    at or above the floor (a root's exam has 15), chance alone fells one of them soon, so together they err as seldom as one (Bonferroni)."""
+    the level's 95 % interval lies below the floor, unless the served version's does already: many such falls are no noise. With many levels at or
+    above the floor (a root's exam has 15), chance alone fells one of them soon, so together they err as seldom as one (Bonferroni)."""
     of_levels = _paired_by_key(candidate, served, of=lambda outcome: outcome.score,
                                stratum=lambda outcome: None if outcome.level is None else f"{outcome.domain}/{outcome.level}")
     kept = {*mastered, *mastered_levels(served, floor=floor)}

@@ -33,9 +33,10 @@ def grade(facts: Mapping[str, Any], text: str) -> bool:
 
 
 def program_with_tests(text: str, tests: list[str], *, setup: str = "") -> str:
-    """The code in an answer followed by its tests: its first fence tagged Python or not at all, one that defines something before others; else all of it."""
-    fences = [code for tag, code in _FENCE.findall(text) if tag.strip().lower().startswith("py") or not tag.strip()]
-    code = next((code for code in fences if "def " in code), fences[0] if fences else text)
+    """The code in an answer followed by its tests: of its fences without a tag or tagged Python the first that defines something, tagged ones before
+    others; without fences all of it."""
+    fences = [("def " in code, bool(tag.strip()), code) for tag, code in _FENCE.findall(text) if not tag.strip() or tag.strip().lower().startswith("py")]
+    code = max(fences, key=lambda fence: fence[:2])[2] if fences else text
     return "\n".join([setup, code, *tests, ""])
 
 
@@ -104,8 +105,8 @@ def _tests(rng: Random, kind: Kind, name: str, steps: list[tuple[Operation, int]
     that can be had, so that a constant doesn't pass."""
     program = [(MEANINGS[kind.name][operation.name], number) for operation, number in steps if operation is not kind.plain]
     untold = [program[:start] + program[stop:] for start, stop in combinations(range(len(program) + 1), 2)]
-    # == of dicts is blind to their order, so where an order is asked for and a dict returned, its items are compared.
-    ordered = kind.name == "dict" and steps[-1][0] is kind.plain and any(operation.name == "sort" for operation, _ in steps)
+    # == of dicts is blind to their order, so where an order is asked for and a dict returned, as by all changes, its items are compared.
+    ordered = kind.name == "dict" and steps[-1][0] in (kind.plain, *kind.changes) and any(operation.name == "sort" for operation, _ in steps)
     cases: list[tuple[Any, Any]] = []
     for _ in range(TRIES):
         given = pick(rng, _inputs(kind))

@@ -57,7 +57,7 @@ def _keeps_to(typed: str, slot: str, wanted: Sequence[str]) -> bool:
     named = set(_plain(re.sub(say.NO_VALUES, " ", typed)).split())
     if any(value.lower() in named for value in say.SLOTS[slot].values if value not in wanted):
         return False
-    return not any(re.search(rf"(\bnot|\bnever|n't)( \w+){{0,3}} {value.lower()}\b", typed.lower()) for value in wanted)
+    return not any(re.search(rf"(\bnot|\bnever|n't)(?! forg[eo]t)( \w+){{0,3}} {value.lower()}\b", typed.lower()) for value in wanted)
 
 
 def _says(reply: str, fact: str) -> bool:

@@ -26,7 +26,7 @@ def grade(facts: Mapping[str, Any], text: str) -> bool:
 
 
 _NUMBER = r"(?:(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?|\.\d+)(?:[eE][-+]?\d+)?"
-_FINAL = re.compile(rf"([-+$\u20ac\u00a3\s]*)({_NUMBER})(?:\s*/\s*({_NUMBER}))?((?:\D|(?<=[a-zA-Z])\d)*)")
+_FINAL = re.compile(rf"([-+$\u20ac\u00a3\s]*)({_NUMBER})(?:\s*/\s*({_NUMBER}))?((?:\D|(?<=\bm)[23]|(?<=\b[ckm]m)[23])*)")  # m2, cm3
 
 
 def final_number(text: str) -> float | None:
@@ -34,7 +34,7 @@ def final_number(text: str) -> float | None:
 
     None where there is none or more than one ("3 or 4", "50-60").
     """
-    _, mark, last = text.rstrip(" #\n").rpartition("####")
+    _, mark, last = text.rstrip("# \t\r\n").rpartition("####")
     found = _FINAL.fullmatch(last.strip().partition("\n")[0]) if mark else None
     if found is None:
         return None

@@ -26,7 +26,8 @@ Side = Literal["train", "validation", "exam"]
 class Item:
     """One drawn question. instance: what makes it this question, whatever its wording. facts: what the grader needs.
 
-    shown: instances of other questions that the response works out on its way; training shows none of the other sides.
+    shown: instances of other questions that the response works out on its way; training shows none of the other sides. A task of few instances
+    names none, or its training would stop before the first that is held out.
     drill: a question that others are made of, too small to be held out: training only.
     """
 

@@ -183,7 +183,8 @@ def test_grade_code_takes_a_fenced_answer() -> None:
 @pytest.mark.parametrize("answer", [
     "Sure:\n```Python\n{}\n```", "```python \n{}\n```", "```\t\r\n{}\n```", "```PY\n{}\n```\nDone.", "```python\n{}", "```\n{}",
     "Input:\n```text\n1 2\n```\nCode:\n```python\n{}\n```", "Run:\n```\npip install x\n```\n```py\n{}\n```", "```text\n1 2\n```\n```\n{}\n```", "{}",
-    "```python3\n{}\n```", "```\n{}\n```\nUse it:\n```python\nprint(f(1))\n```",
+    "```\npip install x\n```\n```python\n{}\n```",
+    "```\ndef f(x):\n    ...\n```\n```python\n{}\n```", "```python3\n{}\n```", "```\n{}\n```\nUse it:\n```python\nprint(f(1))\n```",
 ])
 def test_program_with_tests_takes_the_code_from_an_answer(answer: str) -> None:
     program = program_with_tests(answer.format("def f(x):\n    return x"), ["assert f(1) == 1"])
@@ -196,12 +197,12 @@ def test_code_tests_are_passed_by_no_function_that_ignores_its_input() -> None:
 
 
 def shortened(program: str) -> list[str]:
-    """A function with one line left out, and with every change left out; for its last line it returns what it has."""
+    """A function without one line or several in a row; for its last line it returns what it has."""
     head, *body, last = program.splitlines()
-    shorter = [[*body[:line], *body[line + 1:], last] for line in range(len(body))] + ([[last]] if body else [])
+    shorter = [[*body[:first], *body[end:], last] for first, end in itertools.combinations(range(len(body) + 1), 2)]
     variable = head.partition("(")[2].rstrip("):")
     if last != f"    return {variable}":
-        shorter.append([*body, f"    return {variable}"])
+        shorter += [[*body[:first], f"    return {variable}"] for first in range(len(body) + 1)]
     return ["\n".join([head, *lines]) for lines in shorter]
 
 
@@ -221,9 +222,10 @@ def test_code_tests_are_passed_by_no_program_with_a_step_left_out() -> None:
 
 
 def test_code_tests_of_a_sorted_dict_compare_its_order() -> None:
-    made = curriculum.make_records("code", count=2000, levels=(1, 2), seed=1)
-    tests = [test for record in made if re.match("dict: .*sort.* dict$", record.meta["instance"]) for test in record.meta["tests"]]
-    assert tests
+    records = [*curriculum.make_exam("code"), *curriculum.make_records("code", count=2000, levels=(1, 2), seed=1)]
+    made = [record for record in records if re.match("dict: .*sort.* dict$", record.meta["instance"])]
+    assert {True, False} == {record.exam_only for record in made if record.meta["task"] != "drill"}  # not as a drill alone
+    tests = [test for record in made for test in record.meta["tests"]]
     assert all(test.startswith("assert list(") and ".items()) == [" in test for test in tests)
 
 

@@ -1,4 +1,4 @@
-"""No question of an exam is trained in another order, in other words or on the way of a longer one: read from texts, not from instance keys."""
+"""No question of an exam is trained in another order or in other words, nor, but for counts and single claims, on the way of a longer one: read from texts."""
 
 import re
 from collections import defaultdict

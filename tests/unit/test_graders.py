@@ -49,6 +49,7 @@ def test_grade_options_compares_the_letter_said_last(source: str, text: str, exp
 
 
 @pytest.mark.parametrize("text", [
+    "ANSWER: B",
     "Answer: B", "**Answer:** B", "**Answer: B**", "B is correct.", "(B) is correct", "Max is not red, so B is the right one.", "The answer is **B**",
     "The answer is option B", "The correct answer is B.", "Option B", "option B.", "**B**", "**B) False**", "(B)", "The answer is: (B) False", "B\nB) False",
     "A) True\nB) False\nThe answer is B.", "The answer is B) False.\nA) True"])
@@ -84,7 +85,9 @@ def test_grade_strategyqa_compares_yes_and_no(text: str, expected: bool) -> None
     ("The answer is not yes.", ""), ("noyes", ""), ("Yes, because cats are big.", "yes"), ("No. Cats are small.", "no"), ("Yes because they are", "yes"),
     ("No - they are small", "no"), ("**Yes**\nCats are big.", "yes"), ("NO", "no"), (" yes. ", "yes"), ("Cats are small. No.", "no"), ("Big.\nyes", "yes"),
     ("The answer is yes. No doubt", "yes"), ("The answer is no. Wait: the answer is yes, since cats are big.", "yes"), ("Yes, they were. No.", "no"),
-    ("So the answer is: no", "no"), ("Answer: yes", "yes"), ("The answer is \"no\" here", "no"), ("Is it? yes!", "yes"), ("yesterday, no more", ""), ("", "")])
+    ("So the answer is: no", "no"), ("Answer: yes", "yes"),
+    ("**Answer:** yes", "yes"), ("Answer: Yes. Because cats are big.", "yes"),
+    ("The answer is \"no\" here", "no"), ("Is it? yes!", "yes"), ("yesterday, no more", ""), ("", "")])
 def test_grade_yes_no_takes_the_word_where_it_is_the_answer_alone(text: str, said: str) -> None:
     assert [correct(example("strategyqa", answer=answer), text) for answer in ("yes", "no")] == [said == "yes", said == "no"]
 

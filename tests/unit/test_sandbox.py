@@ -91,7 +91,6 @@ os.waitpid(child, 0)
 
 @pytest.mark.parametrize("program", [
     "import sqlite3; sqlite3.connect('{}/made').execute('create table a(b)')",
-    "import sqlite3; c = sqlite3.connect(':memory:'); c.execute('attach ? as x', ('{}/made',)); c.execute('create table x.a(b)')",
     pytest.param("import os; os.mkfifo('{}/made')", marks=POSIX),
     pytest.param("import os; os.mknod('{}/made')", marks=POSIX),
     pytest.param("import posix; posix.mkfifo('{}/made')", marks=POSIX),
