@@ -47,7 +47,7 @@ def decide(candidate: Scorecard, served: Scorecard | None, *, settings: PromoteS
     of the vocabulary alike. Accuracy is that of the domains with FEWEST_TASKS graded tasks or more; where there are none, bits decide.
     interim: the served version is an early state of the candidate's own training, put up so that something answers; its accuracy
     is mostly guesses (a letter of three is right a third of the time), so bits alone decide.
-    level_floor: loop.level_floor; no promotion surely takes a level that was mastered, had at or above it, below it (_level_gate). None: no floor.
+    level_floor: loop.level_floor; no promotion clearly takes a mastered level, one that was at or above it, below it (_level_gate). None: no floor.
     mastered: levels ("math/1") that earlier versions had there, which the served one may have lost within noise since.
     Raises ValueError when the two scorecards are not of one exam.
     """
