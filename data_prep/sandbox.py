@@ -29,9 +29,12 @@ Outcome = Literal["passed", "failed", "timeout"]
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What one program may use. output_bytes is what is kept of its output; file_bytes bounds every file, the output too (not on Windows)."""
+    """What one program may use. output_bytes is what is kept of its output; file_bytes bounds every file, the output too (not on Windows).
 
-    wall_s: float = 5.0
+    cpu_s ends loops. wall_s is for programs that wait, and long: on a busy machine one that counts to three may stand in line for seconds.
+    """
+
+    wall_s: float = 20.0
     cpu_s: int = 2
     memory_bytes: int = 512 * 2**20
     file_bytes: int = 2**20
@@ -72,6 +75,7 @@ refused = ("os.fork", "os.forkpty", "os.exec", "os.posix_spawn", "os.spawn", "os
 modules = ("_ctypes", "_sqlite3", "_dbm", "_gdbm", "_multiprocessing", "_posixshmem")  # what they do raises no event, or not always (ATTACH)
 changes = ("os.remove", "os.rename", "os.rmdir", "os.mkdir", "os.truncate", "os.utime", "os.setxattr", "os.removexattr",
            "shutil.rmtree", "shutil.move", "shutil.copyfile")
+descriptors = {"os.mkdir": slice(2, 3), "os.remove": slice(1, 2), "os.rmdir": slice(1, 2), "os.rename": slice(2, 4), "os.utime": slice(3, 4)}  # dir_fd
 def refuse(*_arguments, **_named):
     raise PermissionError("the sandbox refuses this call")
 try:
@@ -80,6 +84,11 @@ except ImportError:  # Windows
     pass
 else:  # calls without an event
     _posixsubprocess.fork_exec = os.mkfifo = posix.mkfifo = os.mknod = posix.mknod = refuse
+    plain = posix.open
+    def opened(path, flags, mode=0o777, *, dir_fd=None):  # the event doesn't tell the folder that a name is looked up in
+        return refuse() if dir_fd is not None else plain(path, flags, mode)
+    os.open = posix.open = opened
+    os.supports_dir_fd.clear()  # so that shutil.rmtree walks by paths
 def inside(path):
     return not isinstance(path, (str, bytes)) or os.path.realpath(os.fsdecode(path)).startswith(folder)
 def watch(event, arguments):
@@ -87,6 +96,8 @@ def watch(event, arguments):
         raise PermissionError("the sandbox refuses " + event)
     if event == "import" and arguments[0] in modules:
         raise ImportError("the sandbox refuses to import " + arguments[0])
+    if event in descriptors and any(folder_fd != -1 for folder_fd in arguments[descriptors[event]]):
+        raise PermissionError("the sandbox refuses dir_fd")
     if event in changes and not all(inside(path) for path in arguments[:2]):
         raise PermissionError("the sandbox refuses changes outside its folder")
     if event == "open" and arguments[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND) and not inside(arguments[0]):

@@ -95,11 +95,41 @@ os.waitpid(child, 0)
     pytest.param("import os; os.mknod('{}/made')", marks=POSIX),
     pytest.param("import posix; posix.mkfifo('{}/made')", marks=POSIX),
     "import os; os.mkdir('{}/made')",
+    "import os, pathlib; os.mkdir(pathlib.Path('{}/made'))",
+    pytest.param("import os; os.mkdir('made', dir_fd=os.open('{}', os.O_RDONLY))", marks=POSIX),
+    pytest.param("import os; os.open('made', os.O_CREAT | os.O_WRONLY, dir_fd=os.open('{}', os.O_RDONLY))", marks=POSIX),
+    pytest.param("import os; open('a', 'w').close(); os.rename('a', 'made', dst_dir_fd=os.open('{}', os.O_RDONLY))", marks=POSIX),
 ])
 def test_run_file_outside_its_folder_is_not_made(program: str, tmp_path: Path) -> None:
     result = run(program.format(tmp_path.as_posix()))
     assert "the sandbox refuses" in result.output
     assert list(tmp_path.iterdir()) == []
+
+
+@POSIX
+@pytest.mark.parametrize("call", ["remove('victim'", "utime('victim', (1, 1)", "rename('victim', 'b', src_dir_fd=fd, dst_dir_fd=fd", "rmdir('folder'"])
+def test_run_name_below_a_folder_outside_is_left_alone(call: str, tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "victim").write_text("kept", encoding="utf-8")
+    before = (tmp_path / "victim").stat().st_mtime_ns
+    named = "" if "dir_fd" in call else ", dir_fd=fd"
+    assert "the sandbox refuses" in run(f"import os\nfd = os.open({str(tmp_path)!r}, os.O_RDONLY)\nos.{call}{named})").output
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["folder", "victim"]
+    assert (tmp_path / "victim").stat().st_mtime_ns == before
+
+
+def test_run_folders_of_its_own_can_be_made_and_removed() -> None:
+    program = """
+import os, shutil, tempfile
+os.makedirs("a/b")
+open("a/b/file", "w").close()
+shutil.rmtree("a")
+with tempfile.TemporaryDirectory(dir=".") as folder:
+    open(os.path.join(folder, "file"), "w").close()
+assert os.listdir() == []
+"""
+    result = run(program)
+    assert result.outcome == "passed", result.output
 
 
 @POSIX
