@@ -12,7 +12,7 @@ import os
 import shutil
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -70,22 +70,23 @@ def _run(chosen: Settings, *, cycles: int | None, serve: bool, quiet: bool, stop
             torch.set_num_threads(chosen.run.threads)
         reporter.note(f"run {run.folder}, device {device.wanted} ({device.name}): {device.reason}")
         run.journal.append("loop_started", pid=os.getpid(), device=f"{device.wanted} ({device.name})", reason=device.reason)
-        loop = Loop(run, device=device, fit_router=router_fitter(run.tree, chosen, work=run.folder / "work"), reporter=reporter, should_stop=stop.is_set)
+        fit_router = router_fitter(run.tree, chosen, work=run.folder / "work", should_stop=stop.is_set)
+        loop = Loop(run, device=device, fit_router=fit_router, reporter=reporter, should_stop=stop.is_set)
         with _gateway(chosen, folder=run.folder, reporter=reporter) if serve else _nothing():
             loop.run(cycles=cycles)
         run.journal.append("loop_ended", stopped=stop.is_set())
 
 
-def router_fitter(tree: Tree, chosen: Settings, *, work: Path) -> FitRouter:
+def router_fitter(tree: Tree, chosen: Settings, *, work: Path, should_stop: Callable[[], bool]) -> FitRouter:
     """The function that the loop calls to fit a router: rows from corpus, curriculum and feedback, judged on held-out rows beside the served one.
 
-    It returns None while data, tree and feedback are those that the served router was fitted on, or a refused one since. work: folder for
-    the fitted files until the registry has them.
+    It returns None while data, tree and feedback are those that the served router was fitted on, or a refused one since, and when
+    should_stop says so. work: folder for the fitted files until the registry has them.
     """
     from data_prep.prompts import corpus_prompts, prompts_to_fit
     from experts.durable import TEMPORARY, ensure_folder, remove_leftovers
     from experts.journal import Journal
-    from routing.apart import FitFailed, fit_apart
+    from routing.apart import FitFailed, FitStopped, fit_apart
     from routing.feedback import feedback_rows
     from routing.rows import FEEDBACK, Row
     from routing.store import fits
@@ -111,7 +112,10 @@ def router_fitter(tree: Tree, chosen: Settings, *, work: Path) -> FitRouter:
         folder = work / f"{TEMPORARY}router-{os.getpid()}-fit"
         ensure_folder(folder)
         try:
-            judged = fit_apart(rows, held_out=held_out, tree=chosen.tree, settings=chosen.router, seed=chosen.run.seed, folder=folder, served=served)
+            judged = fit_apart(rows, held_out=held_out, tree=chosen.tree, settings=chosen.router, seed=chosen.run.seed, folder=folder, served=served,
+                               should_stop=should_stop)
+        except FitStopped:
+            return None
         except FitFailed as error:
             logging.getLogger(__name__).error("no router this cycle: %s", error)
             return None

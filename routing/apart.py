@@ -9,7 +9,7 @@ from __future__ import annotations
 import multiprocessing
 import signal
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing import resource_tracker
@@ -22,11 +22,16 @@ from routing.offer import Verdict, make_offer
 from routing.rows import Row
 from settings import RouterSettings, TreeSettings
 
+LOOK_S = 0.2  # between two looks at should_stop
 STOPS = (signal.SIGINT, signal.SIGTERM)  # Ctrl-C and systemd's stop reach the whole group; the parent decides what becomes of a fit
 
 
 class FitFailed(RuntimeError):
     """The fitting process ended without a result; the message says what to do."""
+
+
+class FitStopped(Exception):
+    """The fit was given up because somebody asked to stop."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,9 +44,10 @@ class Judged:
 
 
 def fit_apart(rows: Sequence[Row], *, held_out: Sequence[Row], tree: TreeSettings, settings: RouterSettings, seed: int, folder: Path,
-              served: Path | None) -> Judged:
-    """Do what routing.offer.make_offer does, and save the fitted router into folder. Raises FitFailed, and what make_offer raises.
+              served: Path | None, should_stop: Callable[[], bool]) -> Judged:
+    """Do what routing.offer.make_offer does, and save the fitted router into folder. Raises FitFailed, FitStopped, and what make_offer raises.
 
+    A fit takes a minute or two, for which nobody waits who has pressed Ctrl-C: should_stop is asked meanwhile, and the other process is ended.
     Should this process be killed meanwhile, the other ends by itself when it has fitted: a pool's worker would wait for ever.
     """
     context = multiprocessing.get_context("spawn")
@@ -51,8 +57,12 @@ def fit_apart(rows: Sequence[Row], *, held_out: Sequence[Row], tree: TreeSetting
         process.start()
     sender.close()
     try:
+        while not results.poll(LOOK_S):
+            if should_stop():
+                process.kill()
+                raise FitStopped
         result = results.recv()
-    except EOFError as error:
+    except (EOFError, BrokenPipeError) as error:  # Windows' poll() tells the second
         raise FitFailed("the process that fits the router ended without a result, most often for want of memory; "
                         "lower router.rows, or close other programs") from error
     finally:

@@ -48,7 +48,7 @@ class Loop:
     """Cycles over one open run. Not thread-safe; one loop a run folder (run_folder.open_run holds the lock)."""
 
     def __init__(self, run: Run, *, device: Device, fit_router: FitRouter | None, reporter: Reporter, should_stop: Callable[[], bool]) -> None:
-        """fit_router: (corpus, folder of the served router or None) -> candidate, or None when there is nothing new to fit."""
+        """fit_router: (corpus, folder of the served router or None) -> candidate, or None when there is nothing new to fit, or should_stop says yes."""
         self._run, self._device, self._fit_router = run, device, fit_router
         self._reporter, self._should_stop = reporter, should_stop
         self._work = run.folder / "work"
@@ -203,6 +203,8 @@ class Loop:
             return
         registry = self._run.registry
         candidate = self._fit_router(corpus, registry.served("router"))
+        if candidate is None and self._should_stop():
+            return  # the fit was given up, and is made again when the cycle goes on
         if candidate is not None and candidate.promote:
             version = registry.add("router", candidate.write, card={**candidate.card, "corpus": corpus.fingerprint})
             registry.promote({"router": version}, reason=candidate.reason)

@@ -6,6 +6,7 @@ import json
 import sqlite3
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 from fake_clock import FakeClock
@@ -45,7 +46,7 @@ class Stop:
 def turn(chosen, *, cycles=1, should_stop=lambda: False, router=True):
     """Run cycles of a loop; the registry's pointer and the journal's events afterwards."""
     with open_run(chosen) as run:
-        fit_router = router_fitter(run.tree, chosen, work=run.folder / "work") if router else None
+        fit_router = router_fitter(run.tree, chosen, work=run.folder / "work", should_stop=should_stop) if router else None
         Loop(run, device=choose("cpu"), fit_router=fit_router, reporter=Reporter(quiet=True), should_stop=should_stop).run(cycles=cycles)
         return run.registry, run.journal.events()
 
@@ -90,6 +91,22 @@ def test_loop_stopped_and_started_again_ends_with_the_same_weights(toy_settings,
     assert [event.facts["cycle"] for event in events if event.kind == "cycle_ended"] == [0]
     assert registry.pointer().nodes == whole.pointer().nodes
     assert {node: _weights(registry, node) for node in registry.pointer().nodes} == {node: _weights(whole, node) for node in whole.pointer().nodes}
+
+
+def test_loop_stopped_while_its_router_is_fitted_fits_it_when_it_goes_on(toy_settings):
+    chosen, asked = toy_settings('tree.branches={technical=["code"]}'), []
+
+    def should_stop():
+        asked.extend(child.pid for child in psutil.Process().children() if "spawn_main" in " ".join(child.cmdline()))
+        return bool(asked)
+
+    registry, events = turn(chosen, should_stop=should_stop)
+    assert asked
+    assert registry.pointer().router is None
+    assert not {event.kind for event in events} & {"training_started", "promoted", "refused", "cycle_ended"}
+    registry, events = turn(chosen)
+    assert registry.pointer().router == "v000001"
+    assert [event.facts["cycle"] for event in events if event.kind == "cycle_ended"] == [0]
 
 
 def test_loop_journal_says_which_training_goes_on_with_a_stopped_one(toy_settings):

@@ -45,7 +45,7 @@ def served(chosen, tmp_path_factory):
 
 def _fit(chosen, corpus, served):
     tree = Tree.from_settings(chosen.tree)
-    return router_fitter(tree, chosen, work=Path(chosen.run.dir) / "work")(corpus, served)
+    return router_fitter(tree, chosen, work=Path(chosen.run.dir) / "work", should_stop=lambda: False)(corpus, served)
 
 
 def _keep(candidate, folder, *, corpus):
@@ -83,7 +83,7 @@ def test_router_fitter_new_data_that_makes_it_worse_is_refused_on_the_same_rows(
 
 
 def test_router_fitter_refused_once_is_not_fitted_again_until_the_data_changes(chosen, served):
-    fit_router = router_fitter(Tree.from_settings(chosen.tree), chosen, work=Path(chosen.run.dir) / "work")
+    fit_router = router_fitter(Tree.from_settings(chosen.tree), chosen, work=Path(chosen.run.dir) / "work", should_stop=lambda: False)
     assert not fit_router(Toy("second", swapped=True), served).promote
     assert fit_router(Toy("second", swapped=True), served) is None
     assert fit_router(Toy("third"), served).promote

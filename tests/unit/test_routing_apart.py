@@ -23,7 +23,8 @@ ROWS = [Row(text.format(n), label, "toy") for n in range(60) for label, text in 
 
 
 def _apart(folder, **options):
-    return apart.fit_apart(ROWS, held_out=ROWS[::7], tree=TREE, settings=SETTINGS, seed=3, folder=folder, served=options.get("served"))
+    return apart.fit_apart(ROWS, held_out=ROWS[::7], tree=TREE, settings=SETTINGS, seed=3, folder=folder, served=options.get("served"),
+                           should_stop=options.get("should_stop", lambda: False))
 
 
 def test_fit_apart_equals_a_fit_in_this_process(tmp_path):
@@ -55,7 +56,22 @@ def test_fit_apart_process_that_dies_is_named_with_what_to_do(tmp_path, monkeypa
 
 def test_fit_apart_error_of_the_fit_comes_through(tmp_path):
     with pytest.raises(ValueError, match=r"no rows for \['logic'\]"):
-        apart.fit_apart([row for row in ROWS if row.label != "logic"], held_out=ROWS, tree=TREE, settings=SETTINGS, seed=3, folder=tmp_path, served=None)
+        apart.fit_apart([row for row in ROWS if row.label != "logic"], held_out=ROWS, tree=TREE, settings=SETTINGS, seed=3, folder=tmp_path, served=None,
+                        should_stop=lambda: False)
+
+
+def test_fit_apart_that_is_to_stop_ends_its_process_and_writes_nothing(tmp_path):
+    children = []
+
+    def should_stop():
+        children.extend(each for each in psutil.Process().children() if "spawn_main" in " ".join(each.cmdline()))
+        return True
+
+    with pytest.raises(apart.FitStopped):
+        _apart(tmp_path, should_stop=should_stop)
+    assert children
+    assert not any(child.is_running() for child in children)
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
@@ -89,7 +105,7 @@ def test_fit_apart_leaves_no_process_behind_when_its_parent_is_killed(tmp_path):
         "from routing import apart\nfrom routing.rows import Row\nfrom settings import RouterSettings, TreeSettings\n"
         "ROWS = [Row(f'{label} prompt number {n}', label, 'toy') for n in range(60) for label in ('math', 'code')]\n"
         "def fit(folder):\n    apart.fit_apart(ROWS, held_out=ROWS, tree=TreeSettings(branches={'a': ('math',), 'b': ('code',)}),"
-        " settings=RouterSettings(everyday_rows=0, none_rows=40), seed=0, folder=folder, served=None)\n", encoding="utf-8")
+        " settings=RouterSettings(everyday_rows=0, none_rows=40), seed=0, folder=folder, served=None, should_stop=lambda: False)\n", encoding="utf-8")
     parent = psutil.Popen([sys.executable, "-c", code, str(tmp_path), str(tmp_path)], cwd=HOME)
     until = time.monotonic() + 60
     while not (children := parent.children(recursive=True)) and time.monotonic() < until:
