@@ -6,6 +6,7 @@ The composition root: the one place that joins training, routing and serving. Re
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import logging
 import os
@@ -80,7 +81,7 @@ def _run(chosen: Settings, *, cycles: int | None, serve: bool, quiet: bool, stop
 def router_fitter(tree: Tree, chosen: Settings, *, work: Path, should_stop: Callable[[], bool]) -> FitRouter:
     """The function that the loop calls to fit a router: rows from corpus, curriculum and feedback, judged on held-out rows beside the served one.
 
-    It returns None while data, tree and feedback are those that the served router was fitted on, or a refused one since, and when
+    It returns None while data, tree, feedback and settings are those that the served router was fitted on, or a refused one since, and when
     should_stop says so. work: folder for the fitted files until the registry has them.
     """
     from data_prep.prompts import corpus_prompts, prompts_to_fit
@@ -92,6 +93,7 @@ def router_fitter(tree: Tree, chosen: Settings, *, work: Path, should_stop: Call
     from routing.store import fits
     from training.loop import RouterCandidate
 
+    asked = hashlib.sha256(json.dumps([chosen.router.model_dump(), chosen.run.seed], sort_keys=True).encode()).hexdigest()
     refused: set[tuple[str, int, Path | None]] = set()  # data, feedback and served router of fits that were worse: the same again would be, too
 
     def fit_router(corpus: Corpus, served: Path | None) -> RouterCandidate | None:
@@ -99,7 +101,8 @@ def router_fitter(tree: Tree, chosen: Settings, *, work: Path, should_stop: Call
             said = journal.events(kind=FEEDBACK)
         last_said = said[-1].id if said else 0
         card = _card(served) if served is not None and fits(served, tree) else None
-        if card is not None and card["corpus"] == corpus.fingerprint and card.get("feedback", 0) == last_said:
+        if card is not None and card["corpus"] == corpus.fingerprint and card.get("feedback", 0) == last_said \
+                and card.get("settings", asked) == asked:
             return None
         occasion = (corpus.fingerprint, last_said, served)
         if occasion in refused:
@@ -122,7 +125,7 @@ def router_fitter(tree: Tree, chosen: Settings, *, work: Path, should_stop: Call
         if not judged.verdict.promote:
             refused.add(occasion)
         return RouterCandidate(write=lambda target: _copy_files(folder, target),
-                               card={"report": judged.report, "accuracy": judged.accuracy, "feedback": last_said},
+                               card={"report": judged.report, "accuracy": judged.accuracy, "feedback": last_said, "settings": asked},
                                promote=judged.verdict.promote, reason=judged.verdict.reason)
 
     return fit_router

@@ -81,7 +81,7 @@ def _train(chosen: Settings, *, node: str, epochs: float | None, quiet: bool) ->
         training = f"fast {node}"
         corpus = prepare(chosen, run.tree, cycle=FAST_CYCLE, log=reporter.note, resume=has_state(states), training=training)  # else files as they are now
         runner = JobRunner(run, device=device, reporter=reporter, should_stop=stop.is_set)
-        fresh = run.tree.answering(node, run.registry.pointer().nodes) is None
+        fresh = runner.begun_with(node, states) is None  # not what is served: that may be an early version of this training
         steps = runner.epoch_steps(node, corpus, epochs=epochs) if epochs is not None else chosen.loop.cycle_steps
         job = Job(node, 1.0 if fresh else chosen.loop.leaf_lr_share, steps=steps,
                   seconds=None if steps is not None else chosen.loop.cycle_minutes * 60)

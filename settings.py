@@ -279,10 +279,12 @@ def check(tables: Mapping[str, Any]) -> Settings:
 def read_toml(path: Path) -> dict[str, Any]:
     """One TOML file as tables; raises SettingsError when it is absent or no TOML."""
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         raise SettingsError(f"no settings file at {path}; give --config or --recipe a file that exists") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
+    except UnicodeDecodeError as error:
+        raise SettingsError(f"{path} is no UTF-8 ({error}); save it as UTF-8") from None
+    except (tomllib.TOMLDecodeError, OSError) as error:
         raise SettingsError(f"{path} can't be read as TOML: {error}") from None
 
 

@@ -91,7 +91,7 @@ def prepare(settings: Settings, tree: Tree, *, cycle: int, log: Log, tokenizer: 
     before (for this training) with the same settings, take that corpus even if files have changed since (the next cycle takes them up),
     so that training goes on where it was. Raises DataError for a data folder that can't be used and for a domain without data,
     ExamOverlap (one of them) for an exam that training repeats beyond data.max_exam_overlap, unless allow_overlap; what was prepared
-    before stays in force then.
+    before stays in force then. What became of the user's files is logged for a training, where it differs from what its last corpus said.
     """
     if settings.data.format == "text":
         raise DataError("data.format = 'text' is a recipe for one model of plain text, not for a family; train it with "
@@ -113,6 +113,9 @@ def prepare(settings: Settings, tree: Tree, *, cycle: int, log: Log, tokenizer: 
     if training is not None:
         for domain, places in corpus.folders.items():
             trained.remember(work.folder, domain, places.examples)
+    if anew and training is not None and (told := corpus.report.of_files()) != entry.get("told", []):
+        for line in told:
+            log(line)
     manifest.write(work.folder, _entry(work, corpus), training=training)
     if anew:
         manifest.remove_unused(work.folder)
@@ -356,4 +359,4 @@ def _entry(work: _Work, corpus: Corpus) -> dict[str, Any]:
                "answer": {entry.domain: asdict(entry.overlap) for entry in corpus.report.domains if entry.overlap}}
     domains = {domain: {"examples": places.examples.name, "shards": places.shards.name} for domain, places in corpus.folders.items()}
     return {"cycle": work.cycle, "request": work.request(), "fingerprint": corpus.fingerprint, "domains": domains,
-            "notes": list(corpus.report.notes), "overlap": overlap, "levels": dict(work.levels)}
+            "notes": list(corpus.report.notes), "told": corpus.report.of_files(), "overlap": overlap, "levels": dict(work.levels)}

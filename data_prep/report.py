@@ -104,9 +104,9 @@ class Report:
                             for entry in self.domains},
                 "notes": list(self.notes), "tokenizer": dict(self.tokenizer)}
 
-    def lines(self) -> list[str]:
-        """One line a domain and note, for a log."""
-        return [*(_line(entry) for entry in self.domains), *self.notes]
+    def of_files(self) -> list[str]:
+        """What became of the user's own files, for a log: examples of each domain, what was left out with its first place, notes. Empty without any."""
+        return [*(line for entry in self.domains for line in _of_files(entry)), *self.notes]
 
     def tables(self) -> Group:
         """Everything as rich shows it."""
@@ -154,8 +154,7 @@ def count_drops(rejections: Iterable[Rejection]) -> dict[str, Drops]:
     return {reason: Drops(len(same), tuple(f"{rejection.where}: {rejection.detail}" for rejection in same[:PLACES_SHOWN])) for reason, same in found.items()}
 
 
-def _line(entry: DomainReport) -> str:
-    intake, packing = entry.intake, entry.packing
-    kept = ", ".join(f"{intake.kept[split]:,} {split}" for split in ("train", "validation", "exam"))
-    drops = ", ".join(f"{drops.count:,} {reason}" for reason, drops in intake.drops.items())
-    return f"{entry.domain}: {kept}; {packing.tokens['train']:,} tokens, packed {packing.efficiency:.1%}" + (f"; left out: {drops}" if drops else "")
+def _of_files(entry: DomainReport) -> list[str]:
+    drops = {reason: drops for reason, drops in entry.intake.drops.items() if not drops.first[0].startswith("curriculum/")}
+    kept = [f"{entry.domain}: {entry.intake.own:,} examples from files"] if entry.intake.own else []
+    return [*kept, *(f"{entry.domain}: {found.count:,} left out, {reason} ({found.first[0]})" for reason, found in drops.items())]

@@ -14,7 +14,7 @@ import gzip
 import json
 import logging
 import zlib
-from codecs import BOM_UTF8
+from codecs import BOM_UTF8, BOM_UTF16_BE, BOM_UTF16_LE
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -173,6 +173,9 @@ def _lines(file: DataFile) -> Iterator[tuple[int, str | Rejection]]:
                 if len(raw) > MAX_LINE_BYTES:
                     yield number, Rejection(where, "over length", f"a line of more than {MAX_LINE_BYTES:,} bytes; put each record on a line of its own")
                     continue
+                if number == 1 and raw.startswith((BOM_UTF16_LE, BOM_UTF16_BE)):
+                    yield number, Rejection(where, "not UTF-8", "the file is UTF-16 (\"Unicode\"), nothing of it is read; save it as UTF-8")
+                    return
                 mark = len(BOM_UTF8) if number == 1 and raw.startswith(BOM_UTF8) else 0
                 try:
                     yield number, raw[mark:].decode("utf-8").rstrip("\r\n")

@@ -178,7 +178,7 @@ def read_labelled(file: Path) -> tuple[list[Row], list[Graded]]:
 
     rows, graded = [], []
     try:
-        text = gzip.decompress(file.read_bytes()).decode("utf-8") if file.suffix == ".gz" else file.read_text(encoding="utf-8")
+        text = (gzip.decompress(file.read_bytes()) if file.suffix == ".gz" else file.read_bytes()).decode("utf-8-sig")
     except (OSError, UnicodeDecodeError, EOFError) as error:
         raise CommandError(f"{file} can't be read: {error}; give JSON lines in UTF-8, .gz when they are gzipped") from None
     for number, line in enumerate(text.split("\n"), start=1):

@@ -17,6 +17,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+from experts.durable import explained
 from experts.tree import Tree
 from routing.offer import Verdict, make_offer
 from routing.rows import Row
@@ -45,7 +46,7 @@ class Judged:
 
 def fit_apart(rows: Sequence[Row], *, held_out: Sequence[Row], tree: TreeSettings, settings: RouterSettings, seed: int, folder: Path,
               served: Path | None, should_stop: Callable[[], bool]) -> Judged:
-    """Do what routing.offer.make_offer does, and save the fitted router into folder. Raises FitFailed, FitStopped, and what make_offer raises.
+    """Do what routing.offer.make_offer does, and save the fitted router into folder. Raises FitFailed, FitStopped, OutOfSpace, and what make_offer raises.
 
     A fit takes a minute or two, for which nobody waits who has pressed Ctrl-C: should_stop is asked meanwhile, and the other process is ended.
     Should this process be killed meanwhile, the other ends by itself when it has fitted: a pool's worker would wait for ever.
@@ -68,8 +69,11 @@ def fit_apart(rows: Sequence[Row], *, held_out: Sequence[Row], tree: TreeSetting
     finally:
         results.close()
         process.join()
+    if isinstance(result, MemoryError):
+        raise FitFailed("there is no memory for the router's fit; lower router.rows, or close other programs") from result
     if isinstance(result, Exception):
-        raise result
+        with explained(folder):  # here, since its own exceptions don't come through a pipe
+            raise result
     assert isinstance(result, Judged)
     return result
 

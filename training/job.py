@@ -67,7 +67,7 @@ class JobRunner:
             return self._carry_out(job, cycle=cycle, states=states, corpus=corpus, scalars=scalars, health=health)
 
     def _carry_out(self, job: Job, *, cycle: int, states: Path, corpus: Corpus, scalars: Scalars, health: HealthRecorder) -> tuple[Job, Trained | None]:
-        begun_with, model = self._begun_with(job.node, states), self.start_model(job.node, corpus)
+        begun_with, model = self.begun_with(job.node, states), self.start_model(job.node, corpus)
         about = {"cycle": cycle, "begun_with": begun_with, "corpus": corpus.fingerprint, "recipe": recipe_fingerprint(self._run.settings)}
 
         def on_step(facts: StepFacts) -> None:
@@ -154,7 +154,7 @@ class JobRunner:
         plan = Plan.from_settings(train_settings, steps=job.steps, lr_share=job.lr_share, seed=settings.run.seed * 1_000_003 + cycle, seconds=job.seconds)
         return replace(plan, least_steps=job.least_steps, most_seconds=job.most_seconds)
 
-    def _begun_with(self, node: str, states: Path) -> str | None:
+    def begun_with(self, node: str, states: Path) -> str | None:
         """"node/version" that a training begins with, None for weights that are no version; kept beside its states, since another may be served at its end."""
         file = states / "start.json"
         if not has_state(states):

@@ -25,7 +25,7 @@ from experts.moe.recorder import HealthRecorder
 from experts.text_sampler import continue_text
 from training.agenda import Job
 from training.job import training_facts
-from training.plan import Mix, Plan, StateMismatch, StepFacts, Trained, Validation
+from training.plan import Mix, Plan, StateMismatch, StepFacts, Trained, TrainingDiverged, Validation
 from training.progress import Reporter
 from training.run_folder import Run, recipe_fingerprint
 from training.scalars import Scalars
@@ -126,7 +126,8 @@ def train_text(run: Run, *, device: Device, reporter: Reporter, should_stop: Cal
                                 pad_id=tokenizer.pad_id(corpus.tokenizer), seed=settings.run.seed)
     attach(model, settings.moe)  # routed layers get schedules, losses and tallies; other models stay as they are
     states = run.folder / "work" / DOMAIN
-    plan = saved_plan(states) or _plan(model, corpus=corpus, run=run, device=device)
+    begun = saved_plan(states) if settings.loop.cycle_steps is None else None  # one of minutes goes on as it began
+    plan = begun or _plan(model, corpus=corpus, run=run, device=device)
     examiner = _Examiner(run, corpus=corpus, device=device)
     run.journal.append("training_started", node=DOMAIN, steps=plan.steps, corpus=corpus.fingerprint)
     reporter.node_started(Job(DOMAIN, 1.0, steps=plan.steps, seconds=settings.loop.cycle_minutes * 60), share="1/1")
@@ -147,9 +148,14 @@ def train_text(run: Run, *, device: Device, reporter: Reporter, should_stop: Cal
             run.journal.append("examined", node=DOMAIN, best=better, **examination.to_json())
             reporter.note(examiner.line(examination, better=better))
 
-        trained = train(model, corpus=corpus, mix=Mix({DOMAIN: 1.0}), plan=plan, device=device, state_folder=states, settings=settings.train,
-                        on_step=on_step, should_stop=should_stop, on_validation=on_validation,
-                        threads=ThreadShare.of(settings.run, device=device))
+        try:
+            trained = train(model, corpus=corpus, mix=Mix({DOMAIN: 1.0}), plan=plan, device=device, state_folder=states, settings=settings.train,
+                            on_step=on_step, should_stop=should_stop, on_validation=on_validation,
+                            threads=ThreadShare.of(settings.run, device=device))
+        except TrainingDiverged:
+            if states.is_dir():
+                remove_folder(states)  # its plan would go on with the rates that led there, whatever the settings say
+            raise
     sample = ""
     if not trained.stopped:
         folder = run.registry.served(DOMAIN)

@@ -59,6 +59,11 @@ def test_router_fitter_on_the_same_data_fits_nothing(chosen, served):
     assert _fit(chosen, Toy("first"), served) is None
 
 
+def test_router_fitter_other_settings_of_the_router_are_fitted_on_the_same_data(chosen, served):
+    assert _fit(configuration.changed(chosen, ["router.false_rejection=0.3"]), Toy("first"), served) is not None
+    assert _fit(configuration.changed(chosen, ["serve.port=8099"]), Toy("first"), served) is None
+
+
 def test_router_fitter_first_router_is_promoted(served, chosen):
     router = Router.load(served, Tree.from_settings(chosen.tree))
     assert router.route("what is 5 plus seven in numbers").ranked[0].node == "math"

@@ -1,7 +1,9 @@
 """The second look at a refused training, over real parts at toy size: what the walk back looks at, what is written down, and where it stops."""
 
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,6 +13,7 @@ from data_prep.records import Example, content_key
 from experts.checkpoint import save_state
 from experts.device import choose
 from experts.durable import ensure_folder, write_json
+from experts.registry import Registry
 from training import examiner as examiner_module
 from training import job as job_module
 from training.exam import Exam, stratified
@@ -184,15 +187,15 @@ def test_training_whose_states_are_all_damaged_begins_with_what_is_served_now(to
         states = tmp_path / "states"
         served = [("generalist", "v000001"), ("code", "v000001"), ("code", "v000002")]
         runner._examiner.incumbent = lambda node: served[0]
-        assert runner._begun_with("code", states) == "generalist/v000001"
+        assert runner.begun_with("code", states) == "generalist/v000001"
         state = save_state(states, tensors={"weight": torch.zeros(3)}, facts={})
         del served[0]
-        assert runner._begun_with("code", states) == "generalist/v000001"
+        assert runner.begun_with("code", states) == "generalist/v000001"
         state.rename(state.with_name(f"{state.name}.damaged-1"))
-        assert runner._begun_with("code", states) == "code/v000001"
+        assert runner.begun_with("code", states) == "code/v000001"
         (save_state(states, tensors={"weight": torch.zeros(3)}, facts={}) / "state.json").write_text("{", encoding="utf-8")
         del served[0]
-        assert runner._begun_with("code", states) == "code/v000002"
+        assert runner.begun_with("code", states) == "code/v000002"
 
 
 @pytest.mark.parametrize("saved", [False, True])
@@ -220,6 +223,28 @@ def test_fast_train_reads_its_files_anew_unless_a_state_is_there_to_go_on_from(t
     with pytest.raises(Enough):
         fast_train._train(chosen, node="code", epochs=None, quiet=True)
     assert asked == [saved]
+
+
+def test_fast_train_of_the_root_goes_on_after_its_early_version_is_served(toy_settings, monkeypatch):
+    """Stopped then: the version that answers is of this very training, which began with new weights and goes on at their rates."""
+    import fast_train
+    from training import command
+
+    chosen = toy_settings("loop.first_answer_s=0.001", "loop.cycle_steps=60")
+    registry, stopped = Registry(Path(chosen.run.dir)), []
+
+    def is_set():
+        if registry.pointer().nodes and not stopped:
+            stopped.append(registry.pointer().nodes["generalist"])
+        return bool(stopped)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(command, "stop_signal", lambda: nullcontext(SimpleNamespace(is_set=is_set)))
+        assert fast_train._train(chosen, node="generalist", epochs=None, quiet=True)["status"] == "pending"
+    assert stopped == ["v000001"]
+    facts = fast_train._train(chosen, node="generalist", epochs=None, quiet=True)
+    assert facts["status"] in {"promoted", "refused"}
+    assert facts["history"][-1]["step"] == 60
 
 
 @pytest.mark.parametrize("when", ["exam", "look", "walk"])

@@ -258,6 +258,42 @@ def test_fast_train_training_that_diverges_ends_with_the_reason(tmp_path, text_f
     assert "fast_train.py: step 3: loss isn't finite; lower train.lr" in capsys.readouterr().err
 
 
+def test_training_that_diverged_begins_again_with_the_rate_that_is_set_then(tmp_path, text_file, monkeypatch):
+    plans, train = [], text_run.train
+
+    def diverge(*arguments, **more):
+        raise TrainingDiverged("step 5: loss isn't finite; lower train.lr")
+
+    def watched(*arguments, plan, **more):
+        plans.append(plan)
+        return train(*arguments, plan=plan, **more)
+
+    minutes = ("loop.cycle_minutes=5", "train.checkpoint_every_s=0.001")
+    file = tmp_path / "minutes.toml"
+    tables = chosen(tmp_path / "run", text_file, *minutes).model_dump(exclude_none=True)
+    del tables["loop"]["cycle_steps"]
+    file.write_text(settings.to_toml(settings.check(tables)), encoding="utf-8")
+
+    def turn(*overrides, stop_at=None):
+        with open_run(settings.load(config=file, overrides=overrides)) as opened, Watching() as watching:
+            return train_text(opened, device=choose("cpu"), reporter=watching, should_stop=lambda: stop_at is not None and watching.seen >= stop_at)
+
+    assert turn(stop_at=4).trained.stopped
+    with monkeypatch.context() as patched:
+        patched.setattr(text_run, "train", diverge)
+        with pytest.raises(TrainingDiverged):
+            turn()
+    monkeypatch.setattr(text_run, "train", watched)
+    turn("train.lr=1e-4", stop_at=2)
+    assert [plan.lr for plan in plans] == [1e-4]
+
+
+def test_stopped_training_of_steps_with_another_rate_is_refused_with_the_difference(tmp_path, text_file):
+    go(tmp_path / "run", text_file, stop_at=4)
+    with pytest.raises(StateMismatch, match=r"plan\.lr was 0\.01, is 0\.0001"):
+        go(tmp_path / "run", text_file, "train.lr=1e-4")
+
+
 @pytest.mark.parametrize(("arguments", "words"), [
     (["--recipe", "nexus", "--expert", "math"], "--expert and --epochs are for records"),
     (["--recipe", "nexus", "--epochs", "2"], "--expert and --epochs are for records"),

@@ -287,10 +287,10 @@ def test_same_files_are_not_made_again_because_their_rows_were_trained_on(prepar
         assert prepared.lines == []
     write_records(data / "law" / "b.jsonl", range(200, 260))
     second = prepared(cycle=3, training="loop")
-    assert prepared.lines == ["law: reading law/a.jsonl, law/b.jsonl", "law: tokenizing"]
+    assert prepared.lines == ["law: reading law/a.jsonl, law/b.jsonl", "law: tokenizing", "law: 260 examples from files", "math: 150 examples from files"]
     assert prepared(cycle=4, training="loop").fingerprint == second.fingerprint
     assert prepared(cycle=0, training="fast law", resume=False).fingerprint == second.fingerprint
-    assert prepared.lines == []
+    assert not any("reading" in line or "tokenizing" in line for line in prepared.lines)
 
 
 def test_look_marks_no_row_as_trained_on(prepared: Prepared, data: Path) -> None:
@@ -445,6 +445,27 @@ def test_auto_curriculum_helps_a_domain_with_too_few_records(tmp_path: Path, dat
     corpus = lessons(tmp_path, path=str(data))()
     assert {row.source for row in corpus.examples("math", "train")} == {"a", "curriculum/math"}
     assert "math: 1 of the 1 records in its folder can be used, too few; the curriculum adds its own" in corpus.report.notes
+
+
+def test_training_logs_what_became_of_the_files_once_while_it_stays_the_same(tmp_path: Path, data: Path) -> None:
+    prepared = lessons(tmp_path, path=str(data))
+    (data / "math" / "a.jsonl").write_text('{"question": "2 and 2?", "answer": "4"}\n' * 3, encoding="utf-8")
+    (data / "law").rename(data / "Code")
+    (data / "code").mkdir()
+    (data / "code" / "rows.csv").write_text("a,b\n", encoding="utf-8")
+    prepared(training="loop")
+    told = "\n".join(prepared.lines)
+    assert "math: 3 left out, no prompt (math/a.jsonl:1:" in told
+    assert "math: 0 of the 3 records in its folder can be used, too few; the curriculum adds its own" in told
+    assert "code/rows.csv: neither of *.jsonl" in told
+    assert "Code/: no domain of that name" in told
+    prepared(cycle=2, training="loop")
+    assert not any("left out" in line or "rows.csv" in line for line in prepared.lines)
+    write_records(data / "math" / "a.jsonl", range(1000, 1150))
+    prepared(cycle=3, training="loop")
+    assert "math: 150 examples from files" in prepared.lines
+    prepared(cycle=4)
+    assert not any("rows.csv" in line for line in prepared.lines)
 
 
 def test_levels_raise_the_curriculum_of_one_domain(tmp_path: Path) -> None:

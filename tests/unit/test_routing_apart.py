@@ -8,8 +8,9 @@ from contextlib import suppress
 
 import psutil
 import pytest
-from dying import die
+from dying import die, fill_disk, want_memory
 
+from experts.durable import OutOfSpace
 from experts.tree import Tree
 from routing import apart
 from routing.fit import fit
@@ -51,6 +52,18 @@ def test_fit_apart_judges_the_served_router_on_the_same_rows_unless_its_tree_is_
 def test_fit_apart_process_that_dies_is_named_with_what_to_do(tmp_path, monkeypatch):
     monkeypatch.setattr(apart, "_work", die)
     with pytest.raises(apart.FitFailed, match=r"ended without a result.*lower router\.rows"):
+        _apart(tmp_path)
+
+
+def test_fit_apart_want_of_memory_is_named_with_what_to_do(tmp_path, monkeypatch):
+    monkeypatch.setattr(apart, "_work", want_memory)
+    with pytest.raises(apart.FitFailed, match=r"no memory.*lower router\.rows"):
+        _apart(tmp_path)
+
+
+def test_fit_apart_full_disk_is_one_that_the_loop_waits_for(tmp_path, monkeypatch):
+    monkeypatch.setattr(apart, "_work", fill_disk)
+    with pytest.raises(OutOfSpace, match="nothing was lost"):
         _apart(tmp_path)
 
 

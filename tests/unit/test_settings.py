@@ -54,6 +54,15 @@ def test_load_absent_files_are_named(tmp_path):
         load(recipe="quik")
 
 
+def test_load_takes_a_byte_order_mark_and_refuses_utf_16_with_the_repair(tmp_path):
+    text = "[run]\nseed = 3\n"
+    (tmp_path / "marked.toml").write_text(text, encoding="utf-8-sig")
+    (tmp_path / "wide.toml").write_text(text, encoding="utf-16")
+    assert load(config=tmp_path / "marked.toml").run.seed == 3
+    with pytest.raises(SettingsError, match=r"wide\.toml is no UTF-8.*save it as UTF-8"):
+        load(config=tmp_path / "wide.toml")
+
+
 def test_load_broken_toml_is_named(tmp_path):
     (tmp_path / "c.toml").write_text("[train\n", encoding="utf-8")
     with pytest.raises(SettingsError, match=r"c\.toml can't be read as TOML"):

@@ -89,6 +89,17 @@ def test_undecodable_first_line_after_a_byte_order_mark_names_the_byte(folder: P
     assert "byte 17 of the line is 0xfe" in rejection.detail
 
 
+@pytest.mark.parametrize("order", ["utf-16-le", "utf-16-be"])
+@pytest.mark.parametrize("name", ["a.jsonl", "a.txt"])
+def test_file_in_utf_16_is_named_once_and_nothing_of_it_is_read(folder: Path, name: str, order: str) -> None:
+    text = "\ufeffAn evening. The lamp was lit.\r\n\u0412\u0435\u0447\u0435\u0440. \u0421\u0432\u0435\u0442.\r\n" * 3
+    (folder / "math" / name).write_bytes(text.encode(order))
+    reading = read(folder)
+    assert reading.records == []
+    assert [(each.where, each.reason) for each in reading.rejections] == [(f"math/{name}:1", "not UTF-8")]
+    assert "UTF-16" in reading.rejections[0].detail
+
+
 def test_endless_line_is_rejected_without_being_held(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sources, "MAX_LINE_BYTES", 100)
     (folder / "math" / "a.jsonl").write_text(line("first") + line("x" * 350) + line("last"), encoding="utf-8")
