@@ -28,7 +28,8 @@ if TYPE_CHECKING:
     from training.loop import FitRouter
     from training.progress import Reporter
 
-STOP_GATEWAY_S = 40.0
+STOP_GATEWAY_S = 40.0  # at least
+AFTER_DRAIN_S = 10.0  # for a gateway to send last words and free its models
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -150,7 +151,8 @@ def _gateway(chosen: Settings, *, folder: Path, reporter: Reporter) -> Iterator[
     resolved = folder / "settings.toml"
     absolute = chosen.run.model_copy(update={"dir": str(folder.resolve())})  # the child's working folder is another
     write_text(resolved, configuration.to_toml(chosen.model_copy(update={"run": absolute})))
-    child = GatewayChild(["--config", str(resolved.resolve())], folder=configuration.HOME, stop_s=STOP_GATEWAY_S)
+    child = GatewayChild(["--config", str(resolved.resolve())], folder=configuration.HOME,
+                         stop_s=max(STOP_GATEWAY_S, chosen.serve.drain_s + AFTER_DRAIN_S))
     try:
         child.start()
         reporter.note(f"gateway: http://{chosen.serve.host}:{chosen.serve.port} (process {child.pid})")

@@ -194,7 +194,7 @@ class ServeSettings(Section):
     default_new_tokens: int = Field(256, description="longest answer when the request doesn't say", ge=1, le=1_000_000)
     max_new_tokens: int = Field(2048, description="longest answer that may be asked for", ge=1, le=1_000_000)
     deadline_s: float = Field(120.0, description="seconds after which an answer ends as it stands", gt=0, le=86_400)
-    drain_s: float = Field(30.0, description="seconds that running answers get at shutdown", ge=0, le=3600)
+    drain_s: float = Field(30.0, description="seconds that running answers get at shutdown; a service manager must wait 10 s longer", ge=0, le=3600)
     body_kib: int = Field(256, description="largest request body", ge=1, le=65_536)
     loop_repeats: int | None = Field(8, description="an answer ends when its end repeats this often; unset: never", ge=3, le=1000)
     feedback: bool = Field(False, description="take POST /feedback; what clients judge is kept in the journal with its prompt")

@@ -160,7 +160,8 @@ class Registry:
         """Folder of the whole version in force (its name is the version); None when there is none.
 
         A damaged version is set aside, the newest whole one that was served before it takes its place, and the pointer is
-        mended where the disk lets it. Raises RegistryError when the pointer itself can't be read.
+        mended where the disk lets it. One that can't be read now is passed over, and the pointer
+        still names it. Raises RegistryError when the pointer itself can't be read.
         """
         while True:
             pointer = self.pointer()

@@ -20,10 +20,11 @@ from serving.feedback import Feedback
 from serving.gateway import Gateway
 from serving.limits import check_admin, check_key
 from serving.metrics import CONTENT_TYPE, Metrics
+from serving.page import Page
 
 access = logging.getLogger("serving.access")
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
-_OPEN = {"/healthz", "/readyz"}  # what a supervisor asks has no key
+_OPEN = {"/", "/healthz", "/readyz"}  # what a supervisor asks has no key, nor has a browser that opens the page
 
 
 def create_app(gateway: Gateway, *, keys: tuple[str, ...] = ()) -> Flask:
@@ -38,6 +39,7 @@ def create_app(gateway: Gateway, *, keys: tuple[str, ...] = ()) -> Flask:
     app.register_error_handler(ClientGone, _nobody_reads)
     app.register_blueprint(api.blueprint)
     app.register_blueprint(openai_api.blueprint)
+    app.add_url_rule("/", "page", Page().response)
     app.add_url_rule("/metrics", "metrics", lambda: Response(metrics.text(), content_type=CONTENT_TYPE))
     app.add_url_rule("/openapi.json", "openapi", lambda: jsonify(document))
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from experts.device import Device
-from experts.registry import Registry, RegistryError
+from experts.registry import ROUTER, Registry, RegistryError
 from experts.repetition import rule_for
 from experts.tokenizer import Message
 from experts.tree import Tree
@@ -110,31 +110,38 @@ class Gateway:
             self._stop.wait(self.settings.serve.poll_s)
 
     def look(self, *, again: bool = False) -> bool:
-        """Serve what the pointer names now; True when another snapshot was put in place. again: try a failed generation at once."""
+        """Serve what the pointer names now; True when another snapshot was put in place. again: try what failed at once.
+
+        Raises RegistryError or OSError when the registry can't be read.
+        """
         with self._looking:
-            generation = self.registry.pointer().generation
-            if self.snapshot is not None and self.snapshot.generation == generation:
+            generation, before = self.registry.pointer().generation, self.snapshot
+            known = before is not None and before.generation == generation
+            if before is not None and known and before.fault is None:
                 return False
             if self._failed and self._failed[0] == generation and not again and time.monotonic() - self._failed[1] < _RETRY_FAILED_S:
                 return False
             try:
-                built = build(find(self.registry, self.tree), tree=self.tree, pool=self.pool, before=self.snapshot, elsewhere=self._elsewhere)
+                built = build(find(self.registry, self.tree), tree=self.tree, pool=self.pool, before=before, elsewhere=self._elsewhere)
             except LoadFailed as error:
                 self._failed = (generation, time.monotonic())
-                self._note(f"generation {generation} isn't served, what was served before stays: {error}")
+                self._note(f"generation {generation} isn't served{' whole' if known else ''}, what was served before stays: {error}")
                 self._drop_unused()
                 return False
             if built is None:
                 self._failed = (generation, time.monotonic())
-                if self.snapshot is not None:
+                if before is not None:
                     self._note(f"generation {generation} has no version of {self.tree.root}; what was served before stays")
                 self._drop_unused()
                 return False
-            self._failed = None
-            self.snapshot, self.swaps = built, self.swaps + 1
+            self._failed = (built.generation, time.monotonic()) if built.fault is not None else None
             if built.fault is not None:
                 self._note(built.fault)
             self.last_failure = built.fault
+            if before is not None and built.is_like(before):
+                self._drop_unused()
+                return False
+            self.snapshot, self.swaps = built, self.swaps + 1
             self._drop_unused()
             log.info("serving generation %d: %s, router %s", built.generation, built.versions, built.router_version)
             return True
@@ -180,8 +187,9 @@ class Gateway:
             return Route(node=node, branch=path[1] if kind != "root" else None, expert=node if kind == "expert" else None,
                          confidence=1.0, ranked=(), abstained=False, reason="asked for by name")
         if snapshot.router is None:
+            why = "the promoted router can't be used now" if ROUTER in snapshot.missing else "no router has been promoted yet"
             return Route(node=self.tree.root, branch=None, expert=None, confidence=0.0, ranked=(), abstained=True,
-                         reason=f"no router has been promoted yet, so {self.tree.root} answers")
+                         reason=f"{why}, so {self.tree.root} answers")
         return snapshot.router.route(list(messages))
 
     def _stand_in(self, snapshot: Snapshot, route: Route, *, seconds: float) -> Decision:

@@ -61,6 +61,7 @@ OPERATIONS = (
     Operation("post", "/v1/completions", "OpenAI's completions", CompletionReply, CompletionBody, errors=_ANSWERING, events=True),
     Operation("get", "/v1/models", "auto and every node", ModelsReply, errors=(401, 500)),
     Operation("get", "/v1/models/{name}", "One of them", ModelReply, errors=(401, 404, 500), parameters=("name",)),
+    Operation("get", "/", "A page for a browser: what runs, and a prompt to try", text="text/html"),
     Operation("get", "/healthz", "The process runs", HealthReply),
     Operation("get", "/readyz", "Whether requests are taken; 503 with the reason when not", ReadyReply, replies={503: ReadyReply}),
     Operation("get", "/metrics", "Figures for Prometheus", text="text/plain", errors=(401, 500)),
@@ -99,7 +100,7 @@ def _narrow(properties: dict[str, Any], *, nodes: Sequence[str], max_new_tokens:
 
 
 def _operation(operation: Operation, references: Any, *, names: Sequence[str]) -> dict[str, Any]:
-    name = "_".join(re.findall(r"\w+", operation.path))
+    name = "_".join(re.findall(r"\w+", operation.path)) or "page"
     described: dict[str, Any] = {"summary": operation.summary, "operationId": f"{operation.method}_{name}", "responses": _responses(operation, references)}
     if operation.parameters:
         described["parameters"] = [{"name": each, "in": "path", "required": True, "schema": {"type": "string", "enum": list(names)}}

@@ -56,7 +56,7 @@ def _device(settings: Settings) -> Device:
 def _elsewhere(settings: Settings) -> dict[str, Callable[[], Model]]:
     """How to reach the nodes of serve.upstream."""
     tree, serve = Tree.from_settings(settings.tree), settings.serve
-    limits = EngineLimits(slots=serve.slots, queue=serve.queue, coalesce_s=serve.coalesce_ms / 1e3)
+    limits = EngineLimits(slots=serve.slots, queue=serve.queue, queue_wait_s=serve.queue_wait_s, coalesce_s=serve.coalesce_ms / 1e3)
     for node, url in serve.upstream.items():
         if node not in tree.nodes or tree.model_of(node) != node:
             raise SettingsError(f"serve.upstream.{node}: no node of that name has a model of its own; there are: {', '.join(tree.trainable)}")

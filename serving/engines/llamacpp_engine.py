@@ -15,7 +15,6 @@ import secrets
 import threading
 import time
 from collections.abc import Callable, Collection, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +37,7 @@ from serving.engines.interface import (
     Work,
 )
 from serving.engines.text_stream import LoopGuard
+from serving.engines.waiting import WaitingLine
 
 log = logging.getLogger(__name__)
 _SAMPLERS = ["penalties", "dry", "temperature", "top_k", "top_p", "min_p"]  # the order of the torch engine and of transformers
@@ -116,7 +116,8 @@ class LlamaCppModel:
         self._on_close = on_close
         self._bytes = file.stat().st_size
         self.server: Any = _start_server(file, context_tokens=context_tokens, slots=limits.slots, threads=threads, exact=exact)
-        self._workers = ThreadPoolExecutor(limits.slots, thread_name_prefix=f"llama-{name.split(' ')[0]}")
+        self._line: WaitingLine[_Request] = WaitingLine(name=f"llama-{name.split(' ')[0]}", threads=limits.slots, wait_s=limits.queue_wait_s,
+                                                        run=self._run, leave=self._leave)
         self._lock = threading.Lock()
         self._held: set[_Request] = set()
         self._closed = False
@@ -136,7 +137,7 @@ class LlamaCppModel:
                 raise EngineFull(f"{self.name} holds {len(self._held)} requests: {self._limits.slots} slots and {self._limits.queue} waiting",
                                  retry_after_s=1.0)
             self._held.add(request)
-            self._workers.submit(self._run, request)
+            self._line.add(request)
         return stream
 
     def capacity(self) -> Capacity:
@@ -155,17 +156,23 @@ class LlamaCppModel:
         for request in running:
             request.fail("the model was unloaded")
             request.stream.cancel()
-        self._workers.shutdown(wait=True, cancel_futures=True)
+        self._line.close(wait=True)
         self.server = None
         self._on_close()
+
+    def _leave(self, request: _Request, cancelled: bool) -> None:
+        with self._lock:
+            self._held.discard(request)
+        if cancelled:
+            request.end("cancelled")
+        else:
+            request.fail(f"no slot of {self.name} came free in {time.monotonic() - request.submitted:.1f} s", queue=True)
 
     def _run(self, request: _Request) -> None:
         request.started = time.monotonic()
         try:
             if request.stream.cancelled:
                 request.end("cancelled")
-            elif request.started - request.submitted > self._limits.queue_wait_s:
-                request.fail(f"no slot of {self.name} came free in {request.started - request.submitted:.1f} s", queue=True)
             else:
                 self.server.handle_completions(json.dumps(options_of(request.work)).encode(), request.on_data)
                 request.fail("llama.cpp ended without a last event")

@@ -15,12 +15,12 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 from urllib.parse import urlsplit
 
 from experts.tokenizer import Message
 from serving.engines.interface import Capacity, End, EngineClosed, EngineFull, EngineLimits, Failed, FinishReason, Piece, Stream, Work
+from serving.engines.waiting import WaitingLine
 
 log = logging.getLogger(__name__)
 KEY_VARIABLE = "BRANCHWISE_UPSTREAM_KEY"
@@ -123,7 +123,8 @@ class UpstreamModel:
         self._model = self._address.fragment or name
         self._limits = limits
         self._breaker = breaker or Breaker()
-        self._workers = ThreadPoolExecutor(limits.slots, thread_name_prefix=f"upstream-{name}")
+        self._line: WaitingLine[_Call] = WaitingLine(name=f"upstream-{name}", threads=limits.slots, wait_s=limits.queue_wait_s,
+                                                     run=self._run, leave=self._leave)
         self._lock = threading.Lock()
         self._held = 0
         self._closed = False
@@ -144,7 +145,7 @@ class UpstreamModel:
                 stream.put(Failed(f"{self._address.netloc} failed too often; it is asked again in a while"))
                 return stream
             self._held += 1
-            self._workers.submit(self._run, _Call(work, stream))
+            self._line.add(_Call(work, stream))
         return stream
 
     def capacity(self) -> Capacity:
@@ -156,7 +157,13 @@ class UpstreamModel:
         """Take no more work."""
         with self._lock:
             self._closed = True
-        self._workers.shutdown(wait=False, cancel_futures=True)
+        self._line.close(wait=False)
+
+    def _leave(self, call: _Call, cancelled: bool) -> None:
+        with self._lock:
+            self._held -= 1
+        waited_s = time.monotonic() - call.submitted
+        call.stream.put(End("cancelled", 0, 0, waited_s) if cancelled else Failed(f"no slot of {self.name} came free in {waited_s:.1f} s", kind="queue"))
 
     def _run(self, call: _Call) -> None:
         try:

@@ -1,9 +1,15 @@
-"""The gateway as a child process: what stop() leaves behind. Processes are stand-ins."""
+"""The gateway as a child process: how long the loop waits for it, and what stop() leaves behind. Processes are stand-ins."""
 
 import subprocess
 import threading
 
+import pytest
+
+import continuous_loop
+import settings as configuration
+from serving import child as children
 from serving.child import GatewayChild
+from training.progress import Reporter
 
 
 class Process:
@@ -51,3 +57,26 @@ def test_child_that_dies_while_it_is_told_to_stop_is_not_started_again(tmp_path,
     child._keeper.join(timeout=20)
     assert not child._keeper.is_alive()
     assert len(started) == 1
+
+
+@pytest.mark.parametrize(("drain_s", "wanted"), [(0.0, 40.0), (30.0, 40.0), (120.0, 130.0), (3600.0, 3610.0)])
+def test_loop_waits_for_its_gateway_as_long_as_that_drains(tmp_path, monkeypatch, drain_s, wanted):
+    made = []
+
+    class Child:
+        pid = 4711
+
+        def __init__(self, arguments, **options):
+            made.append(options["stop_s"])
+
+        def start(self):
+            pass
+
+        def stop(self):
+            pass
+
+    monkeypatch.setattr(children, "GatewayChild", Child)
+    chosen = configuration.check({"run": {"dir": str(tmp_path)}, "serve": {"drain_s": drain_s}})
+    with Reporter(quiet=True) as reporter, continuous_loop._gateway(chosen, folder=tmp_path, reporter=reporter):
+        pass
+    assert made == [wanted]

@@ -90,6 +90,12 @@ def test_stands_nearest_promoted_ancestor_answers():
     assert stands["technical"].note == "technical shares the model of code"
 
 
+def test_stands_promoted_version_that_cant_be_loaded_isnt_taken_for_none():
+    stands = stands_of(TREE, {"generalist"}, missing={"code"})
+    assert stands["technical"].note == "the promoted version of code can't be loaded now, so its ancestor generalist answers"
+    assert stands["math"].note == "math has no promoted version yet, so its ancestor generalist answers"
+
+
 def test_stands_without_the_root_is_our_own_fault():
     with pytest.raises(KeyError, match="root must be promoted"):
         stands_of(TREE, {"math"})

@@ -1,0 +1,163 @@
+"""What a gateway does about versions that could not be read or loaded for a moment: it says so and tries them again. Engines are stand-ins."""
+
+import pytest
+
+import settings as configuration
+from experts import durable
+from experts.device import cpu_device
+from experts.registry import Registry
+from serving import gateway as gateways
+from serving.engines.interface import Capacity, LoadFailed
+from serving.gateway import Gateway
+
+ASKED = [{"role": "user", "content": "What is 3 + 4?"}]
+
+
+class Model:
+    context_tokens = 64
+
+    def capacity(self):
+        return Capacity(8, 0, 0, 100)
+
+    def close(self):
+        pass
+
+
+class Engine:
+    """Loads everything but the nodes in failing; loads keeps the names of all tries."""
+
+    name = "stand-in"
+
+    def __init__(self):
+        self.failing, self.loads = set(), []
+
+    def load(self, folder, *, name):
+        self.loads.append(name)
+        if name.split()[0] in self.failing:
+            raise LoadFailed(f"{name}: memory is short")
+        return Model()
+
+    def close(self):
+        pass
+
+
+@pytest.fixture
+def registry(tmp_path):
+    return Registry(tmp_path)
+
+
+@pytest.fixture
+def gateway(tmp_path):
+    gateway = Gateway(configuration.check({"run": {"dir": str(tmp_path)}}), engine=Engine(), device=cpu_device())
+    yield gateway
+    gateway.close()
+
+
+def _promote(registry, *names):
+    versions = {name: registry.add(name, lambda folder, name=name: (folder / "model.safetensors").write_bytes(name.encode()), card={}) for name in names}
+    registry.promote(versions, reason="test")
+
+
+def _reason(gateway, node):
+    decision = gateway.decide(ASKED, node=node)
+    return decision.resident.name, decision.route.reason
+
+
+def _unreadable_once(monkeypatch, part):
+    """The next file hashed whose path has this part can't be read."""
+    sound, left = durable.sha256_of, [part]
+
+    def sha256_of(path, **options):
+        if left and left[0] in path.as_posix():
+            left.clear()
+            raise OSError(24, "Too many open files")
+        return sound(path, **options)
+
+    monkeypatch.setattr(durable, "sha256_of", sha256_of)
+
+
+def test_node_that_could_not_be_loaded_at_the_start_is_said_and_loaded_by_a_reload(registry, gateway):
+    _promote(registry, "generalist", "math")
+    gateway.engine.failing = {"math"}
+    assert gateway.look()
+    assert gateway.last_failure == "math v000001 is left out: math v000001: memory is short"
+    assert _reason(gateway, "math") == ("generalist", "asked for by name; the promoted version of math can't be loaded now, so its ancestor generalist answers")
+    assert _reason(gateway, "reasoning")[1].endswith("reasoning has no promoted version yet, so its ancestor generalist answers")
+    gateway.engine.failing = set()
+    assert not gateway.look()  # the time for another try hasn't come
+    assert gateway.look(again=True)
+    assert (gateway.snapshot.versions["math"], gateway.last_failure, gateway.swaps) == ("v000001", None, 2)
+    assert _reason(gateway, "math") == ("math", "asked for by name")
+    assert not gateway.look(again=True)
+
+
+def test_node_that_could_not_be_loaded_is_tried_again_after_a_while_without_being_asked(registry, gateway, monkeypatch):
+    _promote(registry, "generalist", "math")
+    gateway.engine.failing = {"math"}
+    gateway.look()
+    monkeypatch.setattr(gateways, "_RETRY_FAILED_S", 0.0)
+    assert not gateway.look()
+    assert (gateway.engine.loads, gateway.swaps) == (["generalist v000001", "math v000001", "math v000001"], 1)  # a try that changes nothing is no swap
+    gateway.engine.failing = set()
+    assert gateway.look()
+    assert "math" in gateway.snapshot.versions
+
+
+def test_node_that_can_not_be_loaded_keeps_no_other_promotion_out(registry, gateway):
+    _promote(registry, "generalist", "math")
+    gateway.engine.failing = {"math"}
+    gateway.look()
+    _promote(registry, "code")
+    assert gateway.look()
+    assert gateway.snapshot.versions == {"generalist": "v000001", "code": "v000001"}
+    assert "math v000001 is left out" in gateway.last_failure
+
+
+def test_new_version_that_can_not_be_loaded_leaves_the_one_that_is_served(registry, gateway):
+    _promote(registry, "generalist", "math")
+    gateway.look()
+    _promote(registry, "math")
+    gateway.engine.failing = {"math"}
+    assert not gateway.look()
+    assert (gateway.snapshot.generation, gateway.snapshot.versions["math"]) == (1, "v000001")
+    assert gateway.last_failure == "generation 2 isn't served, what was served before stays: math v000002: memory is short"
+
+
+@pytest.mark.parametrize("again", [True, False])
+def test_first_version_that_could_not_be_read_is_said_and_taken_later(registry, gateway, monkeypatch, again):
+    _promote(registry, "generalist", "math")
+    _unreadable_once(monkeypatch, "nodes/math")
+    assert gateway.look()
+    assert gateway.last_failure == "math v000001 can't be read now and is left out"
+    assert "the promoted version of math can't be loaded now" in _reason(gateway, "math")[1]
+    if not again:
+        monkeypatch.setattr(gateways, "_RETRY_FAILED_S", 0.0)
+    assert gateway.look(again=again)
+    assert (gateway.snapshot.versions["math"], gateway.last_failure) == ("v000001", None)
+
+
+@pytest.mark.parametrize("again", [True, False])
+def test_new_version_that_could_not_be_read_is_said_and_taken_later(registry, gateway, monkeypatch, again):
+    _promote(registry, "generalist", "math")
+    gateway.look()
+    _promote(registry, "math")
+    _unreadable_once(monkeypatch, "nodes/math/v000002")
+    assert gateway.look()
+    assert (gateway.snapshot.generation, gateway.snapshot.versions["math"]) == (2, "v000001")
+    assert gateway.last_failure == "math v000002 can't be read now, v000001 is served in its place"
+    if not again:
+        monkeypatch.setattr(gateways, "_RETRY_FAILED_S", 0.0)
+    assert gateway.look(again=again)
+    assert (gateway.snapshot.versions["math"], gateway.last_failure) == ("v000002", None)
+    assert gateway.engine.loads.count("generalist v000001") == 1
+
+
+def test_router_that_could_not_be_read_is_said_in_the_reason_too(registry, gateway, monkeypatch):
+    _promote(registry, "generalist")
+    gateway.look()
+    assert _reason(gateway, None)[1] == "no router has been promoted yet, so generalist answers"
+    _promote(registry, "router")
+    _unreadable_once(monkeypatch, "router/v000001")
+    gateway.look()
+    assert gateway.last_failure == "router v000001 can't be used, so generalist answers; the nodes of generation 2 are served: it can't be read now"
+    assert _reason(gateway, None)[1] == "the promoted router can't be used now, so generalist answers"
