@@ -147,6 +147,7 @@ def test_generate_stop_string_ends_the_answer_before_it(live):
     ({"prompt": None}, "value_error", "exactly one of prompt and messages"),
     ({"prompt": "x", "messages": [{"role": "user", "content": "y"}]}, "value_error", "exactly one of prompt and messages"),
     ({"prompt": None, "messages": [{"role": "assistant", "content": "y"}]}, "value_error", "must be from 'user'"),
+    ({"prompt": None, "messages": [{"role": "assistant", "content": ""}, {"role": "user", "content": ""}]}, "value_error", "only white space"),
     ({"prompt": "word " * 400}, "context_length_exceeded", "generalist takes 256 with the answer, so at most 255"),
     ({"max_new_tokens": 100_000}, "max_new_tokens_too_large", "serve.max_new_tokens = 2048"),
     ({"max_new_tokens": "12"}, "int_type", "valid integer"),
