@@ -51,6 +51,15 @@ class Ask:
     ignore_end: bool = False
     client_gone: Callable[[], bool] = bool
 
+    @property
+    def options(self) -> tuple[str, ...]:
+        """Which options in use are no model's but some models'."""
+        sampling = self.sampling or Sampling()
+        used = {"logprobs": self.logprobs is not None, "top_k": sampling.top_k is not None, "min_p": sampling.min_p > 0,
+                "repetition_penalty": sampling.repetition_penalty != 1.0, "dry_multiplier": self.dry_multiplier is not None,
+                "ignore_end": self.ignore_end}
+        return tuple(name for name, is_used in used.items() if is_used)
+
 
 @dataclass(frozen=True, slots=True)
 class Decision:
@@ -293,11 +302,17 @@ class Gateway:
                 return answer
         if first.kind == "queue":
             raise ApiError(503, f"no slot of {resident.name} came free in time; try again", code="queue_timeout", retry_after_s=5)
+        if first.kind == "refused":
+            raise _Refusal(f"the server that answers for {resident.name} refused the request: {first.reason}", code="refused_upstream")
         log.error("%s %s broke before its first text: %s", resident.name, resident.version, first.reason)
         return None
 
     def _submitted(self, ask: Ask, resident: Resident, model: Model, *, arrived: float) -> Stream:
         """The stream of a request that a model has taken. Raises ApiError, or Retired when the model was unloaded meanwhile."""
+        for name in ask.options:
+            if name in model.unsupported:
+                raise _Refusal(f"{resident.name} doesn't take {name}, because another server answers for it; leave it out or ask another node",
+                               param=name, code="unsupported_parameter")
         try:
             self._check_room(resident, model)
             return model.submit(self._work(ask, resident, model.context_tokens, tuple(model.encode(ask.messages)), arrived=arrived))

@@ -116,10 +116,11 @@ class End:
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """The last event of a stream that broke. reason is for logs; clients never see it. kind "queue": no slot came free in time."""
+    """The last event of a stream that broke. reason is for logs, and for clients where kind is "refused": another server that answers for
+    the node won't take the request as it stands. kind "queue": no slot came free in time."""
 
     reason: str
-    kind: Literal["broken", "queue"] = "broken"
+    kind: Literal["broken", "queue", "refused"] = "broken"
 
 
 Event = Piece | End | Failed
@@ -210,9 +211,10 @@ class Capacity:
 
 
 class Model(Protocol):
-    """One loaded version."""
+    """One loaded version. unsupported: which options of a request (gateway.Ask.options) it can't honour; they are refused."""
 
     context_tokens: int
+    unsupported: frozenset[str]
 
     def encode(self, messages: Sequence[Message]) -> tuple[int, ...]:
         """Prompt ids of a conversation, ending where the answer begins."""

@@ -106,6 +106,8 @@ def _logprobs(found: Any) -> tuple[TokenLogprob, ...]:
 class LlamaCppModel:
     """One version in llama.cpp: its slots, and a thread a slot that waits for its tokens."""
 
+    unsupported = frozenset[str]()
+
     def __init__(self, file: Path, tokenizer: Tokenizer, *, name: str, context_tokens: int, limits: EngineLimits, threads: int, exact: bool,
                  on_close: Callable[[], None]) -> None:
         self.name = name

@@ -21,6 +21,7 @@ class Model:
     """Answers "7" at once; encode waits for go_on, as a long prompt would keep it busy."""
 
     context_tokens = 64
+    unsupported = frozenset()
 
     def __init__(self):
         self.encoding, self.go_on, self.fault = threading.Event(), threading.Event(), None
