@@ -16,6 +16,7 @@ from transformers import PreTrainedTokenizerFast
 
 Frame = tuple[tuple[int, ...], ...]
 _BETWEEN_SYSTEM_AND_USER = "\n\n"
+_MOST_FRAMES = 256  # a tokenizer: there is one a sequence of roles, and whoever asks chooses that
 
 
 class ChatTemplateError(ValueError):
@@ -39,10 +40,13 @@ def template_frame(tokenizer: PreTrainedTokenizerFast, roles: Sequence[str], *, 
 
     encode: ids of text without special tokens. Raises ChatTemplateError.
     """
-    found = _facts(tokenizer).frames.get(tuple(roles))
+    frames = _facts(tokenizer).frames
+    found = frames.get(tuple(roles))
     if found is None:
-        pieces = _pieces(tokenizer, tuple(roles))
-        found = _facts(tokenizer).frames[tuple(roles)] = tuple(tuple(_ids(tokenizer, piece, encode=encode)) for piece in pieces)
+        found = tuple(tuple(_ids(tokenizer, piece, encode=encode)) for piece in _pieces(tokenizer, tuple(roles)))
+        if len(frames) >= _MOST_FRAMES:
+            frames.clear()  # in one step, since threads share it; the usual ones are soon there again
+        frames[tuple(roles)] = found
     return found
 
 

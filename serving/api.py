@@ -68,9 +68,14 @@ def reply(body: BaseModel, *, status: int = 200) -> Response:
 def messages_of(body: PromptBody) -> list[Message]:
     """The conversation of a body; a prompt of role-tagged lines is one too, as it is in training."""
     if body.messages is not None:
-        return [{"role": turn.role, "content": turn.content} for turn in body.messages]
+        return without_empty_system([{"role": turn.role, "content": turn.content} for turn in body.messages])
     assert body.prompt is not None
     return [{"role": message["role"], "content": message["content"]} for message in split_turns(body.prompt)]
+
+
+def without_empty_system(messages: Sequence[Message]) -> list[Message]:
+    """A conversation without system turns that say nothing: a model never saw one in training."""
+    return [message for message in messages if message["role"] != "system" or message["content"].strip()]
 
 
 def sampling_of(body: SamplingBody) -> Sampling:

@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from experts.chat_frames import ChatTemplateError
 from experts.device import Device
 from experts.registry import ROUTER, Registry, RegistryError
 from experts.repetition import rule_for
@@ -50,6 +51,15 @@ class Ask:
     ignore_end: bool = False
     client_gone: Callable[[], bool] = bool
 
+    @property
+    def options(self) -> tuple[str, ...]:
+        """Which options in use are no model's but some models'."""
+        sampling = self.sampling or Sampling()
+        used = {"logprobs": self.logprobs is not None, "top_k": sampling.top_k is not None, "min_p": sampling.min_p > 0,
+                "repetition_penalty": sampling.repetition_penalty != 1.0, "dry_multiplier": self.dry_multiplier is not None,
+                "ignore_end": self.ignore_end}
+        return tuple(name for name, is_used in used.items() if is_used)
+
 
 @dataclass(frozen=True, slots=True)
 class Decision:
@@ -58,6 +68,13 @@ class Decision:
     route: Route
     resident: Resident
     seconds: float
+
+
+class _Refusal(ApiError):
+    """This node can't take the request as it stands; another one may. What a client is told when none can."""
+
+    def __init__(self, message: str, *, code: str, param: str | None = None) -> None:
+        super().__init__(400, message, param=param, code=code)
 
 
 @dataclass(slots=True, eq=False)
@@ -201,7 +218,8 @@ class Gateway:
     def answer(self, ask: Ask) -> Answer:
         """Start an answer; returns when its first text (or its end) is there. Raises ApiError.
 
-        A node that breaks before its first text is passed over for the next-ranked one, unless it was asked for by name.
+        A node that breaks before its first text, or can't take the request, is passed over for the next-ranked one, unless it was asked
+        for by name.
         """
         arrived = time.monotonic()
         admitted = self._admit()
@@ -239,14 +257,23 @@ class Gateway:
                 continue  # a swap came between reading the snapshot and taking hold of the version
 
     def _first_that_works(self, ask: Ask, decision: Decision, admitted: _Admitted, *, arrived: float) -> Answer:
-        failed: list[str] = []
+        passed: dict[str, str] = {}  # name of a node -> why it doesn't answer
+        refusals: list[_Refusal] = []
         for candidate in self._candidates(ask, decision):
-            if candidate.resident.name in failed:
+            name = candidate.resident.name
+            if name in passed:
                 continue
-            answer = self._try(ask, candidate, admitted, arrived=arrived, failed=failed)
+            try:
+                answer = self._try(ask, candidate, admitted, arrived=arrived, passed=passed)
+            except _Refusal as error:
+                passed[name] = "can't take the request"
+                refusals.append(error)
+                continue
             if answer is not None:
                 return answer
-            failed.append(candidate.resident.name)
+            passed[name] = "failed"
+        if len(refusals) == len(passed):  # else one that broke may take it later
+            raise refusals[0]
         raise ApiError(503, "no node could answer; the log says why", code="node_failed", retry_after_s=5)
 
     def _candidates(self, ask: Ask, decision: Decision) -> list[Decision]:
@@ -257,11 +284,11 @@ class Gateway:
         stands = [snapshot.stands[name] for name in (*names, self.tree.root)]
         return [decision, *(Decision(decision.route, snapshot.residents[stand.model], decision.seconds) for stand in stands)]
 
-    def _try(self, ask: Ask, candidate: Decision, admitted: _Admitted, *, arrived: float, failed: list[str]) -> Answer | None:
-        """A started answer, or None when this node broke before its first text."""
+    def _try(self, ask: Ask, candidate: Decision, admitted: _Admitted, *, arrived: float, passed: Mapping[str, str]) -> Answer | None:
+        """A started answer, or None when this node broke before its first text. Raises ApiError, of it _Refusal when another node may do."""
         resident, route = candidate.resident, candidate.route
-        if failed:
-            route = replace(route, reason=f"{route.reason}; {', '.join(failed)} failed, so {resident.name} answers")
+        if passed:
+            route = replace(route, reason=f"{route.reason}; {', '.join(f'{name} {why}' for name, why in passed.items())}, so {resident.name} answers")
         try:
             model = resident.acquire()
         except LoadFailed as error:
@@ -283,14 +310,22 @@ class Gateway:
                 return answer
         if first.kind == "queue":
             raise ApiError(503, f"no slot of {resident.name} came free in time; try again", code="queue_timeout", retry_after_s=5)
+        if first.kind == "refused":
+            raise _Refusal(f"the server that answers for {resident.name} refused the request: {first.reason}", code="refused_upstream")
         log.error("%s %s broke before its first text: %s", resident.name, resident.version, first.reason)
         return None
 
     def _submitted(self, ask: Ask, resident: Resident, model: Model, *, arrived: float) -> Stream:
         """The stream of a request that a model has taken. Raises ApiError, or Retired when the model was unloaded meanwhile."""
+        for name in ask.options:
+            if name in model.unsupported:
+                raise _Refusal(f"{resident.name} doesn't take {name}, because another server answers for it; leave it out or ask another node",
+                               param=name, code="unsupported_parameter")
         try:
             self._check_room(resident, model)
             return model.submit(self._work(ask, resident, model.context_tokens, tuple(model.encode(ask.messages)), arrived=arrived))
+        except ChatTemplateError as error:
+            raise _Refusal(f"{resident.name} can't read these messages: {error}", param="messages", code="invalid_messages") from error
         except EngineFull as error:
             raise ApiError(429, f"{resident.name} is busy and its queue is full; try again", code="queue_full", retry_after_s=error.retry_after_s) from error
         except EngineClosed as error:

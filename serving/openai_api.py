@@ -15,7 +15,7 @@ from data_prep.records import split_turns
 from experts.tokenizer import Message
 from serving import sse
 from serving.answer import Answer, ClientGone
-from serving.api import node_of, note_answer, read_body, reply, route_reply, stops_of, the_gateway
+from serving.api import node_of, note_answer, read_body, reply, route_reply, stops_of, the_gateway, without_empty_system
 from serving.engines.interface import Piece, Sampling, TokenLogprob
 from serving.errors import ApiError, body_of, from_unforeseen
 from serving.gateway import Ask, random_seed
@@ -46,8 +46,8 @@ blueprint = Blueprint("openai_api", __name__)
 def chat_completions() -> Response:
     """Answer a conversation in OpenAI's shape."""
     body = read_body(ChatBody)
-    messages = [_message(message) for message in body.messages]
-    if messages[-1]["role"] != "user" or not messages[-1]["content"].strip():
+    messages = without_empty_system([_message(message) for message in body.messages])
+    if not messages or messages[-1]["role"] != "user" or not messages[-1]["content"].strip():
         raise ApiError(400, "the last message must be from 'user' and have some text", param="messages", code="invalid_messages")
     if body.top_logprobs is not None and not body.logprobs:
         raise ApiError(400, "top_logprobs needs logprobs = true", param="top_logprobs", code="logprobs_needed")

@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from serving.schemas import Body, Reply, RouteReply, Text
+from serving.schemas import Body, Content, Reply, RouteReply, Text
 
 Stop = Annotated[str, Field(min_length=1, max_length=256)]
 Stops = Stop | Annotated[list[Stop], Field(max_length=8)]
@@ -18,12 +18,12 @@ Stops = Stop | Annotated[list[Stop], Field(max_length=8)]
 
 class TextPart(Body):
     type: Literal["text"]
-    text: Text
+    text: Content
 
 
 class ChatMessage(Body):
     role: Literal["system", "developer", "user", "assistant"]
-    content: Text | Annotated[list[TextPart], Field(min_length=1, max_length=64)]
+    content: Content | Annotated[list[TextPart], Field(max_length=64)]
     name: str | None = Field(None, max_length=64)
 
 

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 MAX_TEXT_CHARS = 262_144
 Text = Annotated[str, Field(min_length=1, max_length=MAX_TEXT_CHARS)]
+Content = Annotated[str, Field(max_length=MAX_TEXT_CHARS)]  # of a turn: an answer in the history may be empty, ours too
 
 
 class Body(BaseModel):
@@ -27,7 +28,7 @@ class Reply(BaseModel):
 
 class Turn(Body):
     role: Literal["system", "user", "assistant"]
-    content: Text
+    content: Content
 
 
 _ONE_PROMPT: dict[str, Any] = {"oneOf": [

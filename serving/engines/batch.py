@@ -210,14 +210,42 @@ class Batch:
             self._rows.append(self._partial)
             self._partial = None
         raw = {index: logits_BV[index].log_softmax(-1) for index, row in enumerate(rows) if row.work.logprobs is not None}
-        for index, (row, token) in enumerate(zip(rows, choose(logits_BV, [row.state for row in rows]), strict=True)):
-            reason = row.take(token, raw.get(index))
-            if reason:
+        for index, (row, token) in enumerate(zip(rows, self._chosen(rows, logits_BV), strict=True)):
+            try:
+                reason = None if token is None else row.take(token, raw.get(index))
+            except Exception:
+                log.exception("a token of %s couldn't be taken; its request ends with an error, the others go on", self._owners[row].name)
+                token = reason = None
+            if token is None:
+                self._give_up(row)
+            elif reason:
                 self._end(row, reason)
+
+    def _chosen(self, rows: Sequence[Row], logits_BV: Tensor) -> list[int | None]:
+        """The next token of each row, None where none can be chosen. When choosing breaks it is done row by row, so that only the row at
+        fault ends; a neighbour's penalties may then count twice for this one token."""
+        try:
+            tokens = choose(logits_BV, [row.state for row in rows])
+        except Exception:
+            log.exception("choosing a token for %s broke", ", ".join(sorted({self._owners[row].name for row in rows})))
+            if len(rows) == 1:
+                return [None]
+            return [token for index, row in enumerate(rows) for token in self._chosen([row], logits_BV[index:index + 1])]
+        if None in tokens:
+            log.error("logits of %s aren't numbers; these requests end with an error, the others go on",
+                      ", ".join(sorted({self._owners[row].name for row, token in zip(rows, tokens, strict=True) if token is None})))
+        return tokens
 
     def _end(self, row: Row, reason: FinishReason) -> None:
         row.end(reason)
         self._remove(row)
+
+    def _give_up(self, row: Row) -> None:
+        """End one row with Failed; its columns may hold what isn't a number."""
+        row.fail("no token could be chosen")
+        self._slots.wipe(self._rows.index(row))
+        self._remove(row)
+        self._slots.wipe(len(self._rows) + (self._partial is not None))  # what moved away from there may be the next to be given up
 
     def _remove(self, row: Row) -> None:
         """Close the gap that a row leaves: the last decoding row moves into it, the row in prefill moves up by one."""

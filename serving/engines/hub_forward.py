@@ -91,6 +91,10 @@ class RowCaches:
         self.caches[target] = self.caches[source] if source != target else None
         self.caches[source] = None
 
+    def wipe(self, row: int) -> None:
+        """Drop a slot's cache."""
+        self.caches[row] = None
+
     def grown(self, slots: int, filled: Sequence[int]) -> RowCaches:  # noqa: ARG002
         """The same rows among more slots."""
         more = RowCaches(slots)

@@ -17,6 +17,7 @@ from experts.tokenizer import Message
 from settings import DecodingSettings
 
 FinishReason = Literal["stop", "length", "loop", "deadline", "cancelled"]
+GREEDY_BELOW = 1e-5  # vLLM's line; logits divided by 1e-38 and less are infinite in float32
 
 
 class EngineFull(Exception):
@@ -51,7 +52,8 @@ class EngineLimits:
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How the next token is drawn; temperature 0 is greedy. dry: see experts/repetition.py. The defaults switch every filter off."""
+    """How the next token is drawn; a temperature below GREEDY_BELOW is greedy. dry: see experts/repetition.py. The defaults switch every
+    filter off."""
 
     temperature: float = 0.0
     top_k: int | None = None
@@ -61,6 +63,11 @@ class Sampling:
     repetition_window_tokens: int = 64
     seed: int = 0
     dry: DecodingSettings | None = None
+
+    @property
+    def greedy(self) -> bool:
+        """Whether the most probable token is taken each time."""
+        return self.temperature < GREEDY_BELOW
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,10 +116,11 @@ class End:
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """The last event of a stream that broke. reason is for logs; clients never see it. kind "queue": no slot came free in time."""
+    """The last event of a stream that broke. reason is for logs, and for clients where kind is "refused": another server that answers for
+    the node won't take the request as it stands. kind "queue": no slot came free in time."""
 
     reason: str
-    kind: Literal["broken", "queue"] = "broken"
+    kind: Literal["broken", "queue", "refused"] = "broken"
 
 
 Event = Piece | End | Failed
@@ -203,9 +211,10 @@ class Capacity:
 
 
 class Model(Protocol):
-    """One loaded version."""
+    """One loaded version. unsupported: which options of a request (gateway.Ask.options) it can't honour; they are refused."""
 
     context_tokens: int
+    unsupported: frozenset[str]
 
     def encode(self, messages: Sequence[Message]) -> tuple[int, ...]:
         """Prompt ids of a conversation, ending where the answer begins."""

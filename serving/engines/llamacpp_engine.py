@@ -106,6 +106,8 @@ def _logprobs(found: Any) -> tuple[TokenLogprob, ...]:
 class LlamaCppModel:
     """One version in llama.cpp: its slots, and a thread a slot that waits for its tokens."""
 
+    unsupported = frozenset[str]()
+
     def __init__(self, file: Path, tokenizer: Tokenizer, *, name: str, context_tokens: int, limits: EngineLimits, threads: int, exact: bool,
                  on_close: Callable[[], None]) -> None:
         self.name = name
@@ -201,7 +203,7 @@ def options_of(work: Work) -> dict[str, Any]:
     sampling = work.sampling
     options: dict[str, Any] = {
         "prompt": list(work.prompt_ids), "n_predict": work.max_new_tokens, "stream": True, "cache_prompt": False, "stop": list(work.stop),
-        "ignore_eos": work.ignore_end, "temperature": sampling.temperature, "top_k": sampling.top_k or 0, "top_p": sampling.top_p,
+        "ignore_eos": work.ignore_end, "temperature": 0.0 if sampling.greedy else sampling.temperature, "top_k": sampling.top_k or 0, "top_p": sampling.top_p,
         "min_p": sampling.min_p, "repeat_penalty": sampling.repetition_penalty, "repeat_last_n": sampling.repetition_window_tokens,
         "seed": sampling.seed % _NO_SEED, "samplers": _SAMPLERS, "stream_options": {"include_usage": True}}
     if sampling.dry is not None:

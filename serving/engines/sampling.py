@@ -37,15 +37,18 @@ class RowState:
             self.repetition.push(token)
 
 
-def choose(logits_BV: Tensor, rows: Sequence[RowState]) -> list[int]:
-    """The next token of every row. logits_BV: fp32 on the CPU; changed in place where a penalty applies."""
+def choose(logits_BV: Tensor, rows: Sequence[RowState]) -> list[int | None]:
+    """The next token of every row, None for a row whose logits aren't numbers. logits_BV: fp32 on the CPU; changed in place where a
+    penalty applies."""
     for index, row in enumerate(rows):
         if row.sampling.repetition_penalty != 1.0:
             _penalise(logits_BV[index], row)
         if row.repetition is not None and (losses := row.repetition.penalties()):
             logits_BV[index, list(losses)] -= torch.tensor(list(losses.values()))
-    chosen: list[int] = logits_BV.argmax(dim=-1).tolist()
-    drawn = [index for index, row in enumerate(rows) if row.sampling.temperature > 0]
+    best_B = logits_BV.argmax(dim=-1)
+    finite_B = logits_BV.gather(1, best_B[:, None])[:, 0].isfinite()  # argmax finds a NaN first, then an infinity
+    chosen: list[int | None] = [token if finite else None for token, finite in zip(best_B.tolist(), finite_B.tolist(), strict=True)]
+    drawn = [index for index, row in enumerate(rows) if not row.sampling.greedy and chosen[index] is not None]
     if drawn:
         picked = rows if len(drawn) == len(rows) else [rows[index] for index in drawn]
         for index, token in zip(drawn, _draw(logits_BV[drawn], picked), strict=True):

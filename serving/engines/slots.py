@@ -72,6 +72,11 @@ class Slots:
             self.keys_LSHCD[:, target, :, :columns] = self.keys_LSHCD[:, source, :, :columns]
             self.values_LSHCD[:, target, :, :columns] = self.values_LSHCD[:, source, :, :columns]
 
+    def wipe(self, row: int) -> None:
+        """Make a slot as new: what isn't a number there would spoil the rows that come to lie in it, through columns that they don't see."""
+        self.keys_LSHCD[:, row] = 0
+        self.values_LSHCD[:, row] = 0
+
     def grown(self, slots: int, filled: Sequence[int]) -> Slots:
         """The same rows among more slots. filled: columns of each row from slot 0 on."""
         layers, _, heads, columns, head_width = self.keys_LSHCD.shape

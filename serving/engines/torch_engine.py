@@ -34,6 +34,8 @@ _WARM_UP_TOKENS = 8
 class TorchModel(Member):
     """One loaded version. joined: done once the decode thread has slots for it, or LoadFailed."""
 
+    unsupported = frozenset[str]()
+
     def __init__(self, engine: TorchEngine, forward: Forward, tokenizer: Tokenizer, *, name: str, context_tokens: int, limits: EngineLimits) -> None:
         super().__init__(forward, name=name)
         self.context_tokens = context_tokens

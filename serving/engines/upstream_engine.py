@@ -25,15 +25,18 @@ from serving.engines.waiting import WaitingLine
 log = logging.getLogger(__name__)
 KEY_VARIABLE = "BRANCHWISE_UPSTREAM_KEY"
 _CONNECT_S, _READ_S = 5.0, 30.0
+_MOST_ERROR_BYTES = 65_536
 _UNKNOWN_CONTEXT = 2**31  # the other server checks lengths
 
 
 class UpstreamFault(Exception):
-    """The other server refused, broke or fell silent. again: whether another try may help."""
+    """The other server refused, broke or fell silent. again: whether another try may help; refused: the fault is the request's, and the
+    message is the other server's word on it."""
 
-    def __init__(self, message: str, *, again: bool) -> None:
+    def __init__(self, message: str, *, again: bool, refused: bool = False) -> None:
         super().__init__(message)
         self.again = again
+        self.refused = refused
 
 
 class Breaker:
@@ -100,7 +103,7 @@ class _Call:
             if "error" in event:
                 raise UpstreamFault(f"error event: {str(event['error'])[:300]}", again=True)
             used = event.get("usage") or used
-            for choice in event.get("choices", []):
+            for choice in event.get("choices") or ():
                 if text := (choice.get("delta") or {}).get("content"):
                     self.sent += 1
                     self.stream.put(Piece(text, 1))
@@ -115,6 +118,9 @@ class _Call:
 
 class UpstreamModel:
     """One node behind a URL. url: base of the API, as in http://host:8000/v1; #name names the model there."""
+
+    # Beyond OpenAI's API servers have other words for these, and ignore those that they don't know; probabilities aren't read.
+    unsupported = frozenset({"logprobs", "top_k", "min_p", "repetition_penalty", "dry_multiplier", "ignore_end"})
 
     def __init__(self, url: str, *, name: str, limits: EngineLimits, breaker: Breaker | None = None) -> None:
         self.name = name
@@ -168,6 +174,10 @@ class UpstreamModel:
     def _run(self, call: _Call) -> None:
         try:
             call.stream.put(self._last_event(call))
+        except Exception as error:  # whatever comes from there, whoever reads this stream must learn that it is over
+            log.exception("%s: asking %s broke", self.name, self._address.netloc)
+            self._breaker.note(worked=False)
+            call.stream.put(Failed(f"asking {self._address.netloc} broke: {type(error).__name__}"))
         finally:
             with self._lock:
                 self._held -= 1
@@ -182,14 +192,14 @@ class UpstreamModel:
                 return call.end(over)
             try:
                 end = self._ask(call)
-            except (UpstreamFault, OSError, http.client.HTTPException, ValueError, KeyError, IndexError) as error:
+            except (UpstreamFault, OSError, http.client.HTTPException, ValueError, LookupError, TypeError, AttributeError) as error:
                 if over := call.over():  # it was we who hung up
                     return call.end(over)
                 log.warning("%s: try %d at %s: %s", self.name, attempt, self._address.netloc, error)
                 again = not isinstance(error, UpstreamFault) or error.again
                 if not again or call.sent or attempt == 2:  # a second answer after some text would be another text
                     self._breaker.note(worked=not again)
-                    return Failed(str(error))
+                    return Failed(str(error), kind="refused" if isinstance(error, UpstreamFault) and error.refused else "broken")
             else:
                 self._breaker.note(worked=True)
                 return end
@@ -205,7 +215,7 @@ class UpstreamModel:
             connection.request("POST", f"{self._address.path.rstrip('/')}/chat/completions", json.dumps(self._body(call.work)), _headers())
             response = connection.getresponse()
             if response.status != 200:
-                raise UpstreamFault(f"status {response.status}: {response.read(300)!r}", again=response.status in (408, 429) or response.status >= 500)
+                raise _fault_of(response.status, response.read(_MOST_ERROR_BYTES))
             return call.relay(_events(response, before_each=lambda: sock.settimeout(call.patience_s())))
         finally:
             connection.close()
@@ -220,6 +230,26 @@ class UpstreamModel:
                                 "stream_options": {"include_usage": True}, "temperature": sampling.temperature, "top_p": sampling.top_p,
                                 "seed": sampling.seed % 2**31}
         return {**body, "stop": list(work.stop)} if work.stop else body
+
+
+def _fault_of(status: int, body: bytes) -> UpstreamFault:
+    """What a status other than 200 means. 401 and 403 are about our key, 404 and 405 about its address or the model's
+    name in serve.upstream, not about the request."""
+    if 400 <= status < 500 and status not in (401, 403, 404, 405, 408, 429):
+        return UpstreamFault(_message_in(body) or f"status {status}", again=False, refused=True)
+    return UpstreamFault(f"status {status}: {body[:300]!r}", again=status in (408, 429) or status >= 500)
+
+
+def _message_in(body: bytes) -> str:
+    """The message of an error body, whichever of the usual shapes it has; else its beginning."""
+    text = body.decode("utf-8", "replace").strip()
+    try:
+        found = json.loads(text)
+    except ValueError:
+        return text[:300]
+    for name in ("error", "message", "detail"):
+        found = found.get(name, found) if isinstance(found, dict) else found
+    return (found if isinstance(found, str) else json.dumps(found))[:300]
 
 
 def _hang_up(sock: socket.socket) -> None:

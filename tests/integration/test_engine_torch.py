@@ -10,9 +10,11 @@ from transformers import BambaConfig, BambaForCausalLM, GenerationConfig
 from experts import architectures, tokenizer
 from experts.device import cpu_device
 from experts.expert import Expert
+from serving.engines import sampling
 from serving.engines.compiled_step import StepCompiler, can_compile
 from serving.engines.interface import End, EngineClosed, EngineFull, EngineLimits, Failed, LoadFailed, Piece, Sampling, Work
 from serving.engines.lean_qwen3 import JoinedQwen3
+from serving.engines.rows import Row
 from serving.engines.slots import Slots
 from serving.engines.torch_engine import TorchEngine
 from settings import DecodingSettings, ModelSettings, TokenizerSettings
@@ -93,6 +95,120 @@ def test_model_that_breaks_in_a_shared_pass_ends_its_requests_alone(engine, fold
     assert wanted[2].endswith(ends[2][0])
     assert [model.capacity().busy for model in models] == [0, 0, 0]
     assert last_event(models[0].submit(_work(models[0], 5, tokens=60)))[0] == wanted[0]
+
+
+def test_row_whose_choosing_raises_ends_alone(engine, folders, monkeypatch):
+    first, second = (engine.load(folder, name=f"node{number}") for number, folder in enumerate(folders[:2]))
+    asks = [(first, _work(first, 5, tokens=100)), (second, _work(second, 6, tokens=100))]
+    wanted = [last_event(model.submit(work))[0] for model, work in asks]
+    bad = _work(second, 7)
+
+    def choose(logits_BV, rows):
+        if any(row.sampling == bad.sampling for row in rows):
+            raise IndexError("index 259 is out of bounds")
+        return sampling.choose(logits_BV, rows)
+
+    monkeypatch.setattr("serving.engines.batch.choose", choose)
+    streams = [model.submit(work) for model, work in asks]
+    heads = [stream.next(timeout_s=60).text for stream in streams]
+    assert isinstance(last_event(second.submit(bad))[1], Failed)
+    ends = [last_event(stream) for stream in streams]
+    assert [type(end) for _, end in ends] == [End, End]
+    assert [head + text for head, (text, _) in zip(heads, ends, strict=True)] == wanted
+    assert [model.capacity().busy for model in (first, second)] == [0, 0]
+
+
+def test_row_whose_text_cant_be_read_ends_alone(engine, folders, monkeypatch):
+    model = engine.load(folders[0], name="node0")
+    wanted = last_event(model.submit(_work(model, 5, tokens=100)))[0]
+    take = Row.take
+
+    def broken(row, token, logprobs_V):
+        if row.work.sampling.seed == 7:
+            raise ValueError("no such token")
+        return take(row, token, logprobs_V)
+
+    monkeypatch.setattr(Row, "take", broken)
+    with engine.lock:
+        streams = [model.submit(_work(model, 5, tokens=100)), model.submit(_work(model, 7))]
+    (text, end), (_, failed) = [last_event(stream) for stream in streams]
+    assert (text, type(end), type(failed)) == (wanted, End, Failed)
+
+
+def test_temperature_next_to_nothing_is_greedy_and_the_others_go_on(engine, folders):
+    first, second = (engine.load(folder, name=f"node{number}") for number, folder in enumerate(folders[:2]))
+    wanted = last_event(first.submit(_work(first, 5, tokens=100)))[0]
+    prompt = second.encode([{"role": "user", "content": "x"}])
+    greedy, tiny = (Work(prompt, 20, Sampling(temperature=value, seed=1), ignore_end=True) for value in (0.0, 1e-46))
+    stream = first.submit(_work(first, 5, tokens=100))
+    head = stream.next(timeout_s=60).text
+    texts = [last_event(second.submit(work)) for work in (greedy, tiny)]
+    assert texts[1][0] == texts[0][0]
+    assert isinstance(texts[1][1], End)
+    text, end = last_event(stream)
+    assert (head + text, type(end)) == (wanted, End)
+
+
+@pytest.fixture
+def at_token(monkeypatch):
+    """A function (work, number, act): the decode thread calls act when that request gets that token."""
+    def plan(work, number, act):
+        take = Row.take
+
+        def counted(row, token, logprobs_V):
+            if row.work is work and len(row.state.ids) == len(work.prompt_ids) + number - 1:
+                act()
+            return take(row, token, logprobs_V)
+
+        monkeypatch.setattr(Row, "take", counted)
+    return plan
+
+
+def _no_numbers(model):
+    model.forward.layers[0].qkv.fill_(torch.nan)
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_model_whose_numbers_break_ends_its_requests_alone(engine, folders, at_token, temperature):
+    first, second = (engine.load(folder, name=f"node{number}") for number, folder in enumerate(folders[:2]))
+    prompts = [first.encode([{"role": "user", "content": f"What is {number}?"}]) for number in range(3)]
+    asks = [(model, Work(ids, 60, Sampling(temperature=temperature, seed=seed), ignore_end=True)) for seed, ids in enumerate(prompts)
+            for model in (second, first)]
+    wanted = [last_event(model.submit(work))[0] for model, work in asks]
+    at_token(asks[4][1], 3, lambda: _no_numbers(second))
+    with engine.lock:
+        streams = [model.submit(work) for model, work in asks]
+    ends = [last_event(stream) for stream in streams]
+    assert [type(end) for _, end in ends] == [Failed, End] * 3
+    assert [text for text, _ in ends[1::2]] == wanted[1::2]
+    assert [model.capacity().busy for model in (first, second)] == [0, 0]
+
+
+@pytest.mark.parametrize("broken", [(1, 8), (8, 1)])
+@pytest.mark.parametrize("after", [(1, 8), (8, 1)])
+def test_model_whose_numbers_break_spoils_no_slot(engine, folders, at_token, broken, after):
+    """Of two rows side by side the shorter one has masked columns over what lay in its slot before."""
+    first, second = (engine.load(folder, name=f"node{number}") for number, folder in enumerate(folders[:2]))
+    wanted = [last_event(first.submit(_work(first, 3, length=length)))[0] for length in after]
+    works = [_work(second, 3, length=length, tokens=100) for length in broken]
+    at_token(works[1], 3, lambda: _no_numbers(second))
+    with engine.lock:
+        streams = [second.submit(work) for work in works]
+    assert [type(last_event(stream)[1]) for stream in streams] == [Failed, Failed]
+    with engine.lock:
+        streams = [first.submit(_work(first, 3, length=length)) for length in after]
+    assert [last_event(stream)[0] for stream in streams] == wanted
+
+
+def test_row_that_moves_into_the_slot_of_one_without_numbers_goes_on(engine, folders, at_token):
+    first, second = (engine.load(folder, name=f"node{number}") for number, folder in enumerate(folders[:2]))
+    short, long, bad = _work(first, 3, tokens=100), _work(first, 4, length=8), _work(second, 3, length=8, tokens=100)
+    wanted = [last_event(first.submit(work))[0] for work in (short, long)]
+    streams = []
+    at_token(bad, 1, lambda: streams.append(first.submit(short)))
+    at_token(bad, 3, lambda: (_no_numbers(second), streams.append(first.submit(long))))
+    assert isinstance(last_event(second.submit(bad))[1], Failed)
+    assert [last_event(stream)[0] for stream in streams] == wanted
 
 
 def test_model_unloaded_in_mid_answer_fails_its_streams_and_the_others_go_on(engine, folders):

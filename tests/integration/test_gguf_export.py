@@ -94,6 +94,20 @@ def test_gguf_greedy_texts_equal_the_experts(served, decoding):
     assert [text.rstrip(cut) for text in texts] == [text.rstrip(cut) for text in wanted]
 
 
+@pytest.mark.parametrize("temperature", [1e-40, 1e-46])
+def test_llamacpp_temperature_next_to_nothing_is_greedy(served, temperature):
+    from serving.engines.llamacpp_engine import LlamaCppModel
+    folder, file = served
+    model = LlamaCppModel(file, tokens.load(folder), name="math", context_tokens=256, limits=EngineLimits(slots=4, loop_repeats=None), threads=1,
+                          exact=True, on_close=bool)
+    try:
+        ids = model.encode([{"role": "user", "content": "What is 3 + 4?"}])
+        texts = [whole_answer(model.submit(Work(ids, 40, Sampling(temperature=value, seed=5), ignore_end=True)))[0] for value in (0.0, temperature)]
+    finally:
+        model.close()
+    assert texts[1] == texts[0]
+
+
 def test_llamacpp_cancelled_request_ends_and_frees_its_slot(served):
     from serving.engines.llamacpp_engine import LlamaCppModel
     folder, file = served

@@ -7,16 +7,22 @@ from pathlib import Path
 
 import pytest
 import requests
+from small_bases import small_tokenizer
 
 import settings as configuration
 from benchmarks.live_gateway import live_gateway
 from benchmarks.random_run import add_node, make_run, train_tokenizer
 from experts.device import cpu_device
 from experts.expert import Expert
+from routing.router import Ranked, Route
 from settings import DecodingSettings
 
 TOY = {"tokenizer": {"vocab_size": 400}, "model": {"layers": 2, "width": 32, "heads": 2, "kv_heads": 1, "intermediate": 64, "context_tokens": 256},
        "train": {"row_tokens": 64}}
+
+ALTERNATING = ("{% for message in messages %}{% if (message['role'] == 'user') != (loop.index0 % 2 == 0) %}{{ raise_exception('roles must alternate') }}"
+               "{% endif %}{{ '<s>' + message['content'] + '</s>' }}{% endfor %}")
+TWICE = [{"role": "user", "content": "What is 3 + 4?"}, {"role": "user", "content": "And 5?"}]
 
 
 def _settings(folder, **serve):
@@ -147,6 +153,7 @@ def test_generate_stop_string_ends_the_answer_before_it(live):
     ({"prompt": None}, "value_error", "exactly one of prompt and messages"),
     ({"prompt": "x", "messages": [{"role": "user", "content": "y"}]}, "value_error", "exactly one of prompt and messages"),
     ({"prompt": None, "messages": [{"role": "assistant", "content": "y"}]}, "value_error", "must be from 'user'"),
+    ({"prompt": None, "messages": [{"role": "assistant", "content": ""}, {"role": "user", "content": ""}]}, "value_error", "only white space"),
     ({"prompt": "word " * 400}, "context_length_exceeded", "generalist takes 256 with the answer, so at most 255"),
     ({"max_new_tokens": 100_000}, "max_new_tokens_too_large", "serve.max_new_tokens = 2048"),
     ({"max_new_tokens": "12"}, "int_type", "valid integer"),
@@ -155,6 +162,33 @@ def test_generate_stop_string_ends_the_answer_before_it(live):
 ])
 def test_generate_bad_field_is_refused_with_the_reason(live, body, code, words):
     assert_error(_ask(live, **body), 400, code=code, words=words)
+
+
+@pytest.fixture(scope="module")
+def choosy(tmp_path_factory):
+    """A gateway whose math came of a base that wants turns to alternate."""
+    settings = _settings(tmp_path_factory.mktemp("choosy"), engine="torch")
+    registry = make_run(settings, nodes=("generalist",), with_router=False)
+    tokens = small_tokenizer(("<s>", "</s>"), template=ALTERNATING, bos="<s>", eos="</s>")
+    registry.promote({"math": add_node(registry, "math", tokens, model=settings.model, seed=1)}, reason="test")
+    with live_gateway(settings) as live:
+        yield live
+
+
+@pytest.mark.parametrize(("path", "name"), [("/generate", "node"), ("/v1/chat/completions", "model")])
+def test_conversation_that_a_nodes_template_refuses_is_a_bad_request(choosy, path, name):
+    response = requests.post(choosy.url + path, json={name: "math", "messages": TWICE}, timeout=30)
+    error = assert_error(response, 400, code="invalid_messages", words="math can't read these messages: the chat template of the tokenizer refuses a "
+                                                                       "conversation of user, user: roles must alternate")
+    assert error["param"] == "messages"
+    assert requests.post(choosy.url + path, json={name: "math", "messages": TWICE[:1]}, timeout=30).status_code == 200
+
+
+def test_conversation_that_the_best_nodes_template_refuses_is_answered_by_the_next(choosy, monkeypatch):
+    chosen = Route("math", "analytical", "math", 0.9, (Ranked("math", 0.9),), False, "sure of math: 0.90")
+    monkeypatch.setattr(choosy.gateway, "_route", lambda *_, **__: chosen)
+    body = _ask(choosy, prompt=None, messages=TWICE).json()
+    assert (body["node"], body["route"]["reason"]) == ("generalist", "sure of math: 0.90; math can't take the request, so generalist answers")
 
 
 def test_generate_unknown_node_lists_the_known_ones(live):

@@ -69,6 +69,18 @@ def test_chat_completion_system_message_and_text_parts_are_read(live, client):
     assert client.chat.completions.create(**{**ASK, "messages": messages}).choices[0].message.content == ours["text"]
 
 
+@pytest.mark.parametrize("empty", ["", [], [{"type": "text", "text": ""}]])
+def test_chat_completion_empty_answer_in_the_history_is_read_and_empty_system_turns_are_dropped(live, client, empty):
+    talk = [{"role": "user", "content": "Say nothing."}, {"role": "assistant", "content": ""}, {"role": "user", "content": "What is 3 + 4?"}]
+    messages = [{"role": "system", "content": empty}, talk[0], {"role": "assistant", "content": empty}, {"role": "developer", "content": " "}, talk[2]]
+    answer = client.chat.completions.create(**{**ASK, "messages": messages})
+    ours = _generate(live, prompt=None, messages=talk)
+    assert (answer.choices[0].message.content, answer.usage.prompt_tokens) == (ours["text"], ours["usage"]["prompt_tokens"])
+    also = _generate(live, prompt=None, messages=[{"role": "system", "content": ""}, *talk])
+    assert (also["text"], also["usage"]) == (ours["text"], ours["usage"])
+    assert ours["usage"]["prompt_tokens"] > _generate(live)["usage"]["prompt_tokens"]
+
+
 def test_chat_completion_stop_ends_before_it(client):
     text = client.chat.completions.create(**ASK).choices[0].message.content
     answer = client.chat.completions.create(**ASK, stop=text[6:8])
@@ -117,6 +129,10 @@ def test_unknown_model_is_the_clients_not_found(client):
     ({"max_tokens": 0}, "max_tokens: Input should be greater than or equal to 1"),
     ({"messages": []}, "messages: List should have at least 1 item"),
     ({"messages": [{"role": "assistant", "content": "x"}]}, "the last message must be from 'user'"),
+    ({"messages": [{"role": "user", "content": ""}]}, "the last message must be from 'user' and have some text"),
+    ({"messages": [{"role": "user", "content": []}]}, "the last message must be from 'user' and have some text"),
+    ({"messages": [{"role": "system", "content": ""}]}, "the last message must be from 'user' and have some text"),
+    ({"messages": [{"role": "user", "content": "x"}, {"role": "assistant", "content": ""}]}, "the last message must be from 'user'"),
     ({"top_logprobs": 3}, "top_logprobs needs logprobs = true"),
     ({"presence_penalty": 1}, "presence_penalty: Input should be less than or equal to 0"),
     ({"max_tokens": 999_999}, "more than serve.max_new_tokens"),

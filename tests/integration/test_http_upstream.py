@@ -1,16 +1,20 @@
 """A node that another server answers for: the same text through two gateways, and what happens when the other one is gone."""
 
+import json
 import socket
+import threading
 import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 import requests
+from read_stream import last_event
 
 import settings as configuration
 from benchmarks.live_gateway import live_gateway
 from benchmarks.random_run import make_run
 from routing.router import Ranked, Route
-from serving.engines.interface import End, EngineLimits, Work
+from serving.engines.interface import End, EngineLimits, Failed, LoadFailed, Work
 from serving.engines.upstream_engine import Breaker, UpstreamModel
 from serving.wiring import make_gateway
 
@@ -129,11 +133,133 @@ def test_upstream_that_falls_silent_the_deadline_ends_the_answer(silent):
 
 def test_upstream_request_that_waited_too_long_for_a_place_is_refused():
     with socket.create_server(("127.0.0.1", 0)) as server:
-        model = UpstreamModel(f"http://127.0.0.1:{server.getsockname()[1]}/v1", name="math", limits=EngineLimits(slots=1, queue=4, queue_wait_s=0.05))
-        first, second = model.submit(_work()), model.submit(_work())
+        model = UpstreamModel(f"http://127.0.0.1:{server.getsockname()[1]}/v1", name="math", limits=EngineLimits(slots=1, queue=4, queue_wait_s=1.0))
+        first = model.submit(_work())
         with _asked(server):
-            time.sleep(0.1)
+            second = model.submit(_work())
+            time.sleep(1.1)
             first.cancel()
             failed = second.next(timeout_s=10)
         assert (failed.kind, failed.reason.split(" in ")[0]) == ("queue", "no slot of math came free")
         model.close()
+
+
+class _Other(ThreadingHTTPServer):
+    """A server that answers every request with the same status and body, and counts them."""
+
+    daemon_threads = True
+
+    def __init__(self):
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.status, self.body, self.asked = 200, b"", 0
+        self.url = f"http://127.0.0.1:{self.server_port}/v1"
+
+
+class _Handler(BaseHTTPRequestHandler):
+    def do_POST(self):
+        self.server.asked += 1
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self.send_response(self.server.status)
+        self.end_headers()
+        self.wfile.write(self.server.body)
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture(scope="module")
+def scripted():
+    with _Other() as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield server
+        server.shutdown()
+
+
+@pytest.fixture
+def model(scripted):
+    scripted.status, scripted.body = 200, b""
+    model = UpstreamModel(scripted.url, name="math", limits=EngineLimits(slots=1, queue=4))
+    yield model
+    model.close()
+
+
+def _stream(*events):
+    return b"".join(b"data: " + (event if isinstance(event, bytes) else json.dumps(event).encode()) + b"\n\n" for event in events)
+
+
+SEVEN = {"choices": [{"delta": {"content": "7"}}]}
+STOP = {"choices": [{"delta": {}, "finish_reason": "stop"}]}
+
+
+@pytest.mark.parametrize("odd", [b"null", b"5", b"{", {"choices": [None]}, {"choices": [{"delta": "7"}]}, {"choices": 3}, b"[" * 100_000])
+def test_upstream_odd_event_is_a_failure_and_frees_its_place(scripted, model, odd):
+    scripted.body = _stream(odd)
+    for _ in range(2):  # one place: the second is only asked for if the first gave it back
+        assert isinstance(model.submit(_work()).next(timeout_s=30), Failed)
+
+
+def test_upstream_events_without_choices_are_empty(scripted, model):
+    scripted.body = _stream({"choices": None, "usage": None}, SEVEN, {"usage": {"prompt_tokens": 3, "completion_tokens": 1}}, STOP)
+    text, end = last_event(model.submit(_work()))
+    assert (text, end.finish_reason, end.prompt_tokens, end.completion_tokens) == ("7", "stop", 3, 1)
+
+
+@pytest.mark.parametrize(("status", "body", "wanted"), [
+    (400, b'{"error": {"message": "too long", "type": "x"}}', Failed("too long", "refused")), (422, b'{"detail": "too long"}', Failed("too long", "refused")),
+    (400, b'{"object": "error", "message": "too long"}', Failed("too long", "refused")), (413, b"too long\n", Failed("too long", "refused")),
+    (404, b"", Failed("status 404: b''")), (401, b"no key", Failed("status 401: b'no key'")), (403, b"", Failed("status 403: b''")),
+    (429, b"", Failed("status 429: b''")), (500, b"", Failed("status 500: b''"))])
+def test_upstream_status_says_whose_fault_it_is(scripted, model, status, body, wanted):
+    scripted.status, scripted.body, scripted.asked = status, body, 0
+    assert model.submit(_work()).next(timeout_s=30) == wanted
+    assert scripted.asked == (2 if status in (429, 500) else 1)
+
+
+@pytest.fixture(scope="module")
+def fronted(scripted, tmp_path_factory):
+    """A gateway whose math is the scripted server."""
+    settings = _settings(tmp_path_factory.mktemp("fronted"), upstream={"math": scripted.url})
+    make_run(settings, nodes=("generalist",), with_router=False)
+    with live_gateway(settings) as live:
+        scripted.status, scripted.body = 200, _stream(SEVEN, STOP)
+        yield live
+
+
+def _routed(live, monkeypatch):
+    monkeypatch.setattr(live.gateway, "_route", lambda *_, **__: _Chooser().route(""))
+
+
+def test_upstream_that_refuses_a_request_is_the_clients_bad_request(scripted, fronted, monkeypatch):
+    scripted.status, scripted.body = 400, b'{"error": {"message": "content must not be empty"}}'
+    theirs = {"messages": [{"role": "user", "content": "x"}], "model": "math"}
+    for path, ask in (("/generate", {"prompt": "x", "node": "math"}), ("/v1/chat/completions", theirs)):
+        response = requests.post(fronted.url + path, json=ask, timeout=60)
+        assert (response.status_code, "Retry-After" in response.headers) == (400, False)
+        assert response.json()["error"] == {"message": "the server that answers for math refused the request: content must not be empty", "param": None,
+                                            "type": "invalid_request_error", "code": "refused_upstream"}
+    _routed(fronted, monkeypatch)
+    assert _post(fronted).json()["route"]["reason"] == "sure of math: 0.90; math can't take the request, so generalist answers"
+
+    def gone():
+        raise LoadFailed("no memory")
+
+    monkeypatch.setattr(fronted.gateway.snapshot.residents["generalist"], "acquire", gone)
+    assert (_post(fronted).status_code, _post(fronted).json()["error"]["code"]) == (503, "node_failed")  # one that broke may take it later
+
+
+@pytest.mark.parametrize(("name", "value"), [
+    ("logprobs", True), ("top_k", 5), ("min_p", 0.1), ("repetition_penalty", 1.5), ("dry_multiplier", 1.0), ("dry_multiplier", 0), ("ignore_end", True)])
+def test_upstream_option_that_it_cant_be_told_is_refused_by_name(scripted, fronted, monkeypatch, name, value):
+    scripted.status, scripted.body = 200, _stream(SEVEN, STOP)
+    ours = {"prompt": "x", "node": "math"}
+    theirs = {"messages": [{"role": "user", "content": "x"}], "model": "math"}
+    asks = [*([("/generate", ours)] if name != "logprobs" else []), *([("/v1/chat/completions", theirs)] if name != "ignore_end" else [])]
+    for path, ask in asks:
+        assert requests.post(fronted.url + path, json=ask, timeout=60).status_code == 200
+        error = requests.post(fronted.url + path, json={**ask, name: value}, timeout=60).json()["error"]
+        assert (error["code"], error["param"]) == ("unsupported_parameter", name)
+        assert error["message"].startswith(f"math doesn't take {name}, because another server answers for it")
+    _routed(fronted, monkeypatch)
+    path, ask = asks[-1]
+    body = requests.post(fronted.url + path, json={**ask, "node" if path == "/generate" else "model": "auto", name: value}, timeout=60).json()
+    assert body.get("node", body.get("model")) == "generalist"

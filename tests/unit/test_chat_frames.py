@@ -1,10 +1,13 @@
 """Conversations in the words of a pretrained tokenizer: ids equal its own chat template's, contents never become special tokens."""
 
+from itertools import product
+
 import pytest
 from small_bases import CHATML, TURNS_ONLY, chatml_tokenizer, gpt2_tokenizer, small_tokenizer
 
 from data_prep.pack import documents
 from data_prep.records import Example
+from experts import chat_frames
 from experts import tokenizer as tokens
 from experts.chat_frames import ChatTemplateError
 
@@ -48,6 +51,15 @@ def test_end_of_a_template_that_writes_none_is_the_tokenizers():
     assert (tokens.end_id(tokenizer), tokens.pad_id(tokenizer)) == (1, 1)
     with pytest.raises(ChatTemplateError, match="has a token that ends an answer; set eos_token in its tokenizer_config"):
         tokens.end_id(small_tokenizer(("<s>",), template=template))
+
+
+def test_frames_of_many_sequences_of_roles_are_forgotten_again():
+    tokenizer = chatml_tokenizer()
+    talks = [[{"role": role, "content": "x"} for role in roles] for roles in product(("user", "assistant"), repeat=9)]
+    for talk in talks[:300]:
+        tokens.prompt_ids(tokenizer, talk)
+    assert 0 < len(chat_frames._known[tokenizer].frames) <= 256
+    assert tokens.prompt_ids(tokenizer, talks[0]) == rendered(tokenizer, talks[0])
 
 
 def test_template_that_drops_a_content_is_refused():

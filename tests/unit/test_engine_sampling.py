@@ -49,6 +49,21 @@ def test_choose_greedy_rows_beside_drawn_rows_stay_greedy():
     assert choose(logits_BV, rows)[0] == 1
 
 
+@pytest.mark.parametrize("temperature", [9e-6, 1e-38, 1e-45, 1e-46, 5e-324])
+def test_choose_temperature_next_to_nothing_is_greedy_and_its_neighbour_is_drawn_as_alone(temperature):
+    logits_BV = torch.randn(2, 50, generator=torch.Generator().manual_seed(7)) * 5
+    drawn = Sampling(temperature=1.5, top_p=0.9, seed=3)
+    alone = choose(logits_BV[1:].clone(), [RowState(drawn, [])])
+    assert choose(logits_BV.clone(), [RowState(Sampling(temperature=temperature, top_p=0.5), []), RowState(drawn, [])]) == [int(logits_BV[0].argmax()), *alone]
+
+
+@pytest.mark.parametrize("spoiled", [[0.0, torch.nan, 1.0], [torch.nan] * 3, [0.0, torch.inf, 1.0], [-torch.inf] * 3])
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_choose_row_whose_logits_are_no_numbers_has_no_token_and_its_neighbours_have(spoiled, temperature):
+    logits_BV = torch.tensor([[0.0, 90.0, -torch.inf], spoiled, [90.0, 0.0, 0.0]])
+    assert choose(logits_BV, [RowState(Sampling(temperature=temperature, seed=seed), []) for seed in range(3)]) == [1, None, 0]
+
+
 def test_choose_penalty_divides_positive_and_multiplies_negative_logits_of_recent_ids():
     logits = torch.tensor([[4.0, 3.0, -1.0, 0.5]])
     state = RowState(Sampling(repetition_penalty=2.0, repetition_window_tokens=2), [3, 0, 2])

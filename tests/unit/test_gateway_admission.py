@@ -5,6 +5,7 @@ import threading
 import pytest
 
 import settings as configuration
+from experts.chat_frames import ChatTemplateError
 from experts.device import cpu_device
 from serving.engines.interface import Capacity, End, Piece, Stream
 from serving.errors import ApiError
@@ -20,6 +21,7 @@ class Model:
     """Answers "7" at once; encode waits for go_on, as a long prompt would keep it busy."""
 
     context_tokens = 64
+    unsupported = frozenset()
 
     def __init__(self):
         self.encoding, self.go_on, self.fault = threading.Event(), threading.Event(), None
@@ -146,6 +148,15 @@ def test_fault_of_a_tokenizer_gives_the_hold_and_the_place_back(gateway):
     model.fault = RuntimeError("already borrowed")
     with pytest.raises(RuntimeError, match="already borrowed"):
         gateway.answer(ASK)
+    (resident,) = gateway.snapshot.residents.values()
+    assert (resident.uses, gateway.running) == (0, 0)
+
+
+def test_conversation_that_no_nodes_template_takes_is_a_bad_request(gateway):
+    gateway.engine.model.fault = ChatTemplateError("refuses a conversation of user, user")
+    with pytest.raises(ApiError, match=r"generalist can't read these messages: refuses a conversation of user, user") as refused:
+        gateway.answer(ASK)
+    assert (refused.value.status, refused.value.code, refused.value.param) == (400, "invalid_messages", "messages")
     (resident,) = gateway.snapshot.residents.values()
     assert (resident.uses, gateway.running) == (0, 0)
 
