@@ -6,7 +6,6 @@ The composition root: the one place that joins training, routing and serving. Re
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import logging
 import os
@@ -90,11 +89,12 @@ def router_fitter(tree: Tree, chosen: Settings, *, work: Path, should_stop: Call
     from experts.journal import Journal
     from routing.apart import FitFailed, FitStopped, fit_apart
     from routing.feedback import feedback_rows
+    from routing.offer import settings_fingerprint
     from routing.rows import FEEDBACK, Row
     from routing.store import fits
     from training.loop import RouterCandidate
 
-    asked = hashlib.sha256(json.dumps([chosen.router.model_dump(), chosen.run.seed], sort_keys=True).encode()).hexdigest()
+    asked = settings_fingerprint(chosen.router, seed=chosen.run.seed)
     refused: set[tuple[str, int, Path | None]] = set()  # data, feedback and served router of fits that were worse: the same again would be, too
 
     def fit_router(corpus: Corpus, served: Path | None) -> RouterCandidate | None:

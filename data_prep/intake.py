@@ -114,7 +114,8 @@ def take_in(folder: Path, *, files: Sequence[DataFile], lessons: Lessons | None,
         rejections += _part(splits, places)
     intake = Intake(read=read, own=own, kept={split: len(splits[split]) for split in SPLITS}, sources=dict(sources), drops=count_drops(rejections),
                     text_bytes={split: sum(len(row.prompt.encode()) + len(row.response.encode()) for row in splits[split]) for split in SPLITS},
-                    cycle=lessons.cycle if lessons is not None else None)
+                    cycle=lessons.cycle if lessons is not None else None,
+                    own_drops=count_drops(rejection for rejection in rejections if not rejection.where.startswith("curriculum/")))
     with new_folder(folder, last=FACTS) as temporary:
         for split in SPLITS:
             write_examples(temporary / f"{split}.parquet", splits[split])

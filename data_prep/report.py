@@ -28,7 +28,8 @@ class Drops:
 
 @dataclass(frozen=True, slots=True)
 class Intake:
-    """One domain on its way from records to examples. own: examples that came from files; cycle: of the curriculum, None without."""
+    """One domain on its way from records to examples. own: examples that came from files; own_drops: what was left out of them; cycle: of
+    the curriculum, None without."""
 
     read: int
     own: int
@@ -37,6 +38,7 @@ class Intake:
     drops: Mapping[str, Drops]
     text_bytes: Mapping[str, int]
     cycle: int | None = None
+    own_drops: Mapping[str, Drops] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """Plain data."""
@@ -45,8 +47,9 @@ class Intake:
     @classmethod
     def from_json(cls, facts: Mapping[str, Any]) -> Intake:
         """The inverse of to_json."""
-        drops = {reason: Drops(found["count"], tuple(found["first"])) for reason, found in facts["drops"].items()}
-        return cls(**{**facts, "drops": drops})
+        drops = {name: {reason: Drops(found["count"], tuple(found["first"])) for reason, found in facts.get(name, {}).items()}
+                 for name in ("drops", "own_drops")}
+        return cls(**{**facts, **drops})
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,6 +158,5 @@ def count_drops(rejections: Iterable[Rejection]) -> dict[str, Drops]:
 
 
 def _of_files(entry: DomainReport) -> list[str]:
-    drops = {reason: drops for reason, drops in entry.intake.drops.items() if not drops.first[0].startswith("curriculum/")}
     kept = [f"{entry.domain}: {entry.intake.own:,} examples from files"] if entry.intake.own else []
-    return [*kept, *(f"{entry.domain}: {found.count:,} left out, {reason} ({found.first[0]})" for reason, found in drops.items())]
+    return [*kept, *(f"{entry.domain}: {found.count:,} left out, {reason} ({found.first[0]})" for reason, found in entry.intake.own_drops.items())]

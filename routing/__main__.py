@@ -100,7 +100,7 @@ def _fit(chosen: settings.Settings, tree: Tree, *, force: bool) -> dict[str, Any
     from experts.registry import Registry
     from experts.run_lock import RunLock
     from routing.feedback import feedback_rows
-    from routing.offer import make_offer
+    from routing.offer import make_offer, settings_fingerprint
     from routing.rows import FEEDBACK, Row
 
     errors = plain_console(stderr=True)
@@ -115,7 +115,8 @@ def _fit(chosen: settings.Settings, tree: Tree, *, force: bool) -> dict[str, Any
         held_out = [Row(*prompt) for prompt in corpus_prompts(corpus, tree, "validation")]
         registry = Registry(folder)
         offer = make_offer(rows, held_out=held_out, tree=tree, settings=chosen.router, seed=chosen.run.seed, served=registry.served("router"), timed=TIMED)
-        card = {"report": offer.fitted.report, "accuracy": offer.evaluation.accuracy, "corpus": corpus.fingerprint, "feedback": said[-1].id if said else 0}
+        card = {"report": offer.fitted.report, "accuracy": offer.evaluation.accuracy, "corpus": corpus.fingerprint, "feedback": said[-1].id if said else 0,
+                "settings": settings_fingerprint(chosen.router, seed=chosen.run.seed)}
         with Journal(folder / "journal.db") as journal:
             version, outcome = _promote_or_refuse(offer, registry, journal, card=card, force=force)
     errors.print(f"{outcome}; fitted on {offer.fitted.report['fitted_texts']} prompts in {offer.fitted.report['fit_s']} s")

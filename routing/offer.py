@@ -5,6 +5,8 @@ The loop and the command both promote by this. Writes nothing; promoting is the 
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,6 +24,11 @@ from settings import RouterSettings
 logger = logging.getLogger(__name__)
 
 NEW_DOMAIN_REACHED = 0.8  # of the held-out prompts of each new domain that must be answered by its expert for a grown router to be enough
+
+
+def settings_fingerprint(settings: RouterSettings, *, seed: int) -> str:
+    """sha256 (hex) of what a fit depends on beside data, tree and feedback, for a router's card."""
+    return hashlib.sha256(json.dumps([settings.model_dump(), seed], sort_keys=True).encode()).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)

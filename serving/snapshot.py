@@ -44,8 +44,8 @@ class Snapshot:
 
     def is_like(self, other: Snapshot) -> bool:
         """Whether both serve the same versions of the same generation and lack the same."""
-        return ((self.generation, self.versions, self.router_version, self.fault)
-                == (other.generation, other.versions, other.router_version, other.fault))
+        return ((self.generation, self.versions, self.router_version, self.missing)
+                == (other.generation, other.versions, other.router_version, other.missing))
 
     @property
     def versions(self) -> dict[str, str]:
@@ -99,27 +99,29 @@ def find(registry: Registry, tree: Tree) -> Found:
 def build(found: Found, *, tree: Tree, pool: Pool, before: Snapshot | None, elsewhere: Mapping[str, Callable[[], Model]] | None = None) -> Snapshot | None:
     """A snapshot of what was found, its models loaded and warmed up; None while the root has no version.
 
-    Raises LoadFailed when a version of the root, or one in place of another that is served, can't be. Any other node that
+    Raises LoadFailed when a version of the root, or one in place of another that is served, can't be. A version that serves
+    already goes on, whether or not its files can be read now. Any other node that
     fails is left out, because an ancestor's answer is better than none, and is named in the fault. A router that can't be
     used keeps no node out: the one before it goes on, or the root answers. elsewhere: nodes that another server answers for.
     """
     elsewhere = elsewhere or {}
     served = before.residents if before is not None else {}
-    faults = _unread(found, elsewhere)
-    residents: dict[str, Resident] = {}
+    residents = {name: resident for name, resident in served.items() if name not in elsewhere and found.named.get(name) == resident.version}
+    faults = _unread(found, {*elsewhere, *residents})  # what serves already needs no file
+    if tree.root in faults and tree.root not in found.folders:
+        raise LoadFailed(faults[tree.root])
     for name, folder in found.folders.items():
-        if name in elsewhere:
+        if name in elsewhere or name in residents:
             continue
         resident = pool.resident(name, folder.name, folder, pinned=name == tree.root, circles=name in found.circles)
-        if served.get(name) is not resident:  # else it was loaded once, and may have left for memory
-            try:
-                resident.acquire()
-            except LoadFailed as error:
-                if name == tree.root or name in served:
-                    raise
-                faults[name] = f"{name} {folder.name} is left out: {error}"
-                continue
-            resident.release()
+        try:
+            resident.acquire()
+        except LoadFailed as error:
+            if name == tree.root or name in served:
+                raise
+            faults[name] = f"{name} {folder.name} is left out: {error}"
+            continue
+        resident.release()
         residents[name] = resident
     for name, load in elsewhere.items():
         residents[name] = pool.resident(name, ELSEWHERE, Path(), pinned=True, load=load)

@@ -233,9 +233,8 @@ class UpstreamModel:
 
 
 def _fault_of(status: int, body: bytes) -> UpstreamFault:
-    """What a status other than 200 means. 401 and 403 are about our key, 404 and 405 about its address or the model's
-    name in serve.upstream, not about the request."""
-    if 400 <= status < 500 and status not in (401, 403, 404, 405, 408, 429):
+    """What a status other than 200 means. Few are about the request; the others are about our key, account or address, or its state."""
+    if status in (400, 413, 415, 422):
         return UpstreamFault(_message_in(body) or f"status {status}", again=False, refused=True)
     return UpstreamFault(f"status {status}: {body[:300]!r}", again=status in (408, 429) or status >= 500)
 

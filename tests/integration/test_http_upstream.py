@@ -207,7 +207,8 @@ def test_upstream_events_without_choices_are_empty(scripted, model):
 @pytest.mark.parametrize(("status", "body", "wanted"), [
     (400, b'{"error": {"message": "too long", "type": "x"}}', Failed("too long", "refused")), (422, b'{"detail": "too long"}', Failed("too long", "refused")),
     (400, b'{"object": "error", "message": "too long"}', Failed("too long", "refused")), (413, b"too long\n", Failed("too long", "refused")),
-    (404, b"", Failed("status 404: b''")), (401, b"no key", Failed("status 401: b'no key'")), (403, b"", Failed("status 403: b''")),
+    (404, b"", Failed("status 404: b''")), (402, b"", Failed("status 402: b''")),
+    (401, b"no key", Failed("status 401: b'no key'")), (403, b"", Failed("status 403: b''")),
     (429, b"", Failed("status 429: b''")), (500, b"", Failed("status 500: b''"))])
 def test_upstream_status_says_whose_fault_it_is(scripted, model, status, body, wanted):
     scripted.status, scripted.body, scripted.asked = status, body, 0

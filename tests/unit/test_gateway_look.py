@@ -29,12 +29,12 @@ class Engine:
     name = "stand-in"
 
     def __init__(self):
-        self.failing, self.loads = set(), []
+        self.failing, self.loads, self.said = set(), [], "memory is short"
 
     def load(self, folder, *, name):
         self.loads.append(name)
         if name.split()[0] in self.failing:
-            raise LoadFailed(f"{name}: memory is short")
+            raise LoadFailed(f"{name}: {self.said}")
         return Model()
 
     def close(self):
@@ -161,3 +161,36 @@ def test_router_that_could_not_be_read_is_said_in_the_reason_too(registry, gatew
     gateway.look()
     assert gateway.last_failure == "router v000001 can't be used, so generalist answers; the nodes of generation 2 are served: it can't be read now"
     assert _reason(gateway, None)[1] == "the promoted router can't be used now, so generalist answers"
+
+
+@pytest.mark.parametrize("served", ["math", "generalist"])
+def test_served_version_that_cant_be_read_at_another_promotion_goes_on(registry, gateway, monkeypatch, served):
+    _promote(registry, "generalist", "math")
+    gateway.look()
+    before = gateway.snapshot.residents[served]
+    _unreadable_once(monkeypatch, f"nodes/{served}")
+    _promote(registry, "code")
+    assert gateway.look()
+    assert gateway.snapshot.residents[served] is before
+    assert set(gateway.snapshot.versions) == {"generalist", "math", "code"}
+    assert gateway.last_failure is None
+
+
+def test_root_that_cant_be_read_at_the_start_is_said_and_nothing_else_is_loaded(registry, gateway, monkeypatch):
+    _promote(registry, "generalist", "math")
+    _unreadable_once(monkeypatch, "nodes/generalist")
+    assert not gateway.look()
+    assert "generalist v000001 can't be read now" in gateway.last_failure
+    assert gateway.engine.loads == []
+    assert gateway.look(again=True)
+
+
+def test_try_that_fails_in_other_words_is_no_swap(registry, gateway):
+    _promote(registry, "generalist", "math")
+    gateway.engine.failing = {"math"}
+    gateway.look()
+    swaps = gateway.swaps
+    gateway.engine.said = "49 MB are free"
+    assert not gateway.look(again=True)
+    assert gateway.swaps == swaps
+    assert "49 MB are free" in gateway.last_failure
