@@ -79,8 +79,8 @@ class JobRunner:
                 self._offer_first_answer(job, model, facts, about=about, corpus=corpus)
 
         try:
-            trained = train(model, corpus=corpus, mix=self.mix(job.node, corpus), plan=self._plan(job, cycle=cycle, states=states), device=self._device,
-                            state_folder=states, settings=self._run.settings.train, on_step=on_step, should_stop=self._should_stop,
+            trained = train(model, corpus=corpus, mix=self.mix(job.node, corpus), plan=self._plan(job, cycle=cycle, states=states, corpus=corpus),
+                            device=self._device, state_folder=states, settings=self._run.settings.train, on_step=on_step, should_stop=self._should_stop,
                             on_validation=scalars.validation, threads=self._threads)
         except TrainingDiverged as error:
             log.warning("%s is set aside for this cycle: %s", job.node, error)
@@ -141,7 +141,7 @@ class JobRunner:
         own_share = sum(share for domain, share in self.mix(node, corpus).shares.items() if domain in own)
         return max(1, round(epochs * tokens / own_share / (settings.row_tokens * settings.batch_rows * settings.accumulate)))
 
-    def _plan(self, job: Job, *, cycle: int, states: Path) -> Plan:
+    def _plan(self, job: Job, *, cycle: int, states: Path, corpus: Corpus) -> Plan:
         """How long and how fast the job trains. One of minutes goes on as it began, by whichever version of the program."""
         settings = self._run.settings
         assert job.steps is not None
@@ -152,7 +152,15 @@ class JobRunner:
         final = settings.loop.root_final_lr_share if founding_root else settings.train.final_lr_share
         train_settings = settings.train.model_copy(update={"final_lr_share": final if job.final_lr_share is None else job.final_lr_share})
         plan = Plan.from_settings(train_settings, steps=job.steps, lr_share=job.lr_share, seed=settings.run.seed * 1_000_003 + cycle, seconds=job.seconds)
-        return replace(plan, least_steps=job.least_steps, most_seconds=job.most_seconds)
+        return replace(plan, least_steps=job.least_steps, most_seconds=job.most_seconds, dropout=self._dropout(job.node, corpus))
+
+    def _dropout(self, node: str, corpus: Corpus) -> float | None:
+        """loop.leaf_dropout of an expert of records, which reads again what its root has read, several times in an hour; the curriculum goes on for ever.
+        A pretrained base stays as it was made, and a routed model may have its own (moe.dropout)."""
+        settings = self._run.settings
+        if node not in corpus.of_records or settings.model.base is not None or settings.moe.dropout:
+            return None
+        return settings.loop.leaf_dropout or None
 
     def begun_with(self, node: str, states: Path) -> str | None:
         """"node/version" that a training begins with, None for weights that are no version; kept beside its states, since another may be served at its end."""

@@ -52,6 +52,7 @@ class Plan:
 
     seconds: training time that the run is to take; then steps is what was expected at first, and at_speed() says what it comes to.
     least_steps: a run of seconds that hasn't made so many by then goes on until it has, for most_seconds at most.
+    dropout: share of what the layers add that is set to 0 (experts/dropout.py); None: the model's own alone.
     """
 
     steps: int
@@ -65,6 +66,7 @@ class Plan:
     seconds: float | None = None
     least_steps: int | None = None
     most_seconds: float | None = None
+    dropout: float | None = None
 
     @classmethod
     def from_settings(cls, settings: TrainSettings, *, steps: int, seed: int, lr_share: float = 1.0, seconds: float | None = None) -> Plan:

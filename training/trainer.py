@@ -22,6 +22,7 @@ from experts.allocator import Keeper
 from experts.checkpoint import State, load_newest, prune_states, save_state
 from experts.device import Device
 from experts.device_rules import clip_gradients, place_model
+from experts.dropout import stream_dropout
 from experts.moe.control import control_of
 from settings import TrainSettings
 from training import trainer_state
@@ -52,32 +53,33 @@ def train(model: PreTrainedModel, *, corpus: AnyCorpus, mix: Mix, plan: Plan, de
     plan, mix, data, model or settings. A non-finite loss or gradient is never applied: the run returns to its last saved state
     with half the rate, and raises TrainingDiverged after settings.max_rollbacks returns.
     """
-    if threads is not None:
-        threads.take_all()
-    with device.turn():
-        run = _Run(model, corpus=corpus, mix=mix, plan=plan, device=device, folder=state_folder, settings=settings)
-        run.start()
-    keeper = Keeper()
-    while run.step < run.pace.steps and not should_stop():
-        keeper.tick()
+    with stream_dropout(model, share=plan.dropout or 0.0):
+        if threads is not None:
+            threads.take_all()
         with device.turn():
-            if threads is not None and plan.seconds is not None and not run.execution.compiled:
-                threads.tick()
-            facts = run.take_step()
-            if facts is None:
-                run.roll_back()
-                continue
-        on_step(facts)
-        if run.step % settings.validate_every_steps == 0 or run.step == run.pace.steps:
+            run = _Run(model, corpus=corpus, mix=mix, plan=plan, device=device, folder=state_folder, settings=settings)
+            run.start()
+        keeper = Keeper()
+        while run.step < run.pace.steps and not should_stop():
+            keeper.tick()
             with device.turn():
-                validation = run.validate()
-            if validation is not None and on_validation is not None:
-                on_validation(validation)
-        if run.step < run.pace.steps and time.monotonic() - run.saved_at >= settings.checkpoint_every_s:
-            with device.turn():
-                run.save()
-    with device.turn():
-        run.save()
+                if threads is not None and plan.seconds is not None and not run.execution.compiled:
+                    threads.tick()
+                facts = run.take_step()
+                if facts is None:
+                    run.roll_back()
+                    continue
+            on_step(facts)
+            if run.step % settings.validate_every_steps == 0 or run.step == run.pace.steps:
+                with device.turn():
+                    validation = run.validate()
+                if validation is not None and on_validation is not None:
+                    on_validation(validation)
+            if run.step < run.pace.steps and time.monotonic() - run.saved_at >= settings.checkpoint_every_s:
+                with device.turn():
+                    run.save()
+        with device.turn():
+            run.save()
     model.eval()
     return run.result()
 

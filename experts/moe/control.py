@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from experts.dropout import drop_outputs
 from experts.moe.block import SUMS, MoeBlock, take_over
 from experts.moe.health import LayerTally, Reading, metrics_of
 from experts.moe.routing import Dials, moved_bias
@@ -33,7 +33,7 @@ def attach(model: Any, settings: MoeSettings) -> MoeControl | None:
     if settings.dropout:
         for layer in (layer for layer in model.model.layers if layer.mlp in blocks):
             for branch in (layer.mlp, layer.self_attn.o_proj):  # what a layer adds to the stream
-                branch.register_forward_hook(partial(_drop, share=settings.dropout))
+                drop_outputs(branch, share=settings.dropout)
     control = MoeControl(blocks, settings)
     model.add_module(_NAME, control)  # so that its buffers travel with the model and its saved training state
     return control
@@ -125,22 +125,6 @@ class MoeControl(nn.Module):
         if done:
             log.warning("step %d: router alarm for %d readings, raised: %s", reading.step, self.settings.sustained_readings, ", ".join(done))
         return tuple(done)
-
-
-def _drop(module: nn.Module, inputs: Any, output: Tensor, *, share: float) -> Tensor:  # noqa: ARG001 - torch's signature
-    return dropped(output, share=share) if module.training else output
-
-
-@torch.compiler.disable  # type: ignore[untyped-decorator]  # a compiled graph would draw its numbers in a way of its own
-def dropped(x: Tensor, *, share: float) -> Tensor:
-    """Dropout in steps of 1/256: a byte a number, eight of them from one draw. On a CPU torch's own draws take longer than the layer."""
-    least = round(share * 256)
-    if not least:
-        return x
-    place = x.device if x.device.type == "cuda" else torch.device("cpu")  # elsewhere generator and single bytes may be missing
-    draws = torch.empty((x.numel() + 7) // 8, dtype=torch.int64, device=place).random_(-2**63, None)
-    kept = (draws.view(torch.uint8)[:x.numel()] >= least).view(x.shape).to(x.device)
-    return x * kept.to(x.dtype).mul_(256 / (256 - least))
 
 
 def _tally(block: MoeBlock) -> LayerTally:

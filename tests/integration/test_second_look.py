@@ -16,6 +16,7 @@ from experts.durable import ensure_folder, write_json
 from experts.registry import Registry
 from training import examiner as examiner_module
 from training import job as job_module
+from training.agenda import Job
 from training.exam import Exam, stratified
 from training.examiner import Examiner, left_over
 from training.interpolation import settle
@@ -289,3 +290,19 @@ def test_stop_in_a_second_look_leaves_the_job_pending_and_a_restart_ends_alike(t
         facts["training"].pop("train_s"), facts["training"].pop("tokens_per_s"), facts["scorecard"].pop("seconds_per_answer")
     assert (found.kind, found.facts) == (wanted.kind, wanted.facts)
     assert (registry.served("code") / "model.safetensors").read_bytes() == (whole.served("code") / "model.safetensors").read_bytes()
+
+
+def test_dropout_is_of_experts_of_records(toy_settings, tmp_path):
+    def shares(*overrides, of_records=("code",), **base):
+        chosen = toy_settings(*SMALL, *overrides)
+        with open_run(chosen) as run:
+            run_of_base = replace(run, settings=chosen.model_copy(update={"model": chosen.model.model_copy(update=base)}))
+            runner = JobRunner(run_of_base, device=choose("cpu"), reporter=Reporter(quiet=True), should_stop=lambda: True)
+            corpus = SimpleNamespace(of_records=frozenset(of_records))
+            return {node: runner._plan(Job(node, 0.5, steps=4), cycle=1, states=tmp_path, corpus=corpus).dropout for node in run.tree.trainable}
+
+    everyone = dict.fromkeys(("generalist", "code"))
+    assert shares() == {**everyone, "code": 0.1}
+    assert shares("loop.leaf_dropout=0.25") == {**everyone, "code": 0.25}
+    for none in (shares("loop.leaf_dropout=0"), shares(of_records=()), shares("moe.dropout=0.2"), shares(base="somewhere/base")):
+        assert none == everyone

@@ -88,10 +88,13 @@ def test_resume_with_compiled_layers_equals_the_straight_run(tmp_path, monkeypat
     monkeypatch.setattr(execution, "_COMPILE_PAYS_AFTER_S", 0.0)
     monkeypatch.setattr(execution, "_fastest", lambda model, ways, **_: (ways[-1], 1.0))  # whatever is faster here: the compiled one
     settings = toy_training(compile="auto")
-    plan = Plan.from_settings(settings, steps=8, seed=3)
+    plan = dataclasses.replace(Plan.from_settings(settings, steps=8, seed=3), dropout=0.2)
     straight, halved, other = toy_model(), toy_model(), toy_model(seed=9)
+    torch.manual_seed(5)
     trained = run(straight, tmp_path / "straight", settings=settings, plan=plan)
+    torch.manual_seed(5)
     run(halved, tmp_path / "halved", settings=settings, plan=plan, stop_at=4)
+    torch.rand(5)  # whatever else drew numbers meanwhile
     torch.compiler.reset()
     monkeypatch.setattr(execution, "_compiled", {})
     resumed = run(other, tmp_path / "halved", settings=settings, plan=plan)
@@ -200,6 +203,24 @@ def test_saved_plan_is_the_plan_of_the_run_and_none_before(tmp_path):
     assert saved_plan(tmp_path) is None
     run(toy_model(), tmp_path, settings=toy_training(), plan=plan, stop_at=1)
     assert saved_plan(tmp_path) == plan
+
+
+def test_plan_with_dropout_trains_with_it_and_goes_on_with_it(tmp_path):
+    settings = toy_training()
+    plain = Plan.from_settings(settings, steps=6, seed=3)
+    plan = dataclasses.replace(plain, dropout=0.3)
+    straight, halved, without = toy_model(), toy_model(), toy_model()
+    torch.manual_seed(5)
+    trained = run(straight, tmp_path / "straight", settings=settings, plan=plan)
+    torch.manual_seed(5)
+    run(halved, tmp_path / "halved", settings=settings, plan=plan, stop_at=3)
+    torch.rand(5)
+    assert saved_plan(tmp_path / "halved") == plan
+    resumed = run(halved, tmp_path / "halved", settings=settings, plan=plan)
+    assert_same_end(tmp_path / "straight", tmp_path / "halved", trained=trained, resumed=resumed, model=straight, other=halved)
+    assert run(without, tmp_path / "without", settings=settings, plan=plain).losses[0] != pytest.approx(trained.losses[0], rel=1e-6)
+    with pytest.raises(StateMismatch, match=r"plan\.dropout was 0\.3, is None"):
+        run(halved, tmp_path / "straight", settings=settings, plan=plain)
 
 
 def test_train_of_a_model_with_dropout_is_the_same_whether_the_way_was_measured_now_or_before(tmp_path, monkeypatch):

@@ -18,7 +18,7 @@ from experts.extras import PackageMissing
 from experts.journal import Journal
 from experts.moe.__main__ import main
 from experts.moe.block import expert_parameters, router_parameters
-from experts.moe.control import attach, control_of, dropped
+from experts.moe.control import attach, control_of
 from experts.moe.recorder import HealthRecorder, readings_of
 from settings import ModelSettings, MoeSettings, Settings, SettingsError
 from training.optim import BatchedMuon, Optimizers
@@ -291,12 +291,3 @@ def test_control_is_found_on_its_model_alone():
     made = model()
     assert control_of(made) is None
     assert attach(made, Settings().moe) is control_of(made)
-
-
-def test_dropout_keeps_the_share_and_the_mean():
-    torch.manual_seed(0)
-    found = dropped(torch.ones(400, 501), share=0.25)
-    assert found.unique().tolist() == pytest.approx([0.0, 4 / 3])
-    assert float((found == 0).float().mean()) == pytest.approx(0.25, abs=0.003)
-    assert float((found[:, :-1] * found[:, 1:]).mean()) == pytest.approx(1.0, abs=0.01)  # neighbours fall independently
-    assert torch.equal(dropped(torch.ones(3), share=0.0), torch.ones(3))
