@@ -135,6 +135,7 @@ class Gateway:
             generation, before = self.registry.pointer().generation, self.snapshot
             known = before is not None and before.generation == generation
             if before is not None and known and before.fault is None:
+                self.last_failure = None  # all of it serves: what failed a moment ago has passed
                 return False
             if self._failed and self._failed[0] == generation and not again and time.monotonic() - self._failed[1] < _RETRY_FAILED_S:
                 return False

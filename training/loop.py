@@ -22,6 +22,7 @@ from training.agenda import Agenda, Job, Standing
 from training.job import JobRunner
 from training.levels import next_level, wants_exam
 from training.progress import Reporter
+from training.promote import FEWEST_TASKS
 from training.run_folder import Run
 from training.scorecard import Scorecard
 
@@ -135,10 +136,7 @@ class Loop:
                 return False
             self._end_job(done, took_s=trained.train_s if trained is not None else None)
             remove_folder(states)
-        if not self._route(corpus):  # not fitted yet in a cycle that was the root's alone
-            return False
-        self._end_cycle()
-        return True
+        return self._route(corpus) and self._end_cycle()  # the router of a cycle that was the root's alone isn't fitted yet
 
     def _brings_first_answer(self, job: Job) -> bool:
         """Whether a job trains a root of which no version is there: until one is, nothing answers, and there is nothing to choose from."""
@@ -161,15 +159,18 @@ class Loop:
             return f"waits for a first version of {self._run.tree.root}"
         return None
 
-    def _end_cycle(self) -> None:
+    def _end_cycle(self) -> bool:
+        """False when stopped before its end, which is then made again."""
         assert self._agenda is not None
+        if not self._raise_levels(self._agenda):
+            return False
         removed = self._run.registry.prune(self._run.settings.registry.keep)
         self._jobs.forget(removed)
-        self._raise_levels(self._agenda)
         self._run.journal.append("cycle_ended", cycle=self._agenda.cycle, pruned=[list(pair) for pair in removed],
                                  jobs=[{"node": job.node, "status": job.status} for job in self._agenda.jobs])
         self._reporter.note(f"cycle {self._agenda.cycle} ended: " + ", ".join(f"{job.node} {job.status}" for job in self._agenda.jobs))
         self._close(self._agenda)
+        return True
 
     def _close(self, agenda: Agenda) -> None:
         for left in self._work.glob(f"*/cycle{agenda.cycle:05d}"):  # a loop killed between closing a job and removing its states
@@ -181,9 +182,9 @@ class Loop:
         """Curriculum levels that were raised above data.curriculum_level, by domain."""
         return {str(event.node): int(event.facts["level"]) for event in self._run.journal.events(kind="level_raised")}
 
-    def _raise_levels(self, agenda: Agenda) -> None:
+    def _raise_levels(self, agenda: Agenda) -> bool:
         """Move the promoted experts' domains on to their next curriculum level where they passed the present one; where their exam didn't ask enough of
-        that, they are asked now."""
+        that, they are asked now. False when stopped before all were looked at."""
         tree, registry, settings = self._run.tree, self._run.registry, self._run.settings
         assert self._corpus is not None
         taught = {job.node for job in agenda.jobs if job.status == "promoted"} & set(tree.domains) & set(curriculum.domains()) - self._corpus.of_records
@@ -191,6 +192,8 @@ class Loop:
         taught -= {event.node for event in self._run.journal.events(kind="level_raised") if event.facts["cycle"] == agenda.cycle}
         levels = self._levels()
         for domain in (domain for domain in tree.domains if domain in taught):
+            if self._should_stop():
+                return False
             level = levels.get(domain, settings.data.curriculum_level)
             folder = registry.served(domain)
             if folder is None:  # damaged since
@@ -203,6 +206,7 @@ class Loop:
                 passed = scores[level]
                 self._run.journal.append("level_raised", node=domain, level=raised, cycle=agenda.cycle, tasks=len(passed), accuracy=sum(passed) / len(passed))
                 self._reporter.note(f"{domain}: level {raised} from the next cycle on")
+        return True
 
     def _route(self, corpus: Corpus) -> bool:
         """Fit and offer the router, once a cycle and before its training, but for a first root's: a user waits for that one's answers.
@@ -257,16 +261,17 @@ class Loop:
     def _standings(self) -> list[Standing]:
         """Facts of every trainable node for agenda.most_to_gain: its served card, and refusals since its promotion."""
         registry, tree = self._run.registry, self._run.tree
-        scores = {name: registry.card(name, registry.pointer().nodes[name])["scorecard"] for name in tree.trainable}
-        mean = sum(score["mean_bits_per_byte"] for score in scores.values()) / len(scores)
+        scores = {name: Scorecard.from_json(registry.card(name, registry.pointer().nodes[name])["scorecard"]) for name in tree.trainable}
+        mean = sum(score.mean_bits_per_byte for score in scores.values()) / len(scores)
         standings = []
         for name, score in scores.items():
             events = {kind: self._run.journal.events(kind=kind, node=name) for kind in (*OFFERS, "training_started")}  # not every reading of a router, too
             offers = [event.kind for event in sorted((event for kind in OFFERS for event in events[kind]), key=lambda event: event.id)]
             last_promotion = max((index for index, kind in enumerate(offers) if kind == "promoted"), default=-1)
             last_cycle = max((int(event.facts["cycle"]) for event in events["training_started"]), default=0)
-            standings.append(Standing(name, score["accuracy"], score["mean_bits_per_byte"] / mean, refusals=len(offers) - 1 - last_promotion,
-                                      cycles_since=max(0, self._next_cycle() - 1 - last_cycle), inner=name not in tree.domains))
+            standings.append(Standing(name, score.accuracy_of(at_least=FEWEST_TASKS), score.mean_bits_per_byte / mean,
+                                      refusals=len(offers) - 1 - last_promotion, cycles_since=max(0, self._next_cycle() - 1 - last_cycle),
+                                      inner=name not in tree.domains))
         return standings
 
     def _next_cycle(self) -> int:

@@ -6,7 +6,7 @@ Pure data and arithmetic. Does not run models (exam.py) and does not decide (pro
 from __future__ import annotations
 
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -59,7 +59,12 @@ class Scorecard:
     @property
     def accuracy(self) -> float | None:
         """Mean over domains of the mean score of graded tasks; None when no task has a grader."""
-        means = [value for domain in self.domains if (value := self.accuracy_in(domain)) is not None]
+        return self.accuracy_of(at_least=1)
+
+    def accuracy_of(self, *, at_least: int) -> float | None:
+        """The same over the domains with so many graded tasks; None when there is no such domain."""
+        graded = Counter(outcome.domain for outcome in self.outcomes if outcome.score is not None)
+        means = [value for domain in self.domains if graded[domain] >= at_least and (value := self.accuracy_in(domain)) is not None]
         return sum(means) / len(means) if means else None
 
     @property

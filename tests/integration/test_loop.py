@@ -234,6 +234,45 @@ def test_loop_killed_after_it_raised_levels_raises_them_once(toy_settings, monke
     assert [(event.node, event.facts["level"]) for event in events if event.kind == "level_raised"] == [("code", 2)]
 
 
+def test_loop_stopped_while_it_asks_for_levels_ends_the_cycle_when_it_goes_on(toy_settings, monkeypatch):
+    chosen = toy_settings("data.curriculum=auto", "data.curriculum_records=150", "data.curriculum_level=1", "loop.level_pass=0", "loop.level_floor=0",
+                          "model.context_tokens=256", "loop.steps=240", 'tree.branches={technical=["code"], analytical=["math"]}', data=None)
+    asked = []
+
+    def should_stop():
+        return bool(asked)
+
+    def level_scores(self, domain, version, *, level):
+        asked.append(domain)
+        return [1.0] * 40
+
+    monkeypatch.setattr(JobRunner, "level_scores", level_scores)
+    _, events = turn(chosen, should_stop=should_stop, router=False)
+    assert [event.node for event in events if event.kind == "level_raised"] == asked[:1]
+    assert "cycle_ended" not in {event.kind for event in events}
+    asked.clear()
+    _, events = turn(chosen, should_stop=lambda: False, router=False)
+    assert len(asked) == 1  # the other one
+    assert {event.node for event in events if event.kind == "level_raised"} == {"math", "code"}
+    assert [event.facts["cycle"] for event in events if event.kind == "cycle_ended"] == [0]
+
+
+def test_loop_chooses_by_accuracies_of_tasks_enough_alone(toy_settings, monkeypatch):
+    """Ten tasks a domain decide no promotion, and no choice of what is trained next either: bits per byte do."""
+    chosen = toy_settings("data.curriculum=auto", "data.curriculum_records=150", "data.curriculum_level=1", "model.context_tokens=256", "loop.steps=60",
+                          'tree.branches={technical=["code"]}', data=None)
+    registry, _ = turn(chosen, router=False)
+    assert registry.card("code", registry.pointer().nodes["code"])["scorecard"]["accuracy"] is not None
+
+    def standings():
+        with open_run(chosen) as run:
+            return Loop(run, device=choose("cpu"), fit_router=None, reporter=Reporter(quiet=True), should_stop=lambda: True)._standings()
+
+    assert {standing.accuracy for standing in standings()} == {None}
+    monkeypatch.setattr(loop_module, "FEWEST_TASKS", 10)
+    assert None not in {standing.accuracy for standing in standings()}
+
+
 @pytest.mark.parametrize("file", ["card.json", "model.safetensors"])
 def test_loop_whose_served_version_is_damaged_trains_that_node_again(toy_settings, file):
     chosen = toy_settings('tree.branches={technical=["code"]}')

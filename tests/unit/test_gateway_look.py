@@ -91,6 +91,14 @@ def test_node_that_could_not_be_loaded_at_the_start_is_said_and_loaded_by_a_relo
     assert not gateway.look(again=True)
 
 
+def test_failure_that_has_passed_is_no_failure_any_more(registry, gateway):
+    _promote(registry, "generalist", "math")
+    gateway.look()
+    gateway._note("the registry can't be read: Too many open files")
+    assert not gateway.look()
+    assert gateway.last_failure is None
+
+
 def test_node_that_could_not_be_loaded_is_tried_again_after_a_while_without_being_asked(registry, gateway, monkeypatch):
     _promote(registry, "generalist", "math")
     gateway.engine.failing = {"math"}

@@ -26,6 +26,11 @@ def test_scorecard_accuracy_is_the_mean_over_domains_of_graded_tasks():
     assert card.by(lambda outcome: f"{outcome.domain}/{outcome.level}") == {"code/1": 0.0, "math/1": 0.5, "math/2": 1.0}
 
 
+def test_scorecard_accuracy_of_domains_with_tasks_enough():
+    card = _card([*[("math", 1, 1.0, False)] * 3, ("math", 1, None, False), *[("code", 1, 0.0, False)] * 2, ("law", 1, None, False)])
+    assert [card.accuracy_of(at_least=count) for count in (1, 2, 3, 4)] == [0.5, 0.5, 1.0, None]
+
+
 def test_exact_match_is_the_share_of_right_answers_of_tasks_that_score_otherwise():
     outcomes = [Outcome(str(number), domain, task, 1, score, False, right) for number, (domain, task, score, right) in enumerate([
         ("knowledge", "nq_open", 1.0, True), ("knowledge", "nq_open", 0.5, False), ("knowledge", "nq_open", 0.0, False), ("knowledge", "arc", 1.0, True),
