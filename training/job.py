@@ -152,15 +152,16 @@ class JobRunner:
         final = settings.loop.root_final_lr_share if founding_root else settings.train.final_lr_share
         train_settings = settings.train.model_copy(update={"final_lr_share": final if job.final_lr_share is None else job.final_lr_share})
         plan = Plan.from_settings(train_settings, steps=job.steps, lr_share=job.lr_share, seed=settings.run.seed * 1_000_003 + cycle, seconds=job.seconds)
-        return replace(plan, least_steps=job.least_steps, most_seconds=job.most_seconds, dropout=self._dropout(job.node, corpus))
+        return replace(plan, least_steps=job.least_steps, most_seconds=job.most_seconds, dropout=self._dropout(job, corpus))
 
-    def _dropout(self, node: str, corpus: Corpus) -> float | None:
-        """loop.leaf_dropout of an expert of records, which reads again what its root has read, several times in an hour; the curriculum goes on for ever.
+    def _dropout(self, job: Job, corpus: Corpus) -> float | None:
+        """loop.leaf_dropout for an expert that reads its records more than once, after its root and branch did: it would learn them by heart (RESULTS.md).
         A pretrained base stays as it was made, and a routed model may have its own (moe.dropout)."""
         settings = self._run.settings
-        if node not in corpus.of_records or settings.model.base is not None or settings.moe.dropout:
+        if job.node not in corpus.of_records or settings.model.base is not None or settings.moe.dropout:
             return None
-        return settings.loop.leaf_dropout or None
+        assert job.steps is not None
+        return settings.loop.leaf_dropout or None if job.steps > self.epoch_steps(job.node, corpus, epochs=1.0) else None
 
     def begun_with(self, node: str, states: Path) -> str | None:
         """"node/version" that a training begins with, None for weights that are no version; kept beside its states, since another may be served at its end."""

@@ -292,17 +292,20 @@ def test_stop_in_a_second_look_leaves_the_job_pending_and_a_restart_ends_alike(t
     assert (registry.served("code") / "model.safetensors").read_bytes() == (whole.served("code") / "model.safetensors").read_bytes()
 
 
-def test_dropout_is_of_experts_of_records(toy_settings, tmp_path):
-    def shares(*overrides, of_records=("code",), **base):
-        chosen = toy_settings(*SMALL, *overrides)
+def test_dropout_is_of_experts_that_read_their_records_more_than_once(toy_settings, tmp_path):
+    """A step reads 2 x 100 places, nine tenths of them of the expert's own 900 tokens: five steps are one reading."""
+    two = ("train.row_tokens=100", "train.batch_rows=2", "loop.replay_share=0.1", 'tree.branches={technical=["code", "math"]}')
+
+    def shares(*overrides, of_records=("code",), steps=6, **base):
+        chosen = toy_settings(*SMALL, *two, *overrides)
         with open_run(chosen) as run:
             run_of_base = replace(run, settings=chosen.model_copy(update={"model": chosen.model.model_copy(update=base)}))
             runner = JobRunner(run_of_base, device=choose("cpu"), reporter=Reporter(quiet=True), should_stop=lambda: True)
-            corpus = SimpleNamespace(of_records=frozenset(of_records))
-            return {node: runner._plan(Job(node, 0.5, steps=4), cycle=1, states=tmp_path, corpus=corpus).dropout for node in run.tree.trainable}
+            corpus = SimpleNamespace(of_records=frozenset(of_records), shard=lambda domain, split: SimpleNamespace(tokens=range(900)))
+            return {node: runner._plan(Job(node, 0.5, steps=steps), cycle=1, states=tmp_path, corpus=corpus).dropout for node in run.tree.trainable}
 
-    everyone = dict.fromkeys(("generalist", "code"))
+    everyone = dict.fromkeys(("generalist", "technical", "code", "math"))
     assert shares() == {**everyone, "code": 0.1}
     assert shares("loop.leaf_dropout=0.25") == {**everyone, "code": 0.25}
-    for none in (shares("loop.leaf_dropout=0"), shares(of_records=()), shares("moe.dropout=0.2"), shares(base="somewhere/base")):
+    for none in (shares(steps=5), shares("loop.leaf_dropout=0"), shares(of_records=()), shares("moe.dropout=0.2"), shares(base="somewhere/base")):
         assert none == everyone
