@@ -49,6 +49,8 @@ def _run(chosen: settings.Settings, *, action: str, json_file: Path | None) -> i
         errors.print(f"data_prep: {error}")
         return 2
     plain_console(soft_wrap=False).print(corpus.report.tables())
+    if action == "report" and cycle is not None:
+        errors.print(f"data_prep: the files as they were when cycle {cycle} was prepared; `build` takes them as they are now")
     if json_file is not None:
         write_text(json_file, json.dumps(corpus.report.to_json(), indent=1) + "\n")
     try:

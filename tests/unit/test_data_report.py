@@ -81,14 +81,16 @@ def test_build_measures_bytes_per_token_and_packing(arguments: list[str], tmp_pa
     assert 0 < law["efficiency"] <= 1
 
 
-def test_report_shows_what_was_prepared_and_build_takes_new_files(arguments: list[str], tmp_path: Path) -> None:
+def test_report_shows_what_was_prepared_and_build_takes_new_files(arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "report.json"
-    read = []
-    for action, name in (("build", "a2"), ("report", "a3"), ("build", "a4")):
+    read, old = [], []
+    for action, name in (("report", "a2"), ("report", "a3"), ("build", "a4")):  # the first builds: there is nothing yet
         assert main([action, *arguments, "--json", str(file)]) == 0
+        old.append("the files as they were when cycle 0 was prepared; `build` takes them as they are now" in capsys.readouterr().err)
         read.append(json.loads(file.read_text(encoding="utf-8"))["domains"]["law"]["read"])
         (tmp_path / "data" / "law" / f"{name}.jsonl").write_text(json.dumps({"prompt": f"Is file {name} new?", "response": "Yes."}) + "\n", encoding="utf-8")
     assert read == [62, 62, 64]
+    assert old == [False, True, False]
 
 
 def test_first_look_prepares_the_cycle_that_the_loop_begins_with(tmp_path: Path) -> None:
