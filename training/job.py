@@ -145,14 +145,15 @@ class JobRunner:
         """How long and how fast the job trains. One of minutes goes on as it began, by whichever version of the program."""
         settings = self._run.settings
         assert job.steps is not None
-        begun = saved_plan(states) if job.seconds is not None else None
-        if begun is not None:
+        begun = saved_plan(states)
+        if begun is not None and job.seconds is not None:
             return begun
         founding_root = job.node == self._run.tree.root and job.lr_share == 1.0
         final = settings.loop.root_final_lr_share if founding_root else settings.train.final_lr_share
         train_settings = settings.train.model_copy(update={"final_lr_share": final if job.final_lr_share is None else job.final_lr_share})
         plan = Plan.from_settings(train_settings, steps=job.steps, lr_share=job.lr_share, seed=settings.run.seed * 1_000_003 + cycle, seconds=job.seconds)
-        return replace(plan, least_steps=job.least_steps, most_seconds=job.most_seconds, dropout=self._dropout(job, corpus))
+        dropout = self._dropout(job, corpus) if begun is None else begun.dropout
+        return replace(plan, least_steps=job.least_steps, most_seconds=job.most_seconds, dropout=dropout)
 
     def _dropout(self, job: Job, corpus: Corpus) -> float | None:
         """loop.leaf_dropout for an expert that reads its records more than once, after its root and branch did: it would learn them by heart (RESULTS.md).

@@ -47,8 +47,7 @@ class PackedLoss:
     def __init__(self, model: PreTrainedModel, *, device: Device, bf16: bool, attention: Attention, compiled: bool = False,
                  again: bool = False) -> None:
         self._model, self._device, self._attention = model, device, attention
-        # One layer is compiled, not the model: layers and later models of the same shape share the graph, so it takes seconds, once a process.
-        self._layers = {layer: torch.compile(layer.forward, dynamic=False) for layer in layers_of(model)} if compiled else {}
+        self._layers = _compiled_forwards(model) if compiled else {}
         if again:
             self._layers = {layer: self._computed_again(layer.forward) for layer in _layers_to_compute_again(model)}
         self._dtype = torch.bfloat16 if bf16 else torch.float32
@@ -130,6 +129,12 @@ def layers_of(model: PreTrainedModel) -> list[nn.Module]:
     lists = [list(child) for child in model.base_model.children() if isinstance(child, nn.ModuleList)]
     found: list[nn.Module] = max(lists, key=len, default=[])
     return found if len({type(layer) for layer in found}) == 1 else []
+
+
+def _compiled_forwards(model: PreTrainedModel) -> dict[nn.Module, Callable[..., Any]]:
+    """One layer is compiled, not the model: layers and later models of the same shape share the graph, so it takes seconds, once a process."""
+    torch._dynamo.config.skip_nnmodule_hook_guards = False  # else they'd share it, too, where one has dropout (a hook) and the other none
+    return {layer: torch.compile(layer.forward, dynamic=False) for layer in layers_of(model)}
 
 
 def _layers_to_compute_again(model: PreTrainedModel) -> list[nn.Module]:

@@ -18,6 +18,7 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedModel
 
+from experts import device as devices
 from experts.allocator import Keeper
 from experts.checkpoint import State, load_newest, prune_states, save_state
 from experts.device import Device
@@ -105,10 +106,12 @@ class _Run:
         self._held_out: dict[str, list[Batch]] | None = None
 
     def start(self) -> None:
-        """Resume from the newest state, or choose the precision and save the state before the first step."""
+        """Resume from the newest state, or choose the precision and save the state before the first step. What a training draws (dropout, a router's noise)
+        follows from its plan, not from what the process drew before."""
         state = load_newest(self.folder)
         if state is None:
             self.choose(batches=self.plan.steps * self.settings.accumulate)
+            devices.seed_everything(self.plan.seed)
             self.save()
             return
         trainer_state.require_same(state.facts["identity"], ours=self.identity, folder=self.folder)
@@ -116,8 +119,7 @@ class _Run:
             trainer_state.warn_of_other_machine(state.facts["machine"], ours=trainer_state.machine(self.device))
         self.rollbacks = state.facts["rollbacks"]
         self.compute(Execution(**state.facts["execution"]))
-        if self.execution.compiled:
-            compile_ahead(self.model, loss=self.loss, batch=self.batches.next(), device=self.device)  # or it would count as the first step's time
+        self._compile_ahead(self.batches.next())
         self.restore(state)
         _log.info("resuming at step %d of %d", self.step, self.pace.steps)
 
@@ -129,8 +131,15 @@ class _Run:
     def choose(self, *, batches: int) -> None:
         """Take the fastest way to compute that many batches, measured on the first one."""
         position = self.batches.position()
-        self.compute(choose_execution(self.model, device=self.device, settings=self.settings, batch=self.batches.next(), batches=batches))
+        batch = self.batches.next()
+        self.compute(choose_execution(self.model, device=self.device, settings=self.settings, batch=batch, batches=batches))
+        self._compile_ahead(batch)
         self.batches.seek(position)
+
+    def _compile_ahead(self, batch: Batch) -> None:
+        """Or it would count as the first step's time: in another process, and with dropout, layers are compiled once more."""
+        if self.execution.compiled:
+            compile_ahead(self.model, loss=self.loss, batch=batch, device=self.device)
 
     def compute(self, execution: Execution) -> None:
         """Take the steps from now on in this way, but for what this device can't: a state may come from another."""

@@ -309,3 +309,19 @@ def test_dropout_is_of_experts_that_read_their_records_more_than_once(toy_settin
     assert shares("loop.leaf_dropout=0.25") == {**everyone, "code": 0.25}
     for none in (shares(steps=5), shares("loop.leaf_dropout=0"), shares(of_records=()), shares("moe.dropout=0.2"), shares(base="somewhere/base")):
         assert none == everyone
+
+
+def test_training_of_steps_goes_on_with_the_dropout_that_it_began_with(toy_settings, tmp_path):
+    """Begun by a version of the program that knew none."""
+    with open_run(toy_settings(*SMALL)) as run:
+        runner = JobRunner(run, device=choose("cpu"), reporter=Reporter(quiet=True), should_stop=lambda: True)
+        corpus = SimpleNamespace(of_records=frozenset({"code"}), shard=lambda domain, split: SimpleNamespace(tokens=range(9)))
+
+        def plan():
+            return runner._plan(Job("code", 0.5, steps=40), cycle=1, states=tmp_path, corpus=corpus)
+
+        begun = plan()
+        assert begun.dropout == 0.1
+        old = {key: value for key, value in begun.to_json().items() if key != "dropout"}
+        save_state(tmp_path, tensors={"weight": torch.zeros(3)}, facts={"identity": {"plan": old}})
+        assert plan() == replace(begun, dropout=None)

@@ -2,6 +2,7 @@
 
 import copy
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -21,8 +22,9 @@ from training.trainer import measure_step_s, train
 BOTH = Mix({"up": 0.5, "down": 0.5})
 
 
-def run(model, folder, *, settings, steps=6, seconds=None, corpus=None, mix=BOTH, seed=3, on_step=lambda facts: None, should_stop=lambda: False, **more):
-    plan = Plan.from_settings(settings, steps=steps, seed=seed, seconds=seconds)
+def run(model, folder, *, settings, steps=6, seconds=None, corpus=None, mix=BOTH, seed=3, on_step=lambda facts: None, should_stop=lambda: False, dropout=None,
+        **more):
+    plan = replace(Plan.from_settings(settings, steps=steps, seed=seed, seconds=seconds), dropout=dropout)
     return train(model, corpus=corpus or counting_corpus(), mix=mix, plan=plan, device=choose("cpu"), state_folder=folder, settings=settings,
                  on_step=on_step, should_stop=should_stop, **more)
 
@@ -301,6 +303,19 @@ def test_train_with_compiled_layers_gives_the_losses_of_the_plain_ones(tmp_path,
     assert found.losses == pytest.approx(wanted.losses, rel=1e-4)
     assert found.best.val_loss == pytest.approx(wanted.best.val_loss, rel=1e-4)
     assert "forward" not in vars(compiled.model.layers[0])
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # the compiler's own
+def test_dropout_reaches_layers_that_were_compiled_without_it_and_stays_with_its_plan(tmp_path, monkeypatch):
+    """As an expert's training does after its root's, in one process; layers share a graph, which knows of hooks only if it is asked to."""
+    monkeypatch.setattr(execution, "_COMPILE_PAYS_AFTER_S", 0.0)
+    monkeypatch.setattr(execution, "_fastest", lambda model, ways, **_: (ways[-1], 1.0))  # whatever is faster here: the compiled one
+    losses = [run(toy_model(), tmp_path / str(number), settings=toy_training(compile="auto"), steps=2, dropout=share).losses
+              for number, share in enumerate([None, 0.5, None, 0.5])]
+    assert losses[0] == losses[2]
+    assert losses[1] == losses[3]
+    assert losses[1][0] != pytest.approx(losses[0][0], rel=1e-5)
 
 
 def test_train_where_compiling_fails_goes_on_without(tmp_path, monkeypatch, caplog):
