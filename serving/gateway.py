@@ -25,6 +25,7 @@ from routing.router import Ranked, Route
 from serving.answer import Answer, Timing
 from serving.engines.interface import Engine, EngineClosed, EngineFull, Failed, LoadFailed, Model, Sampling, Stream, Work
 from serving.errors import ApiError
+from serving.faults import Faults
 from serving.limits import answers_at_once
 from serving.memory import give_back
 from serving.pool import Pool, Resident, Retired
@@ -33,6 +34,7 @@ from settings import DecodingSettings, Settings
 
 log = logging.getLogger(__name__)
 _RETRY_FAILED_S = 30.0
+_LOOK, _GENERATION = "look", "generation"  # causes of faults, beside the nodes
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +101,7 @@ class Gateway:
         budget = settings.serve.memory_mib
         self.pool = Pool(engine, budget_bytes=None if budget is None else budget * 2**20)
         self.snapshot: Snapshot | None = None  # replaced by one assignment, read once a request
-        self.last_failure: str | None = None
+        self._faults = Faults()
         self.swaps = 0
         self.started_at = int(time.time())
         self._failed: tuple[int, float] | None = None
@@ -120,10 +122,10 @@ class Gateway:
             try:
                 self.look()
             except (RegistryError, OSError, ValueError) as error:
-                self._note(f"the registry can't be read: {error}")
+                self._faults.note(_LOOK, f"the registry can't be read: {error}")
             except Exception as error:  # a gateway that no longer looks would serve old versions for ever
                 log.exception("looking for new versions broke; what is served stays")
-                self.last_failure = f"looking for new versions broke: {type(error).__name__}; the log has it"
+                self._faults.note(_LOOK, f"looking for new versions broke: {type(error).__name__}; the log has it")
             self._stop.wait(self.settings.serve.poll_s)
 
     def look(self, *, again: bool = False) -> bool:
@@ -135,7 +137,7 @@ class Gateway:
             generation, before = self.registry.pointer().generation, self.snapshot
             known = before is not None and before.generation == generation
             if before is not None and known and before.fault is None:
-                self.last_failure = None  # all of it serves: what failed a moment ago has passed
+                self._faults.passed(_LOOK, _GENERATION)
                 return False
             if self._failed and self._failed[0] == generation and not again and time.monotonic() - self._failed[1] < _RETRY_FAILED_S:
                 return False
@@ -143,19 +145,17 @@ class Gateway:
                 built = build(find(self.registry, self.tree), tree=self.tree, pool=self.pool, before=before, elsewhere=self._elsewhere)
             except LoadFailed as error:
                 self._failed = (generation, time.monotonic())
-                self._note(f"generation {generation} isn't served{' whole' if known else ''}, what was served before stays: {error}")
+                self._faults.note(_GENERATION, f"generation {generation} isn't served{' whole' if known else ''}, what was served before stays: {error}")
                 self._drop_unused()
                 return False
             if built is None:
                 self._failed = (generation, time.monotonic())
                 if before is not None:
-                    self._note(f"generation {generation} has no version of {self.tree.root}; what was served before stays")
+                    self._faults.note(_GENERATION, f"generation {generation} has no version of {self.tree.root}; what was served before stays")
                 self._drop_unused()
                 return False
             self._failed = (built.generation, time.monotonic()) if built.fault is not None else None
-            if built.fault is not None:
-                self._note(built.fault)
-            self.last_failure = built.fault
+            self._faults.only(_GENERATION, built.fault)
             if before is not None and built.is_like(before):
                 self._drop_unused()
                 return False
@@ -168,10 +168,10 @@ class Gateway:
         self.pool.keep_only(self.snapshot.residents.values() if self.snapshot else ())
         give_back()
 
-    def _note(self, failure: str) -> None:
-        if failure != self.last_failure:
-            log.error("%s", failure)
-            self.last_failure = failure
+    @property
+    def last_failure(self) -> str | None:
+        """What is wrong at present, in words."""
+        return self._faults.text
 
     @property
     def not_ready(self) -> str | None:
@@ -293,8 +293,9 @@ class Gateway:
         try:
             model = resident.acquire()
         except LoadFailed as error:
-            self._note(f"{resident.name} {resident.version} can't be loaded: {error}")
+            self._faults.note(resident.name, f"{resident.name} {resident.version} can't be loaded: {error}")
             return None
+        self._faults.passed(resident.name)
         with contextlib.ExitStack() as hold:
             hold.callback(resident.release)
             stream = self._submitted(ask, resident, model, arrived=arrived)

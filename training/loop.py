@@ -98,7 +98,7 @@ class Loop:
     def _prepare(self, cycle: int, *, resume: bool) -> Corpus:
         """The data of a cycle: as it was prepared for one that is resumed, else the files as they are now. A file that somebody changes while the loop
         runs must not end it, and the gateway with it: where the data is refused, the corpus of the last cycle stays. At the start it is refused outright."""
-        settings, tree, levels = self._run.settings, self._run.tree, self._levels()
+        settings, tree, levels = self._run.settings, self._run.tree, self._levels(before=cycle)
         try:
             self._corpus = prepare(settings, tree, cycle=cycle, log=self._reporter.note, levels=levels, resume=resume, training=TRAINING)
         except DataError as error:
@@ -178,9 +178,10 @@ class Loop:
         self._agenda_file.unlink()
         self._agenda = None
 
-    def _levels(self) -> dict[str, int]:
-        """Curriculum levels that were raised above data.curriculum_level, by domain."""
-        return {str(event.node): int(event.facts["level"]) for event in self._run.journal.events(kind="level_raised")}
+    def _levels(self, *, before: int) -> dict[str, int]:
+        """Curriculum levels that cycles before that one raised above data.curriculum_level, by domain: one that is stopped at its end keeps its data."""
+        raised = self._run.journal.events(kind="level_raised")
+        return {str(event.node): int(event.facts["level"]) for event in raised if event.facts["cycle"] < before}
 
     def _raise_levels(self, agenda: Agenda) -> bool:
         """Move the promoted experts' domains on to their next curriculum level where they passed the present one; where their exam didn't ask enough of
@@ -190,7 +191,7 @@ class Loop:
         taught = {job.node for job in agenda.jobs if job.status == "promoted"} & set(tree.domains) & set(curriculum.domains()) - self._corpus.of_records
         # Killed in between, the loop comes here twice in a cycle: one exam raises a level once.
         taught -= {event.node for event in self._run.journal.events(kind="level_raised") if event.facts["cycle"] == agenda.cycle}
-        levels = self._levels()
+        levels = self._levels(before=agenda.cycle)
         for domain in (domain for domain in tree.domains if domain in taught):
             if self._should_stop():
                 return False

@@ -251,8 +251,10 @@ def test_loop_stopped_while_it_asks_for_levels_ends_the_cycle_when_it_goes_on(to
     assert [event.node for event in events if event.kind == "level_raised"] == asked[:1]
     assert "cycle_ended" not in {event.kind for event in events}
     asked.clear()
+    begun = (Path(chosen.run.dir) / "data" / "corpus.json").read_bytes()
     _, events = turn(chosen, should_stop=lambda: False, router=False)
     assert len(asked) == 1  # the other one
+    assert (Path(chosen.run.dir) / "data" / "corpus.json").read_bytes() == begun  # the raised level is the next cycle's
     assert {event.node for event in events if event.kind == "level_raised"} == {"math", "code"}
     assert [event.facts["cycle"] for event in events if event.kind == "cycle_ended"] == [0]
 

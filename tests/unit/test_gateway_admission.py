@@ -1,13 +1,14 @@
 """Who is let in: a count over all nodes, requests that a drain waits for, holds that come back whatever breaks. Engines are stand-ins."""
 
 import threading
+from types import SimpleNamespace
 
 import pytest
 
 import settings as configuration
 from experts.chat_frames import ChatTemplateError
 from experts.device import cpu_device
-from serving.engines.interface import Capacity, End, Piece, Stream
+from serving.engines.interface import Capacity, End, LoadFailed, Piece, Stream
 from serving.errors import ApiError
 from serving.gateway import Ask, Gateway
 from serving.limits import answers_at_once
@@ -159,6 +160,23 @@ def test_conversation_that_no_nodes_template_takes_is_a_bad_request(gateway):
     assert (refused.value.status, refused.value.code, refused.value.param) == (400, "invalid_messages", "messages")
     (resident,) = gateway.snapshot.residents.values()
     assert (resident.uses, gateway.running) == (0, 0)
+
+
+def test_version_that_could_not_be_loaded_for_a_request_stays_said_until_it_can(gateway, monkeypatch):
+    sound = gateway.engine.load
+
+    def broken(folder, *, name):
+        raise LoadFailed("memory is short")
+
+    monkeypatch.setattr(gateway.registry, "pointer", lambda: SimpleNamespace(generation=1))
+    monkeypatch.setattr(gateway.engine, "load", broken)
+    with pytest.raises(ApiError):
+        gateway.answer(ASK)
+    assert not gateway.look()
+    assert gateway.last_failure == "generalist v000001 can't be loaded: memory is short"
+    monkeypatch.setattr(gateway.engine, "load", sound)
+    gateway.answer(ASK).close()
+    assert gateway.last_failure is None
 
 
 def test_answer_of_a_reader_that_left_is_cancelled_and_not_broken(gateway):

@@ -91,12 +91,23 @@ def test_node_that_could_not_be_loaded_at_the_start_is_said_and_loaded_by_a_relo
     assert not gateway.look(again=True)
 
 
-def test_failure_that_has_passed_is_no_failure_any_more(registry, gateway):
+def test_failure_of_a_look_is_none_any_more_once_another_look_succeeds(registry, gateway, monkeypatch):
     _promote(registry, "generalist", "math")
     gateway.look()
-    gateway._note("the registry can't be read: Too many open files")
-    assert not gateway.look()
-    assert gateway.last_failure is None
+    object.__setattr__(gateway.settings.serve, "poll_s", 0.01)
+    sound, looks = gateway.look, []
+
+    def look():
+        looks.append(gateway.last_failure)
+        if len(looks) in {1, 3}:
+            raise OSError(24, "Too many open files") if len(looks) == 1 else RuntimeError("a fault of a library")
+        gateway._stop.set() if len(looks) > 4 else None
+        return sound()
+
+    monkeypatch.setattr(gateway, "look", look)
+    gateway._poll()
+    assert looks == [None, "the registry can't be read: [Errno 24] Too many open files", None,
+                     "looking for new versions broke: RuntimeError; the log has it", None]
 
 
 def test_node_that_could_not_be_loaded_is_tried_again_after_a_while_without_being_asked(registry, gateway, monkeypatch):

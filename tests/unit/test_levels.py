@@ -62,7 +62,7 @@ def test_loop_asks_a_promoted_expert_the_level_that_exams_leave_out(tmp_path, ri
         return [float(place < right) for place in range(40)]
 
     loop = SimpleNamespace(_run=run, _jobs=SimpleNamespace(level_scores=level_scores), _reporter=SimpleNamespace(note=lambda text: None),
-                           _levels=lambda: {"math": 4}, _corpus=SimpleNamespace(of_records=of_records), _should_stop=lambda: False)
+                           _levels=lambda before: {"math": 4}, _corpus=SimpleNamespace(of_records=of_records), _should_stop=lambda: False)
     Loop._raise_levels(loop, Agenda(cycle=3, jobs=(Job("math", 1.0, status="promoted"), Job("code", 1.0, status="refused"))))
     assert asked == ([] if of_records else [("math", "v000007", 4)])
     events = run.journal.events(kind="level_raised")
