@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import dropout
 from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel
 
@@ -51,16 +50,28 @@ def _drop(module: nn.Module, inputs: Any, output: Any, *, share: float) -> Any: 
 
 
 def dropped(x: Tensor, *, share: float) -> Tensor:
-    """Dropout; outside compiled layers in steps of 1/256, where torch's own draws take longer on a CPU than the layer does."""
-    return dropout(x, share) if torch.compiler.is_compiling() else _dropped_by_bytes(x, share=share)
-
-
-def _dropped_by_bytes(x: Tensor, *, share: float) -> Tensor:
-    """A byte a number, eight of them from one draw."""
+    """Dropout in steps of 1/256. The same numbers fall whether layers are compiled or not."""
     least = round(share * 256)
     if not least:
         return x
-    place = x.device if x.device.type == "cuda" else torch.device("cpu")  # elsewhere generator and single bytes may be missing
-    draws = torch.empty((x.numel() + 7) // 8, dtype=torch.int64, device=place).random_(-2**63, None)
-    kept = (draws.view(torch.uint8)[:x.numel()] >= least).view(x.shape).to(x.device)
-    return x * kept.to(x.dtype).mul_(256 / (256 - least))
+    kept = _kept_in_a_graph(x.detach(), least) if torch.compiler.is_compiling() else _kept(x, least)
+    return x * kept.to(x.dtype).mul(256 / (256 - least))
+
+
+def _kept(like: Tensor, least: int) -> Tensor:
+    """Ones in the shape of a tensor, but for least in 256 of them, which are zeros (uint8): a byte a number, eight of them from one draw.
+
+    On a CPU torch's own draws take longer than a layer, eager or compiled (RESULTS.md).
+    """
+    place = like.device if like.device.type == "cuda" else torch.device("cpu")  # elsewhere generator and single bytes may be missing
+    draws = torch.empty((like.numel() + 7) // 8, dtype=torch.int64, device=place).random_(-2**63, None)
+    return (draws.view(torch.uint8)[:like.numel()] >= least).view(torch.uint8).view(like.shape).to(like.device)
+
+
+# For the compiler one operation of which it knows the shape.
+_kept_in_a_graph = torch.library.custom_op("branchwise::kept", _kept, mutates_args=(), schema="(Tensor like, int least) -> Tensor")
+
+
+@_kept_in_a_graph.register_fake
+def _(like: Tensor, least: int) -> Tensor:  # noqa: ARG001 - the operation's signature
+    return torch.empty_like(like, dtype=torch.uint8)

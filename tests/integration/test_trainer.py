@@ -308,14 +308,17 @@ def test_train_with_compiled_layers_gives_the_losses_of_the_plain_ones(tmp_path,
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # the compiler's own
 def test_dropout_reaches_layers_that_were_compiled_without_it_and_stays_with_its_plan(tmp_path, monkeypatch):
-    """As an expert's training does after its root's, in one process; layers share a graph, which knows of hooks only if it is asked to."""
+    """As an expert's training does after its root's, in one process; layers share a graph, which knows of hooks only if it is asked to. The same places
+    fall as without a compiler, backward too."""
     monkeypatch.setattr(execution, "_COMPILE_PAYS_AFTER_S", 0.0)
     monkeypatch.setattr(execution, "_fastest", lambda model, ways, **_: (ways[-1], 1.0))  # whatever is faster here: the compiled one
-    losses = [run(toy_model(), tmp_path / str(number), settings=toy_training(compile="auto"), steps=2, dropout=share).losses
+    losses = [run(toy_model(), tmp_path / str(number), settings=toy_training(compile="auto"), steps=4, dropout=share).losses
               for number, share in enumerate([None, 0.5, None, 0.5])]
     assert losses[0] == losses[2]
     assert losses[1] == losses[3]
     assert losses[1][0] != pytest.approx(losses[0][0], rel=1e-5)
+    eager = run(toy_model(), tmp_path / "eager", settings=toy_training(compile="off"), steps=4, dropout=0.5)
+    assert losses[1] == pytest.approx(eager.losses, rel=1e-5)
 
 
 def test_train_where_compiling_fails_goes_on_without(tmp_path, monkeypatch, caplog):

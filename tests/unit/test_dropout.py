@@ -36,7 +36,7 @@ def test_dropout_keeps_the_share_and_the_mean():
 
 def test_stream_dropout_is_the_residual_dropout_of_gpt2(monkeypatch):
     """transformers' own, at the same places and in the same order, so that the same draws give the same numbers."""
-    monkeypatch.setattr(dropout, "_dropped_by_bytes", lambda x, *, share: torch.nn.functional.dropout(x, share))
+    monkeypatch.setattr(dropout, "dropped", lambda x, *, share: torch.nn.functional.dropout(x, share))
     wanted = outputs(gpt2(0.3).train())
     model = gpt2(0.0).train()
     plain = outputs(model)
