@@ -108,7 +108,7 @@ class LoopSettings(Section):
     cycle_minutes: float = Field(5.0, description="training minutes of a later cycle", gt=0, le=100_000)
     steps: int | None = Field(None, description="steps of the first cycle in place of minutes (same numbers on every machine)", ge=1)
     cycle_steps: int | None = Field(None, description="steps of a later cycle in place of cycle_minutes", ge=1)
-    first_answer_s: float = Field(60.0, description="seconds of root training before its first version is offered; the data comes before", gt=0)
+    first_answer_s: float = Field(60.0, description="seconds of root training before its first version is offered; data and router come before", gt=0)
     root_share: float = Field(0.4, description="the root's share of a long first cycle; a short one gives it more, see the next three", gt=0, le=1)
     root_reads: float = Field(3.5, description="tokens a weight that a root of new weights should read in the first cycle; 0: always root_share", ge=0, le=1000)
     root_share_most: float = Field(0.75, description="most of a first cycle on the curriculum that the root gets; a higher root_share stays", ge=0, lt=1)

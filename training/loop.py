@@ -117,10 +117,9 @@ class Loop:
     def _work_off(self, agenda: Agenda, corpus: Corpus) -> bool:
         """All jobs of a cycle, then its end; False when stopped before."""
         self._agenda = agenda
+        self._route(corpus)
         self._share_out(corpus)
         while (job := self._agenda.pending) is not None:
-            if not self._brings_first_answer(job) and not self._route(corpus):
-                return False
             if self._should_stop():
                 return False
             if (hindrance := self._hindrance(job)) is not None:
@@ -136,12 +135,7 @@ class Loop:
                 return False
             self._end_job(done, took_s=trained.train_s if trained is not None else None)
             remove_folder(states)
-        return self._route(corpus) and self._end_cycle()  # the router of a cycle that was the root's alone isn't fitted yet
-
-    def _brings_first_answer(self, job: Job) -> bool:
-        """Whether a job trains a root of which no version is there: until one is, nothing answers, and there is nothing to choose from."""
-        root = self._run.tree.root
-        return job.node == root and self._run.registry.served(root) is None
+        return self._end_cycle()
 
     def _end_job(self, done: Job, *, took_s: float | None) -> None:
         """Keep what became of a job; where a slow root took more than its own, say what the others have left."""
@@ -209,16 +203,15 @@ class Loop:
                 self._reporter.note(f"{domain}: level {raised} from the next cycle on")
         return True
 
-    def _route(self, corpus: Corpus) -> bool:
-        """Fit and offer the router, once a cycle and before its training, but for a first root's: a user waits for that one's answers.
-        False when stopped before its end."""
+    def _route(self, corpus: Corpus) -> None:
+        """Fit and offer the router, once a cycle and before its training: then the loop itself is at its smallest."""
         assert self._agenda is not None
         if self._agenda.router_done or self._fit_router is None:
-            return True
+            return
         registry = self._run.registry
         candidate = self._fit_router(corpus, registry.served("router"))
         if candidate is None and self._should_stop():
-            return False  # the fit was given up, and is made again when the cycle goes on
+            return  # the fit was given up, and is made again when the cycle goes on
         if candidate is not None and candidate.promote:
             version = registry.add("router", candidate.write, card={**candidate.card, "corpus": corpus.fingerprint})
             registry.promote({"router": version}, reason=candidate.reason)
@@ -228,10 +221,9 @@ class Loop:
             self._run.journal.append("refused", node="router", reason=candidate.reason)
             self._reporter.note(f"router refused: {candidate.reason}")
         self._save(replace(self._agenda, router_done=True))
-        return True
 
     def _share_out(self, corpus: Corpus) -> None:
-        """Let the root of a founding cycle grow as far as it needs."""
+        """Let the root of a founding cycle grow as far as it needs; after the router's fit, since it takes a model to measure its speed."""
         assert self._agenda is not None
         if not self._to_share(self._agenda) or self._should_stop():
             return

@@ -103,7 +103,7 @@ def test_loop_stopped_while_its_router_is_fitted_fits_it_when_it_goes_on(toy_set
     registry, events = turn(chosen, should_stop=should_stop)
     assert asked
     assert registry.pointer().router is None
-    assert [event.node for event in events if event.kind in {"training_started", "promoted", "refused", "cycle_ended"}] == ["generalist", "generalist"]
+    assert not {event.kind for event in events} & {"training_started", "promoted", "refused", "cycle_ended"}
     registry, events = turn(chosen)
     assert registry.pointer().router == "v000001"
     assert [event.facts["cycle"] for event in events if event.kind == "cycle_ended"] == [0]
@@ -346,32 +346,6 @@ def test_loop_first_version_comes_early_and_is_replaced(toy_settings):
     assert "early, after" in roots[0].facts["reason"]
     assert len(roots) >= 2
     assert "more of the same training" in roots[-1].facts["reason"]
-
-
-def order(events, kinds=("promoted", "refused")):
-    return [event.node for event in events if event.kind in kinds]
-
-
-def test_loop_brings_a_first_answer_before_it_fits_the_router_and_fits_that_before_any_other_node(toy_settings):
-    _, events = turn(toy_settings("loop.first_answer_s=0.001", "loop.steps=60"))
-    names = order(events)
-    place = names.index("router")
-    assert place >= 2
-    assert set(names[:place]) == {"generalist"}
-    assert names.count("router") == 1
-    assert "generalist" not in names[place:]
-
-
-def test_loop_fits_the_router_first_where_a_root_answers_already_and_last_where_it_is_the_root_alone(toy_settings):
-    one = ("loop.root_share=1", "loop.branch_share=0")
-    _, events = turn(toy_settings(*one))
-    assert order(events) == ["generalist", "router"]
-    assert [event.kind for event in events][-1] == "cycle_ended"
-    stopped = toy_settings("loop.first_answer_s=0.001", "loop.steps=60", run="stopped")
-    _, events = turn(stopped, should_stop=Stop(25))
-    assert order(events) == ["generalist"]  # its early version
-    _, events = turn(stopped)
-    assert order(events)[:2] == ["generalist", "router"]
 
 
 class FullFor(durable.Disk):
