@@ -1,6 +1,7 @@
 """The commands at the top level, as a user calls them, over one toy family that is trained once."""
 
 import json
+import shutil
 import subprocess
 import sys
 
@@ -45,6 +46,41 @@ def test_test_all_experts_writes_the_promised_figures(family, records_folder, to
     assert figures["router"]["version"] == pointer.router
     assert figures["nodes"]["math"]["bits_per_byte"] == pytest.approx(figures["bits_matrix"]["math"]["math"])
     assert figures["nodes"]["math"]["version"] in done.stdout
+
+
+@pytest.fixture
+def maimed(family, tmp_path):
+    """A copy of the family; and a function that flips a byte in the weights of a node's one version there."""
+    def harm(node):
+        weights = copy / "nodes" / node / "v000001" / "model.safetensors"
+        data = bytearray(weights.read_bytes())
+        data[-1] ^= 1
+        weights.write_bytes(data)
+
+    copy = shutil.copytree(family, tmp_path / "copy")
+    return copy, harm
+
+
+def options(run, data, overrides):
+    return ["--run", str(run), "--data", str(data), *(f"--set={override}" for override in overrides)]
+
+
+def test_test_all_experts_shows_what_answers_where_an_expert_has_no_version(maimed, records_folder, toy_overrides, tmp_path, capsys):
+    run, harm = maimed
+    harm("knowledge")
+    passes = ("--set=exam.loop_rate_ceiling=1", "--set=exam.router_floor=0")
+    code = test_all_experts.main([*options(run, records_folder, toy_overrides), *passes, "--json", str(tmp_path / "out.json")])
+    shown = " ".join(capsys.readouterr().out.split())
+    figures = json.loads((tmp_path / "out.json").read_text(encoding="utf-8"))
+    nodes = Registry(run).pointer().nodes
+    stand_in = "language" if "language" in nodes else "generalist"
+    assert code == 0
+    assert "knowledge" not in nodes
+    assert set(figures["nodes"]) == set(nodes)
+    assert figures["answering"]["knowledge"] == stand_in
+    assert f"knowledge: no version is promoted; answered by {stand_in}" in shown
+    assert shown.count(f"[knowledge, answered by {stand_in}] Which item stands at") == 3
+    assert {domain: shown.count(f"[{domain}] ") for domain in ("math", "code")} == {"math": 3, "code": 3}
 
 
 def test_test_all_experts_below_a_floor_exits_1_and_names_it(family, records_folder, toy_overrides):
