@@ -20,23 +20,33 @@ if TYPE_CHECKING:
     from experts.expert import Answer, Expert
     from routing.router import Route
 
+log = logging.getLogger(__name__)
+
 
 class Family:
     """The promoted nodes and router of one run; a node's model is loaded when it first answers."""
 
     def __init__(self, chosen: Settings) -> None:
-        """Raises RegistryError when the run's pointer can't be read."""
+        """A promoted router that can't be used, as one of another tree, is said once; the root answers in its place. Raises RegistryError when the
+        run's pointer can't be read."""
         from experts import device as devices
         from experts.registry import Registry
         from experts.tree import Tree
         from routing.router import Router
+        from routing.store import DamagedRouter
 
         self._tree = Tree.from_settings(chosen.tree)
         self._registry = Registry(Path(chosen.run.dir))
         self._device = devices.choose(chosen.run.device)
         self._decoding = chosen.decoding
+        self._router: Router | None = None
+        self.unrouted = "no router yet"
         served = self._registry.served("router")
-        self._router = Router.load(served, self._tree) if served is not None else None
+        try:
+            self._router = Router.load(served, self._tree) if served is not None else None
+        except DamagedRouter as error:
+            self.unrouted = "the router can't be used"
+            log.warning("the router can't be used, %s answers: %s", self._tree.root, error)
         self._experts: dict[str, tuple[Expert, DecodingSettings | None]] = {}
 
     @property
@@ -93,7 +103,7 @@ def main(arguments: list[str] | None = None) -> int:
 def _show(family: Family, messages: list[Message], *, max_new_tokens: int) -> str:
     node, route, answer = family.answer(messages, max_new_tokens=max_new_tokens)
     console = plain_console()
-    confidence = f"{route.confidence:.0%} sure, {route.reason}" if route is not None else "no router yet"
+    confidence = f"{route.confidence:.0%} sure, {route.reason}" if route is not None else family.unrouted
     console.print(f"[{node}; {confidence}]", style="dim")
     console.print(answer.text)
     return answer.text

@@ -38,7 +38,7 @@ class NodeReport:
 class FamilyReport:
     """nodes: every promoted node. matrix: node -> domain -> results of every node with a model in every domain. answering: domain -> the promoted node
     that answers there: its expert, or, until that has a version, its branch or the root; a domain where none does is left out. constant: "domain/task" ->
-    what always giving the same answer would score there (constant.py)."""
+    what always giving the same answer would score there (constant.py). router_fault: why the promoted router can't be used."""
 
     nodes: Mapping[str, NodeReport]
     matrix: Mapping[str, Mapping[str, Scorecard]]
@@ -46,6 +46,7 @@ class FamilyReport:
     experts: tuple[str, ...]
     answering: Mapping[str, str]
     constant: Mapping[str, float] = field(default_factory=dict)
+    router_fault: str | None = None
 
     @property
     def cards(self) -> dict[str, Scorecard]:
@@ -82,8 +83,10 @@ class FamilyReport:
 
 
 def examine_family(registry: Registry, corpus: Corpus, tree: Tree, *, settings: ExamSettings, decoding: DecodingSettings, device: Device,
-                   router: Mapping[str, Any]) -> FamilyReport:
-    """Examine every promoted node: in its own domains with exam.tasks tasks (root and branches: exam.root_tasks), in the others with exam.root_tasks."""
+                   router: Mapping[str, Any], router_fault: str | None = None) -> FamilyReport:
+    """Examine every promoted node: in its own domains with exam.tasks tasks (root and branches: exam.root_tasks), in the others with exam.root_tasks.
+
+    router, router_fault: what was found out about the router, and why that can't be used."""
     wide = Exam.of(corpus, tree.domains, tasks=settings.root_tasks, bits_rows=settings.bits_rows)
     nodes, matrix = {}, {}
     for name in tree.trainable:
@@ -100,7 +103,7 @@ def examine_family(registry: Registry, corpus: Corpus, tree: Tree, *, settings: 
                                  expert.parameters)
     constant = constant_scores(corpus, Exam.of(corpus, tree.domains, tasks=settings.tasks, bits_rows=settings.bits_rows))
     answering = {domain: node for domain in tree.domains if (node := tree.answering(domain, nodes)) is not None}
-    return FamilyReport(nodes, matrix, router, experts=tree.domains, answering=answering, constant=constant)
+    return FamilyReport(nodes, matrix, router, experts=tree.domains, answering=answering, constant=constant, router_fault=router_fault)
 
 
 def pooled(parts: Sequence[Scorecard]) -> Scorecard:
@@ -123,8 +126,8 @@ def to_json(report: FamilyReport) -> dict[str, Any]:
                     "per_task": node.scorecard.by(lambda outcome: f"{outcome.domain}/{outcome.task}")} for name, node in report.nodes.items()}
     return {"nodes": nodes, "matrix": report.accuracies,
             "bits_matrix": {name: {domain: card.mean_bits_per_byte for domain, card in row.items()} for name, row in report.matrix.items()},
-            "constant_answer": dict(report.constant), "router": dict(report.router), "mean_accuracy": report.mean_accuracy,
-            "experts_counted": len(report.counted), "answering": dict(report.answering)}
+            "constant_answer": dict(report.constant), "router": dict(report.router), "router_fault": report.router_fault,
+            "mean_accuracy": report.mean_accuracy, "experts_counted": len(report.counted), "answering": dict(report.answering)}
 
 
 def faults(report: FamilyReport, *, exam: ExamSettings) -> list[str]:
@@ -136,7 +139,9 @@ def faults(report: FamilyReport, *, exam: ExamSettings) -> list[str]:
             found.append(f"{name}: accuracy {card.accuracy:.1%} under exam.accuracy_floor = {exam.accuracy_floor:.1%}")
         if card.loop_rate > exam.loop_rate_ceiling:
             found.append(f"{name}: loop rate {card.loop_rate:.1%} over exam.loop_rate_ceiling = {exam.loop_rate_ceiling:.1%}")
-    if not report.router:
+    if report.router_fault is not None:
+        found.append(f"router: {report.router_fault}")
+    elif not report.router:
         found.append("router: none is promoted")
     elif report.router["accuracy"] < exam.router_floor:
         found.append(f"router: accuracy {report.router['accuracy']:.1%} under exam.router_floor = {exam.router_floor:.1%}")

@@ -8,6 +8,7 @@ import sys
 import pytest
 import torch
 
+import demo
 import fast_train
 import settings
 import test_all_experts
@@ -83,6 +84,20 @@ def test_test_all_experts_shows_what_answers_where_an_expert_has_no_version(maim
     assert {domain: shown.count(f"[{domain}] ") for domain in ("math", "code")} == {"math": 3, "code": 3}
 
 
+def test_test_all_experts_with_a_router_of_another_tree_examines_the_nodes_and_exits_1(family, records_folder, toy_overrides, tmp_path, capsys):
+    fewer = 'tree.branches={analytical=["math", "reasoning"], language=["conversation", "knowledge"]}'
+    code = test_all_experts.main([*options(family, records_folder, (*toy_overrides, fewer, "exam.loop_rate_ceiling=1")), "--json", str(tmp_path / "out.json")])
+    shown = " ".join(capsys.readouterr().out.split())
+    figures = json.loads((tmp_path / "out.json").read_text(encoding="utf-8"))
+    assert code == 1
+    assert shown.count("below the floor: ") == 1
+    assert "below the floor: router: v000001 can't be used: " in shown
+    assert "was fitted for the tree" in shown
+    assert figures["router"] == {}
+    assert "v000001 can't be used" in figures["router_fault"]
+    assert {"generalist", "math"} <= set(figures["nodes"])
+
+
 def test_test_all_experts_below_a_floor_exits_1_and_names_it(family, records_folder, toy_overrides):
     done = command("test_all_experts.py", family, records_folder, toy_overrides, "--set=exam.loop_rate_ceiling=0", "--set=exam.router_floor=0")
     assert done.returncode == 1
@@ -134,6 +149,17 @@ def test_demo_answers_and_shows_the_route(family, records_folder, toy_overrides)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[0].split(";")[0].strip("[") in Registry(family).pointer().nodes
     assert "sure" in done.stdout.splitlines()[0]
+
+
+def test_demo_with_a_router_of_another_tree_says_so_once_and_lets_the_root_answer(family, records_folder, toy_overrides, capsys, caplog, monkeypatch):
+    typed = iter(["What is 3 plus 4?", "And 5?"])
+    monkeypatch.setattr("builtins.input", lambda mark: next(typed, None) or (_ for _ in ()).throw(EOFError))
+    more = ('tree.branches={analytical=["math", "reasoning"], language=["conversation", "knowledge"], technical=["code"], law=["tax"]}',)
+    assert demo.main([*options(family, records_folder, (*toy_overrides, *more)), "--max-new-tokens=4"]) == 0
+    assert capsys.readouterr().out.count("[generalist; the router can't be used]") == 2
+    said, = (record.getMessage() for record in caplog.records if "router" in record.getMessage())
+    assert "the router can't be used, generalist answers: " in said
+    assert "was fitted for the tree" in said
 
 
 def test_demo_without_a_family_says_what_to_run(tmp_path, records_folder, toy_overrides):

@@ -17,7 +17,7 @@ def card(domain, *scores, looped=0, bits=1.0):
     return Scorecard(f"exam-{domain}", outcomes, {domain: bits}, {domain: 1.0}, 0.5, mean_words={domain: float(len(scores))})
 
 
-def family(*, math=(1.0, 1.0, 0.0, 1.0), code=(1.0, 0.0), looped=0, router=0.9, nodes=("generalist", "math", "code")):
+def family(*, math=(1.0, 1.0, 0.0, 1.0), code=(1.0, 0.0), looped=0, router=0.9, nodes=("generalist", "math", "code"), fault=None):
     """The generalist is right once in four in both domains, and answers where an expert has no version."""
     cards = {"math": card("math", *math, looped=looped), "code": card("code", *code)}
     own = {"generalist": pooled(list(cards.values())), **cards}
@@ -25,7 +25,7 @@ def family(*, math=(1.0, 1.0, 0.0, 1.0), code=(1.0, 0.0), looped=0, router=0.9, 
     matrix = dict.fromkeys(nodes, cards) | {"generalist": {domain: card(domain, 1.0, 0.0, 0.0, 0.0) for domain in cards}}
     answering = {domain: name for domain in cards for name in ("generalist", domain) if name in nodes}
     return FamilyReport(reports, {name: matrix[name] for name in nodes}, {"accuracy": router} if router is not None else {}, experts=("math", "code"),
-                        answering=answering)
+                        answering=answering, router_fault=fault)
 
 
 def test_pooled_scorecard_weighs_domains_alike_and_answers_each_once():
@@ -67,6 +67,7 @@ def test_family_at_its_floors_has_no_fault():
     ({"looped": 2}, "math: loop rate 50.0% over exam.loop_rate_ceiling = 25.0%"),
     ({"router": 0.79}, "router: accuracy 79.0% under exam.router_floor = 80.0%"),
     ({"router": None}, "router: none is promoted"),
+    ({"router": None, "fault": "v000001 can't be used: it was fitted for another tree"}, "router: v000001 can't be used: it was fitted for another tree"),
     ({"nodes": ("generalist", "math")}, "code, answered by generalist: accuracy 25.0% under exam.accuracy_floor = 50.0%"),
     ({"nodes": ("math",)}, "code: nothing answers")])
 def test_family_below_a_floor_names_it_with_the_figures(changed, words):
@@ -78,6 +79,11 @@ def test_expert_without_a_version_is_a_note_where_its_branch_or_root_answers():
     assert faults(report, exam=FLOORS.model_copy(update={"accuracy_floor": 0.25})) == []
     notes = [text.plain for text in to_tables(replace(report, router={})) if isinstance(text, Text)]
     assert notes[0] == "code: no version is promoted; answered by generalist"
+
+
+def test_router_that_cannot_be_used_stands_in_the_json():
+    assert to_json(family(router=None, fault="v000001 can't be used"))["router_fault"] == "v000001 can't be used"
+    assert to_json(family())["router_fault"] is None
 
 
 def test_expert_that_nobody_grades_is_no_fault():
