@@ -52,23 +52,34 @@ class Family:
     @property
     def empty(self) -> bool:
         """Whether nothing has been promoted yet."""
-        return self._registry.served(self._tree.root) is None
+        return not self._registry.pointer().nodes
 
     def answer(self, messages: list[Message], *, max_new_tokens: int) -> tuple[str, Route | None, Answer]:
-        """The node that answered, the route (None without a router), and the answer."""
+        """The node that answered, the route (None without a router), and the answer. Raises CommandFailed when no node up to the root has a whole version."""
         route = self._router.route(messages) if self._router is not None else None
         wanted = route.node if route is not None else self._tree.root
-        node = self._tree.answering(wanted, self._registry.pointer().nodes) or self._tree.root
-        expert, rule = self._expert(node)
+        node, (expert, rule) = self._answering(wanted)
         return node, route, expert.generate([messages], max_new_tokens=max_new_tokens, repetition=rule)[0]
 
-    def _expert(self, node: str) -> tuple[Expert, DecodingSettings | None]:
+    def _answering(self, wanted: str) -> tuple[str, tuple[Expert, DecodingSettings | None]]:
+        """The nearest node from wanted up whose version is whole; one whose only version is damaged has none."""
+        from training.command import CommandFailed
+
+        available = set(self._registry.pointer().nodes)
+        while (node := self._tree.answering(wanted, available)) is not None:
+            if (found := self._expert(node)) is not None:
+                return node, found
+            available.discard(node)
+        raise CommandFailed(f"nothing whole is promoted that could answer for {wanted}; run python continuous_loop.py, which trains it anew")
+
+    def _expert(self, node: str) -> tuple[Expert, DecodingSettings | None] | None:
         from experts.expert import Expert
         from experts.repetition import rule_for
 
         if node not in self._experts:
             folder = self._registry.served(node)
-            assert folder is not None
+            if folder is None:
+                return None
             rule = rule_for(self._decoding, circles=bool(self._registry.card(node, folder.name).get("circles")))
             self._experts[node] = Expert.load(folder, device=self._device), rule
         return self._experts[node]

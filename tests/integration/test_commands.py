@@ -14,6 +14,7 @@ import settings
 import test_all_experts
 from experts.journal import Journal
 from experts.registry import Registry
+from routing.router import Route, Router
 from training import report as family_report
 
 PATIENCE_S = 120
@@ -160,6 +161,25 @@ def test_demo_with_a_router_of_another_tree_says_so_once_and_lets_the_root_answe
     said, = (record.getMessage() for record in caplog.records if "router" in record.getMessage())
     assert "the router can't be used, generalist answers: " in said
     assert "was fitted for the tree" in said
+
+
+def test_demo_lets_the_branch_or_root_answer_for_a_node_whose_one_version_is_damaged(maimed, records_folder, toy_overrides, capsys, monkeypatch):
+    run, harm = maimed
+    asked = [*options(run, records_folder, toy_overrides), "--max-new-tokens=4", "What is 3 plus 4?"]
+    monkeypatch.setattr(Router, "route", lambda self, messages: Route("math", "analytical", "math", 1.0, (), False, "told"))
+    assert demo.main(asked) == 0
+    assert "[math; 100% sure" in capsys.readouterr().out
+    harm("math")
+    ancestor = "analytical" if "analytical" in Registry(run).pointer().nodes else "generalist"
+    assert demo.main(asked) == 0
+    assert f"[{ancestor}; 100% sure" in capsys.readouterr().out
+    assert "math" not in Registry(run).pointer().nodes
+    for node in {ancestor, "generalist"}:
+        harm(node)
+    with pytest.raises(SystemExit) as ended:
+        demo.main(asked)
+    assert ended.value.code == 2
+    assert "nothing whole is promoted that could answer for math; run python continuous_loop.py" in capsys.readouterr().err
 
 
 def test_demo_without_a_family_says_what_to_run(tmp_path, records_folder, toy_overrides):
