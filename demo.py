@@ -20,45 +20,66 @@ if TYPE_CHECKING:
     from experts.expert import Answer, Expert
     from routing.router import Route
 
+log = logging.getLogger(__name__)
+
 
 class Family:
     """The promoted nodes and router of one run; a node's model is loaded when it first answers."""
 
     def __init__(self, chosen: Settings) -> None:
-        """Raises RegistryError when the run's pointer can't be read."""
+        """A promoted router that can't be used, as one of another tree, is said once; the root answers in its place. Raises RegistryError when the
+        run's pointer can't be read."""
         from experts import device as devices
         from experts.registry import Registry
         from experts.tree import Tree
         from routing.router import Router
+        from routing.store import DamagedRouter
 
         self._tree = Tree.from_settings(chosen.tree)
         self._registry = Registry(Path(chosen.run.dir))
         self._device = devices.choose(chosen.run.device)
         self._decoding = chosen.decoding
+        self._router: Router | None = None
+        self.unrouted = "no router yet"
         served = self._registry.served("router")
-        self._router = Router.load(served, self._tree) if served is not None else None
+        try:
+            self._router = Router.load(served, self._tree) if served is not None else None
+        except DamagedRouter as error:
+            self.unrouted = "the router can't be used"
+            log.warning("the router can't be used, %s answers: %s", self._tree.root, error)
         self._experts: dict[str, tuple[Expert, DecodingSettings | None]] = {}
 
     @property
     def empty(self) -> bool:
         """Whether nothing has been promoted yet."""
-        return self._registry.served(self._tree.root) is None
+        return not self._registry.pointer().nodes
 
     def answer(self, messages: list[Message], *, max_new_tokens: int) -> tuple[str, Route | None, Answer]:
-        """The node that answered, the route (None without a router), and the answer."""
+        """The node that answered, the route (None without a router), and the answer. Raises CommandFailed when no node up to the root has a whole version."""
         route = self._router.route(messages) if self._router is not None else None
         wanted = route.node if route is not None else self._tree.root
-        node = self._tree.answering(wanted, self._registry.pointer().nodes) or self._tree.root
-        expert, rule = self._expert(node)
+        node, (expert, rule) = self._answering(wanted)
         return node, route, expert.generate([messages], max_new_tokens=max_new_tokens, repetition=rule)[0]
 
-    def _expert(self, node: str) -> tuple[Expert, DecodingSettings | None]:
+    def _answering(self, wanted: str) -> tuple[str, tuple[Expert, DecodingSettings | None]]:
+        """The nearest node from wanted up whose version is whole; one whose only version is damaged has none."""
+        from training.command import CommandFailed
+
+        available = set(self._registry.pointer().nodes)
+        while (node := self._tree.answering(wanted, available)) is not None:
+            if (found := self._expert(node)) is not None:
+                return node, found
+            available.discard(node)
+        raise CommandFailed(f"nothing whole is promoted that could answer for {wanted}; run python continuous_loop.py, which trains it anew")
+
+    def _expert(self, node: str) -> tuple[Expert, DecodingSettings | None] | None:
         from experts.expert import Expert
         from experts.repetition import rule_for
 
         if node not in self._experts:
             folder = self._registry.served(node)
-            assert folder is not None
+            if folder is None:
+                return None
             rule = rule_for(self._decoding, circles=bool(self._registry.card(node, folder.name).get("circles")))
             self._experts[node] = Expert.load(folder, device=self._device), rule
         return self._experts[node]
@@ -93,7 +114,7 @@ def main(arguments: list[str] | None = None) -> int:
 def _show(family: Family, messages: list[Message], *, max_new_tokens: int) -> str:
     node, route, answer = family.answer(messages, max_new_tokens=max_new_tokens)
     console = plain_console()
-    confidence = f"{route.confidence:.0%} sure, {route.reason}" if route is not None else "no router yet"
+    confidence = f"{route.confidence:.0%} sure, {route.reason}" if route is not None else family.unrouted
     console.print(f"[{node}; {confidence}]", style="dim")
     console.print(answer.text)
     return answer.text

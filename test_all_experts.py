@@ -75,24 +75,31 @@ def _examine(chosen: Settings, *, grades: Path | None) -> FamilyReport:
     if registry.served(tree.root) is None:
         raise CommandFailed(f"nothing is promoted in {chosen.run.dir} yet; run python continuous_loop.py first, or give --run DIR")
     corpus = open_corpus(chosen, tree)
-    router = _examine_router(registry, corpus, tree)
-    report = examine_family(registry, corpus, tree, settings=chosen.exam, decoding=chosen.decoding, device=devices.choose(chosen.run.device), router=router)
+    router, fault = _examine_router(registry, corpus, tree)
+    report = examine_family(registry, corpus, tree, settings=chosen.exam, decoding=chosen.decoding, device=devices.choose(chosen.run.device), router=router,
+                            router_fault=fault)
     graded = graded_prompts(report.matrix, corpus, tree.domains)
     if grades is not None:
         write_grades(grades, graded)
     return replace(report, router={**router, "oracle": _regret(registry, graded, tree)}) if router and graded else report
 
 
-def _examine_router(registry: Registry, corpus: Corpus, tree: Tree) -> dict[str, Any]:
+def _examine_router(registry: Registry, corpus: Corpus, tree: Tree) -> tuple[dict[str, Any], str | None]:
+    """The promoted router's figures, none without one; and why it can't be used, as where it was fitted for another tree."""
     from routing.evaluate import evaluate
     from routing.router import Router
     from routing.rows import Row
+    from routing.store import DamagedRouter
 
     folder = registry.served("router")
     if folder is None:
-        return {}
+        return {}, None
+    try:
+        router = Router.load(folder, tree)
+    except DamagedRouter as error:
+        return {}, f"{folder.name} can't be used: {error}"
     rows = [Row(row.prompt, domain, row.source) for domain in tree.domains for row in corpus.examples(domain, "exam")]
-    return {"version": folder.name, **evaluate(Router.load(folder, tree), rows).to_json()}
+    return {"version": folder.name, **evaluate(router, rows).to_json()}, None
 
 
 def _regret(registry: Registry, graded: Sequence[GradedPrompt], tree: Tree) -> dict[str, Any]:

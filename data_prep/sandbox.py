@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import secrets
 import signal
@@ -21,8 +22,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import IO, Literal
 
-if sys.platform == "win32":
-    from data_prep import windows_job
+from data_prep import windows_job
+
+log = logging.getLogger(__name__)
 
 Outcome = Literal["passed", "failed", "timeout"]
 
@@ -112,13 +114,17 @@ main(request.pop("program"), request.pop("done"))
 
 
 def run(program: str, *, limits: Limits | None = None) -> Result:
-    """Run one program to its end or its limits. Never raises for what the program does."""
+    """Run one program to its end or its limits. Never raises for what the program does; failed, and not run, where Windows refuses its job."""
     limits = limits or Limits()
     done = 32 + secrets.randbelow(64)
     request = json.dumps({"program": program, "done": done, "limits": _resource_limits(limits)})
     timed_out = False
     with tempfile.TemporaryDirectory(prefix="sandbox-", ignore_cleanup_errors=True) as folder, tempfile.TemporaryFile() as output:
-        process = _start(folder, output, limits)
+        try:
+            process = _start(folder, output, limits)
+        except windows_job.JobError as error:
+            log.error("%s", error)
+            return Result("failed", str(error))
         try:
             process.communicate(request.encode("utf-8", "surrogatepass"), timeout=limits.wall_s)
         except subprocess.TimeoutExpired:

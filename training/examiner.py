@@ -158,14 +158,27 @@ class Examiner:
         if kept is not None:
             return kept
         file = self._results / f"{node}-{version}-{sitting}.json"
-        if file.exists():
-            return Scorecard.from_json(json.loads(file.read_text(encoding="utf-8")))
+        remembered = _remembered(file)
+        if remembered is not None:
+            return remembered
         log.info("examining %s %s again: the exam is another than its card's", node, version)
         expert = Expert.load(Path(self._run.registry.path(node, version)), device=self._device)
         scorecard = examine(expert, exam, settings=self._run.settings.exam, decoding=self._run.settings.decoding, circles=card.get("circles", False))
         self._results.mkdir(parents=True, exist_ok=True)
         write_json(file, scorecard.to_json())
         return scorecard
+
+
+def _remembered(file: Path) -> Scorecard | None:
+    """Results that were kept. A file that is damaged is removed: the version sits the exam again."""
+    if not file.exists():
+        return None
+    try:
+        return Scorecard.from_json(json.loads(file.read_text(encoding="utf-8")))
+    except (ValueError, KeyError, TypeError) as error:
+        log.warning("%s is damaged (%s: %s), and removed", file, type(error).__name__, error)
+        file.unlink()
+        return None
 
 
 def sit(candidate: Examinee, exam: Exam, *, settings: Settings) -> tuple[Scorecard, bool]:

@@ -165,12 +165,20 @@ class JobRunner:
         return settings.loop.leaf_dropout or None if job.steps > self.epoch_steps(job.node, corpus, epochs=1.0) else None
 
     def begun_with(self, node: str, states: Path) -> str | None:
-        """"node/version" that a training begins with, None for weights that are no version; kept beside its states, since another may be served at its end."""
+        """"node/version" that a training begins with, None for weights that are no version; kept beside its states, since another may be served at its end.
+        None, too, where what was kept is damaged: such a training gets no second look."""
         file = states / "start.json"
         if not has_state(states):
             states.mkdir(parents=True, exist_ok=True)
             write_json(file, {"version": "/".join(self._examiner.incumbent(node) or ())})
-        return json.loads(file.read_text(encoding="utf-8"))["version"] or None if file.exists() else None
+        if not file.exists():
+            return None
+        try:
+            version = json.loads(file.read_text(encoding="utf-8"))["version"]
+        except (ValueError, KeyError, TypeError) as error:
+            log.warning("%s is damaged (%s: %s): it isn't known with which version the training of %s began", file, type(error).__name__, error, node)
+            return None
+        return version if isinstance(version, str) and version else None
 
     def _offer(self, job: Job, model: PreTrainedModel, trained: Trained, *, about: Mapping[str, Any], corpus: Corpus, scalars: Scalars) -> Job:
         expert = Expert(merged(model), corpus.tokenizer, device=self._device)

@@ -16,7 +16,7 @@ from typing import Any
 from data_prep import curriculum
 from data_prep.corpus import Corpus, DataError, keep, prepare
 from experts.device import Device
-from experts.durable import OutOfSpace, remove_folder, write_json
+from experts.durable import OutOfSpace, move_aside, remove_folder, write_json
 from training import agenda as plans
 from training.agenda import Agenda, Job, Standing
 from training.job import JobRunner
@@ -167,10 +167,13 @@ class Loop:
         return True
 
     def _close(self, agenda: Agenda) -> None:
-        for left in self._work.glob(f"*/cycle{agenda.cycle:05d}"):  # a loop killed between closing a job and removing its states
-            remove_folder(left)
+        self._remove_states(agenda.cycle)  # a loop killed between closing a job and removing its states
         self._agenda_file.unlink()
         self._agenda = None
+
+    def _remove_states(self, cycle: int) -> None:
+        for left in self._work.glob(f"*/cycle{cycle:05d}"):
+            remove_folder(left)
 
     def _levels(self, *, before: int) -> dict[str, int]:
         """Curriculum levels that cycles before that one raised above data.curriculum_level, by domain: one that is stopped at its end keeps its data."""
@@ -274,7 +277,14 @@ class Loop:
     def _read_agenda(self) -> Agenda | None:
         if not self._agenda_file.exists():
             return None
-        agenda = Agenda.from_json(json.loads(self._agenda_file.read_text(encoding="utf-8")))
+        try:
+            agenda = Agenda.from_json(json.loads(self._agenda_file.read_text(encoding="utf-8")))
+        except (ValueError, KeyError, TypeError) as error:
+            aside = move_aside(self._agenda_file, "damaged")
+            self._reporter.note(f"{self._agenda_file} is damaged ({type(error).__name__}: {error}), and set aside as {aside.name}; "
+                                f"cycle {self._next_cycle()} begins anew, what was promoted in it stays")
+            self._remove_states(self._next_cycle())  # of jobs that nobody knows any more
+            return None
         if agenda.cycle < self._next_cycle():  # killed between the journal's entry of its end and the file's removal
             self._close(agenda)
             return None

@@ -1,17 +1,20 @@
 """The commands at the top level, as a user calls them, over one toy family that is trained once."""
 
 import json
+import shutil
 import subprocess
 import sys
 
 import pytest
 import torch
 
+import demo
 import fast_train
 import settings
 import test_all_experts
 from experts.journal import Journal
 from experts.registry import Registry
+from routing.router import Route, Router
 from training import report as family_report
 
 PATIENCE_S = 120
@@ -45,6 +48,55 @@ def test_test_all_experts_writes_the_promised_figures(family, records_folder, to
     assert figures["router"]["version"] == pointer.router
     assert figures["nodes"]["math"]["bits_per_byte"] == pytest.approx(figures["bits_matrix"]["math"]["math"])
     assert figures["nodes"]["math"]["version"] in done.stdout
+
+
+@pytest.fixture
+def maimed(family, tmp_path):
+    """A copy of the family; and a function that flips a byte in the weights of a node's one version there."""
+    def harm(node):
+        weights = copy / "nodes" / node / "v000001" / "model.safetensors"
+        data = bytearray(weights.read_bytes())
+        data[-1] ^= 1
+        weights.write_bytes(data)
+
+    copy = shutil.copytree(family, tmp_path / "copy")
+    return copy, harm
+
+
+def options(run, data, overrides):
+    return ["--run", str(run), "--data", str(data), *(f"--set={override}" for override in overrides)]
+
+
+def test_test_all_experts_shows_what_answers_where_an_expert_has_no_version(maimed, records_folder, toy_overrides, tmp_path, capsys):
+    run, harm = maimed
+    harm("knowledge")
+    passes = ("--set=exam.loop_rate_ceiling=1", "--set=exam.router_floor=0")
+    code = test_all_experts.main([*options(run, records_folder, toy_overrides), *passes, "--json", str(tmp_path / "out.json")])
+    shown = " ".join(capsys.readouterr().out.split())
+    figures = json.loads((tmp_path / "out.json").read_text(encoding="utf-8"))
+    nodes = Registry(run).pointer().nodes
+    stand_in = "language" if "language" in nodes else "generalist"
+    assert code == 0
+    assert "knowledge" not in nodes
+    assert set(figures["nodes"]) == set(nodes)
+    assert figures["answering"]["knowledge"] == stand_in
+    assert f"knowledge: no version is promoted; answered by {stand_in}" in shown
+    assert shown.count(f"[knowledge, answered by {stand_in}] Which item stands at") == 3
+    assert {domain: shown.count(f"[{domain}] ") for domain in ("math", "code")} == {"math": 3, "code": 3}
+
+
+def test_test_all_experts_with_a_router_of_another_tree_examines_the_nodes_and_exits_1(family, records_folder, toy_overrides, tmp_path, capsys):
+    fewer = 'tree.branches={analytical=["math", "reasoning"], language=["conversation", "knowledge"]}'
+    code = test_all_experts.main([*options(family, records_folder, (*toy_overrides, fewer, "exam.loop_rate_ceiling=1")), "--json", str(tmp_path / "out.json")])
+    shown = " ".join(capsys.readouterr().out.split())
+    figures = json.loads((tmp_path / "out.json").read_text(encoding="utf-8"))
+    assert code == 1
+    assert shown.count("below the floor: ") == 1
+    assert "below the floor: router: v000001 can't be used: " in shown
+    assert "was fitted for the tree" in shown
+    assert figures["router"] == {}
+    assert "v000001 can't be used" in figures["router_fault"]
+    assert {"generalist", "math"} <= set(figures["nodes"])
 
 
 def test_test_all_experts_below_a_floor_exits_1_and_names_it(family, records_folder, toy_overrides):
@@ -98,6 +150,36 @@ def test_demo_answers_and_shows_the_route(family, records_folder, toy_overrides)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[0].split(";")[0].strip("[") in Registry(family).pointer().nodes
     assert "sure" in done.stdout.splitlines()[0]
+
+
+def test_demo_with_a_router_of_another_tree_says_so_once_and_lets_the_root_answer(family, records_folder, toy_overrides, capsys, caplog, monkeypatch):
+    typed = iter(["What is 3 plus 4?", "And 5?"])
+    monkeypatch.setattr("builtins.input", lambda mark: next(typed, None) or (_ for _ in ()).throw(EOFError))
+    more = ('tree.branches={analytical=["math", "reasoning"], language=["conversation", "knowledge"], technical=["code"], law=["tax"]}',)
+    assert demo.main([*options(family, records_folder, (*toy_overrides, *more)), "--max-new-tokens=4"]) == 0
+    assert capsys.readouterr().out.count("[generalist; the router can't be used]") == 2
+    said, = (record.getMessage() for record in caplog.records if "router" in record.getMessage())
+    assert "the router can't be used, generalist answers: " in said
+    assert "was fitted for the tree" in said
+
+
+def test_demo_lets_the_branch_or_root_answer_for_a_node_whose_one_version_is_damaged(maimed, records_folder, toy_overrides, capsys, monkeypatch):
+    run, harm = maimed
+    asked = [*options(run, records_folder, toy_overrides), "--max-new-tokens=4", "What is 3 plus 4?"]
+    monkeypatch.setattr(Router, "route", lambda self, messages: Route("math", "analytical", "math", 1.0, (), False, "told"))
+    assert demo.main(asked) == 0
+    assert "[math; 100% sure" in capsys.readouterr().out
+    harm("math")
+    ancestor = "analytical" if "analytical" in Registry(run).pointer().nodes else "generalist"
+    assert demo.main(asked) == 0
+    assert f"[{ancestor}; 100% sure" in capsys.readouterr().out
+    assert "math" not in Registry(run).pointer().nodes
+    for node in {ancestor, "generalist"}:
+        harm(node)
+    with pytest.raises(SystemExit) as ended:
+        demo.main(asked)
+    assert ended.value.code == 2
+    assert "nothing whole is promoted that could answer for math; run python continuous_loop.py" in capsys.readouterr().err
 
 
 def test_demo_without_a_family_says_what_to_run(tmp_path, records_folder, toy_overrides):

@@ -1,20 +1,24 @@
 """Models that must never be served sit the real exam and are refused: one that memorised, one that loops, one that always says yes, one with random weights.
 
-The question is whether a number is odd; the exam's numbers occur in no training row. The served model has learnt the rule.
+The question is whether a number is odd; the exam's numbers occur in no training row. The served model has learnt the rule. Each is refused a second
+time where bits per byte have no ceiling: by its accuracy alone.
 """
 
+import math
 import random
+from dataclasses import replace
 
 import pytest
 from toy_corpus import MemoryCorpus, shard_of, toy_training
 
-from data_prep import pack
+from data_prep import curriculum, pack
+from data_prep.clean import clean
 from data_prep.records import Example, content_key
 from experts import tokenizer as tokenizers
 from experts.architectures import build
 from experts.device import cpu_device
-from experts.expert import Expert
-from settings import DecodingSettings, ExamSettings, ModelSettings, PromoteSettings, Settings, TokenizerSettings
+from experts.expert import Answer, Expert, LogLikelihood
+from settings import DataSettings, DecodingSettings, ExamSettings, ModelSettings, PromoteSettings, Settings, TokenizerSettings
 from training.exam import Exam, chance_bits_per_byte, examine, goes_in_circles
 from training.examiner import sit
 from training.plan import Mix, Plan
@@ -57,8 +61,8 @@ def taught(words, tmp_path_factory):
     return teach
 
 
-def _new_model(words, *, seed):
-    settings = ModelSettings(layers=2, width=32, heads=4, kv_heads=2, intermediate=64, context_tokens=64)
+def _new_model(words, *, seed, context_tokens=64):
+    settings = ModelSettings(layers=2, width=32, heads=4, kv_heads=2, intermediate=64, context_tokens=context_tokens)
     return build(settings, vocab_size=len(words), end_id=tokenizers.end_id(words), pad_id=tokenizers.pad_id(words), seed=seed)
 
 
@@ -74,6 +78,12 @@ def _verdict(expert, served):
     return card, decide(card, served, settings=PROMOTE, seed=0)
 
 
+def _is_refused_for_its_accuracy(card, served):
+    decision = decide(card, served, settings=PromoteSettings(bits_ceiling=1e9, loop_rate_max=1.0), seed=0)
+    figures = f"accuracy {served.accuracy:.1%} -> {card.accuracy:.1%}, "
+    return not decision.promote and decision.reason.startswith(f"refused: {figures}") and "; worse with 100.0% of the resamples" in decision.reason
+
+
 def test_served_model_has_learnt_the_rule(served):
     assert served.accuracy >= 0.95
     assert served.loop_rate == 0.0
@@ -86,6 +96,7 @@ def test_model_that_memorised_its_rows_is_refused(taught, served):
     card, decision = _verdict(expert, served)
     assert card.accuracy < 0.9
     assert not decision.promote
+    assert _is_refused_for_its_accuracy(card, served)
 
 
 def test_model_that_loops_is_refused_for_its_loop_rate(taught, served):
@@ -105,12 +116,43 @@ def test_model_that_always_says_yes_is_refused(taught, served):
     odd = sum(row.meta["answer"] == "yes" for row in TASKS) / len(TASKS)
     assert card.accuracy == pytest.approx(odd)
     assert not decision.promote
+    assert _is_refused_for_its_accuracy(card, served)
 
 
 def test_model_with_random_weights_is_refused(words, served):
     card, decision = _verdict(Expert(_new_model(words, seed=3), words, device=cpu_device()), served)
     assert card.accuracy == 0.0
     assert not decision.promote
+    assert _is_refused_for_its_accuracy(card, served)
+
+
+class Knowing:
+    """Answers every row as it stands in the records, at half a bit a byte."""
+
+    def __init__(self, rows):
+        self.responses = {row.prompt: row.response for row in rows}
+
+    def generate(self, conversations, **others):
+        return [Answer(self.responses[messages[-1]["content"]], (), "stop", 0) for messages in conversations]
+
+    def log_likelihood(self, pairs, **others):
+        sizes = [len(response.encode()) for _, response in pairs]
+        return [LogLikelihood(0.5 * math.log(2) * size, size, size) for size in sizes]
+
+
+def test_models_are_refused_for_their_accuracy_in_the_exam_of_the_curriculum(words):
+    """Reasoning's own exam, its graders, random weights, and one that says yes whatever it is asked: some of its tasks want that."""
+    rows = clean(curriculum.make_exam("reasoning", count=60), settings=DataSettings(), loosely=False).examples
+    exam = Exam({"reasoning": rows}, {"reasoning": rows[:5]})
+    rules = Settings().model_copy(update={"exam": SETTINGS})
+    served, _ = sit(Knowing(rows), exam, settings=rules)
+    assert served.accuracy == 1.0
+    nobody, _ = sit(Expert(_new_model(words, seed=3, context_tokens=256), words, device=cpu_device()), exam, settings=rules)
+    yes, _ = sit(Knowing([replace(row, response="#### yes") for row in rows]), exam, settings=rules)
+    assert nobody.accuracy == 0.0
+    assert 0.0 < yes.accuracy < 0.5
+    assert _is_refused_for_its_accuracy(nobody, served)
+    assert _is_refused_for_its_accuracy(yes, served)
 
 
 def test_model_with_random_weights_is_refused_even_as_the_first_version(words):

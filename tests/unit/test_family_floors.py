@@ -17,11 +17,15 @@ def card(domain, *scores, looped=0, bits=1.0):
     return Scorecard(f"exam-{domain}", outcomes, {domain: bits}, {domain: 1.0}, 0.5, mean_words={domain: float(len(scores))})
 
 
-def family(*, math=(1.0, 1.0, 0.0, 1.0), code=(1.0, 0.0), looped=0, router=0.9, nodes=("generalist", "math", "code")):
+def family(*, math=(1.0, 1.0, 0.0, 1.0), code=(1.0, 0.0), looped=0, router=0.9, nodes=("generalist", "math", "code"), fault=None):
+    """The generalist is right once in four in both domains, and answers where an expert has no version."""
     cards = {"math": card("math", *math, looped=looped), "code": card("code", *code)}
     own = {"generalist": pooled(list(cards.values())), **cards}
     reports = {name: NodeReport("v000001", own[name], 10) for name in nodes}
-    return FamilyReport(reports, dict.fromkeys(nodes, cards), {"accuracy": router} if router is not None else {}, experts=("math", "code"))
+    matrix = dict.fromkeys(nodes, cards) | {"generalist": {domain: card(domain, 1.0, 0.0, 0.0, 0.0) for domain in cards}}
+    answering = {domain: name for domain in cards for name in ("generalist", domain) if name in nodes}
+    return FamilyReport(reports, {name: matrix[name] for name in nodes}, {"accuracy": router} if router is not None else {}, experts=("math", "code"),
+                        answering=answering, router_fault=fault)
 
 
 def test_pooled_scorecard_weighs_domains_alike_and_answers_each_once():
@@ -31,19 +35,23 @@ def test_pooled_scorecard_weighs_domains_alike_and_answers_each_once():
     assert (both.exam, both.domains, len(both.outcomes)) == ("exam-math+exam-code", ("math", "code"), 6)
 
 
-def test_mean_accuracy_is_that_of_the_experts_alone():
+def test_mean_accuracy_is_that_of_what_answers_in_the_domains_of_the_experts():
     assert family().mean_accuracy == pytest.approx((0.75 + 0.5) / 2)
     assert to_json(family())["mean_accuracy"] == pytest.approx(0.625)
     assert to_json(family())["experts_counted"] == 2
-    assert family(nodes=("generalist", "math")).mean_accuracy == 0.75
-    assert to_json(family(nodes=("generalist", "math")))["experts_counted"] == 1
+    figures = to_json(family(nodes=("generalist", "math")))
+    assert (figures["mean_accuracy"], figures["experts_counted"]) == (pytest.approx((0.75 + 0.25) / 2), 2)
+    assert (figures["answering"], set(figures["nodes"])) == ({"math": "math", "code": "generalist"}, {"generalist", "math"})
+    figures = to_json(family(nodes=("math",)))
+    assert (figures["mean_accuracy"], figures["experts_counted"], figures["answering"]) == (0.75, 1, {"math": "math"})
     assert to_json(family(math=(None,), code=(None,)))["experts_counted"] == 0
     assert family(math=(None,), code=(None,)).mean_accuracy is None
 
 
 @pytest.mark.parametrize(("changed", "words"), [
     ({}, ["mean accuracy of the experts 62.5%"]),
-    ({"nodes": ("generalist", "math")}, ["mean accuracy of the experts 75.0%, of 1 of 2 alone (code: no version)"]),
+    ({"nodes": ("generalist", "math")}, ["mean accuracy of the experts and what answers in their place 50.0%"]),
+    ({"nodes": ("math",)}, ["mean accuracy of the experts 75.0%, of 1 of 2 alone (code: nothing answers)"]),
     ({"math": (None,)}, ["mean accuracy of the experts 50.0%, of 1 of 2 alone (math: nothing graded)"]), ({"math": (None,), "code": (None,)}, [])])
 def test_mean_accuracy_is_printed_with_the_experts_that_it_leaves_out(changed, words):
     report = replace(family(**changed), router={})
@@ -59,9 +67,23 @@ def test_family_at_its_floors_has_no_fault():
     ({"looped": 2}, "math: loop rate 50.0% over exam.loop_rate_ceiling = 25.0%"),
     ({"router": 0.79}, "router: accuracy 79.0% under exam.router_floor = 80.0%"),
     ({"router": None}, "router: none is promoted"),
-    ({"nodes": ("generalist", "math")}, "code: no version is promoted")])
+    ({"router": None, "fault": "v000001 can't be used: it was fitted for another tree"}, "router: v000001 can't be used: it was fitted for another tree"),
+    ({"nodes": ("generalist", "math")}, "code, answered by generalist: accuracy 25.0% under exam.accuracy_floor = 50.0%"),
+    ({"nodes": ("math",)}, "code: nothing answers")])
 def test_family_below_a_floor_names_it_with_the_figures(changed, words):
     assert faults(family(**changed), exam=FLOORS) == [words]
+
+
+def test_expert_without_a_version_is_a_note_where_its_branch_or_root_answers():
+    report = family(nodes=("generalist", "math"))
+    assert faults(report, exam=FLOORS.model_copy(update={"accuracy_floor": 0.25})) == []
+    notes = [text.plain for text in to_tables(replace(report, router={})) if isinstance(text, Text)]
+    assert notes[0] == "code: no version is promoted; answered by generalist"
+
+
+def test_router_that_cannot_be_used_stands_in_the_json():
+    assert to_json(family(router=None, fault="v000001 can't be used"))["router_fault"] == "v000001 can't be used"
+    assert to_json(family())["router_fault"] is None
 
 
 def test_expert_that_nobody_grades_is_no_fault():

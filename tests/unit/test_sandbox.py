@@ -10,8 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from data_prep import windows_job
+from data_prep import sandbox, windows_job
+from data_prep.records import Example
 from data_prep.sandbox import Limits, run, run_all
+from training.graders import Grade, grade
 
 POSIX = pytest.mark.skipif(sys.platform == "win32", reason="limits that the child sets itself exist on POSIX only")
 
@@ -38,16 +40,28 @@ def test_run_endless_sleep_times_out_at_the_wall_limit() -> None:
     assert time.perf_counter() - started < 10
 
 
-@POSIX
 def test_run_endless_loop_times_out_at_the_cpu_limit() -> None:
     assert run("while True: pass", limits=Limits(cpu_s=1, wall_s=60)).outcome == "timeout"
 
 
+def test_run_too_much_memory_fails() -> None:
+    assert run("x = bytearray(2**30)", limits=Limits(memory_bytes=256 * 2**20)).outcome == "failed"
+
+
 @POSIX
-def test_run_too_much_memory_fails_with_memory_error() -> None:
-    result = run("x = bytearray(2**30)", limits=Limits(memory_bytes=256 * 2**20))
-    assert result.outcome == "failed"
-    assert "MemoryError" in result.output
+def test_run_too_much_memory_says_memory_error() -> None:
+    assert "MemoryError" in run("x = bytearray(2**30)", limits=Limits(memory_bytes=256 * 2**20)).output
+
+
+def test_run_whose_job_windows_refuses_fails_with_the_reason_and_says_it(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    def refused(*_arguments: object) -> None:
+        raise windows_job.JobError("CreateJobObject failed with Windows error 5; code tasks can't be graded here")
+
+    monkeypatch.setattr(sandbox, "_start", refused)
+    assert run("print(1)") == sandbox.Result("failed", "CreateJobObject failed with Windows error 5; code tasks can't be graded here")
+    assert "code tasks can't be graded here" in caplog.text
+    task = Example("code", "Write f.", "def f():\n    return 1", "mbpp", "key", {"test_list": ["assert f() == 1"]})
+    assert grade(task, task.response) == Grade(0.0, correct=False)
 
 
 @POSIX
