@@ -35,6 +35,7 @@ from training.trainer import measure_step_s, train
 from training.trainer_state import saved_plan
 
 log = logging.getLogger(__name__)
+READINGS = 2.0  # of an expert's own records in a training: up to two, dropout cost more than it won (RESULTS.md, "Against learning by heart")
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,13 +157,18 @@ class JobRunner:
         return replace(plan, least_steps=job.least_steps, most_seconds=job.most_seconds, dropout=dropout)
 
     def _dropout(self, job: Job, corpus: Corpus) -> float | None:
-        """loop.leaf_dropout for an expert that reads its records more than once, after its root and branch did: it would learn them by heart (RESULTS.md).
-        A pretrained base stays as it was made, and a routed model may have its own (moe.dropout)."""
+        """loop.leaf_dropout for an expert that may learn its records by heart. A pretrained base stays as it was made, and a routed model may have its own
+        (moe.dropout)."""
         settings = self._run.settings
-        if job.node not in corpus.of_records or settings.model.base is not None or settings.moe.dropout:
+        if settings.model.base is not None or settings.moe.dropout or not self._may_learn_by_heart(job, corpus):
             return None
+        return settings.loop.leaf_dropout or None
+
+    def _may_learn_by_heart(self, job: Job, corpus: Corpus) -> bool:
+        """Whether an expert reads its records more than READINGS times in a training, after its root and branch did (RESULTS.md). The curriculum's are
+        made anew for each cycle."""
         assert job.steps is not None
-        return settings.loop.leaf_dropout or None if job.steps > self.epoch_steps(job.node, corpus, epochs=1.0) else None
+        return job.node in corpus.of_records and job.steps > self.epoch_steps(job.node, corpus, epochs=READINGS)
 
     def begun_with(self, node: str, states: Path) -> str | None:
         """"node/version" that a training begins with, None for weights that are no version; kept beside its states, since another may be served at its end.
@@ -182,7 +188,7 @@ class JobRunner:
 
     def _offer(self, job: Job, model: PreTrainedModel, trained: Trained, *, about: Mapping[str, Any], corpus: Corpus, scalars: Scalars) -> Job:
         expert = Expert(merged(model), corpus.tokenizer, device=self._device)
-        offer = self._judge(job.node, expert, corpus, begun_with=about["begun_with"])
+        offer = self._judge(job, expert, corpus, begun_with=about["begun_with"])
         if offer is None:
             self._reporter.note(f"{job.node}: stopped before its examination ended; that begins anew at the next start, from what was trained")
             return job
@@ -198,15 +204,16 @@ class JobRunner:
         self._reporter.samples(verdict.scorecard.samples)  # last: what becomes of the output can't cost what was trained
         return replace(job, status="promoted" if verdict.decision.promote else "refused", outcome=reason)
 
-    def _judge(self, node: str, expert: Expert, corpus: Corpus, *, begun_with: str | None) -> _Offer | None:
-        """The verdict on what was trained; or, where that is refused or held-out answers got dearer by it, and a point on the way to it is promoted and
-        no worse, the verdict on that, which expert then is. None when stopped between an exam and the end of its second look: what was trained is on disk,
-        and from there both are had again, alike."""
-        verdict = self._examiner.judge(node, expert, corpus)
-        start = None if verdict.decision.promote and not verdict.dearer else self._start_of(node, begun_with)
+    def _judge(self, job: Job, expert: Expert, corpus: Corpus, *, begun_with: str | None) -> _Offer | None:
+        """The verdict on what was trained; or, where that is refused, held-out answers got dearer by it or records may have been learnt by heart, and a
+        point on the way to it is promoted and no worse, the verdict on that, which expert then is. None when stopped between an exam and the end of its
+        second look: what was trained is on disk, and from there both are had again, alike."""
+        verdict = self._examiner.judge(job.node, expert, corpus)
+        looks = not verdict.decision.promote or verdict.dearer or self._may_learn_by_heart(job, corpus)
+        start = self._start_of(job.node, begun_with) if looks else None
         if start is None:
             return _Offer(verdict)
-        return self._walked_back(node, expert, corpus, verdict=verdict, start=start)
+        return self._walked_back(job.node, expert, corpus, verdict=verdict, start=start)
 
     def _walked_back(self, node: str, expert: Expert, corpus: Corpus, *, verdict: Verdict, start: PreTrainedModel) -> _Offer | None:
         """What a second look comes to. A refused training has one try more at the exam, where held-out answers are cheapest; of one that passed the point

@@ -143,7 +143,11 @@ def test_refusal_after_a_second_look_says_what_came_of_it(toy_settings, overshot
 def test_promoted_training_that_made_held_out_answers_dearer_keeps_the_better_of_its_end_and_the_way_to_it(toy_settings, overshot, monkeypatch):
     """The expert's first exam is made to pass. Its end stays, bit for bit, where nothing got dearer and where no point on the way is preferred."""
     judge, prefers, found = Examiner.judge, Examiner.prefers, {}
-    for case, dearer, preferred in (("not dearer", False, []), ("dearer", True, []), ("not preferred", True, [False] * 3), ("second try", True, [False, True])):
+    by_heart = []
+    monkeypatch.setattr(JobRunner, "_may_learn_by_heart", lambda self, job, corpus: bool(by_heart))
+    for case, dearer, preferred in (("not dearer", False, []), ("dearer", True, []), ("not preferred", True, [False] * 3), ("second try", True, [False, True]),
+                                    ("by heart", False, [])):
+        by_heart += ["yes"] * (case == "by heart")
         judged, answers = [], iter(preferred)
 
         def judging(self, node, *rest, judged=judged, dearer=dearer):
@@ -162,6 +166,7 @@ def test_promoted_training_that_made_held_out_answers_dearer_keeps_the_better_of
     assert found["not dearer"][0] == 1.0
     assert 0 < found["dearer"][0] < 1
     assert found["not preferred"] == found["not dearer"]
+    assert found["by heart"][0] == found["dearer"][0]  # looked at whether or not anything got dearer
     assert found["dearer"][1] != found["not dearer"][1]
     assert found["second try"][0] == found["dearer"][0] + 0.25 < 1
 
@@ -292,11 +297,11 @@ def test_stop_in_a_second_look_leaves_the_job_pending_and_a_restart_ends_alike(t
     assert (registry.served("code") / "model.safetensors").read_bytes() == (whole.served("code") / "model.safetensors").read_bytes()
 
 
-def test_dropout_is_of_experts_that_read_their_records_more_than_once(toy_settings, tmp_path):
+def test_dropout_is_of_experts_that_read_their_records_more_than_twice(toy_settings, tmp_path):
     """A step reads 2 x 100 places, nine tenths of them of the expert's own 900 tokens: five steps are one reading."""
     two = ("train.row_tokens=100", "train.batch_rows=2", "loop.replay_share=0.1", 'tree.branches={technical=["code", "math"]}')
 
-    def shares(*overrides, of_records=("code",), steps=6, **base):
+    def shares(*overrides, of_records=("code",), steps=11, **base):
         chosen = toy_settings(*SMALL, *two, *overrides)
         with open_run(chosen) as run:
             run_of_base = replace(run, settings=chosen.model_copy(update={"model": chosen.model.model_copy(update=base)}))
@@ -307,7 +312,7 @@ def test_dropout_is_of_experts_that_read_their_records_more_than_once(toy_settin
     everyone = dict.fromkeys(("generalist", "technical", "code", "math"))
     assert shares() == {**everyone, "code": 0.1}
     assert shares("loop.leaf_dropout=0.25") == {**everyone, "code": 0.25}
-    for none in (shares(steps=5), shares("loop.leaf_dropout=0"), shares(of_records=()), shares("moe.dropout=0.2"), shares(base="somewhere/base")):
+    for none in (shares(steps=10), shares("loop.leaf_dropout=0"), shares(of_records=()), shares("moe.dropout=0.2"), shares(base="somewhere/base")):
         assert none == everyone
 
 
