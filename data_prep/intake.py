@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data_prep import curriculum
+from data_prep.answers import shown_answers
 from data_prep.clean import Cleaned, clean, normalised
 from data_prep.overlap import Pair, near_duplicates
 from data_prep.records import Example, Record, Split
@@ -28,9 +29,9 @@ from data_prep.trained import Trained
 from experts.durable import new_folder, sha256_of
 from settings import Settings
 
-FORMAT = 10  # goes up when the same input gives other examples
+FORMAT = 11  # goes up when the same input gives other examples
 FACTS = "facts.json"
-MOST_LOST = 0.2  # share of a domain's training rows that may go as near-duplicates of held-out ones
+MOST_LOST = 0.2  # share of a domain's training rows that may go as near-duplicates of held-out ones, or as showing their answers
 _SCHEMA = pa.schema([("prompt", pa.string()), ("response", pa.string()), ("source", pa.string()), ("key", pa.string()),
                      ("meta", pa.string()), ("exam_only", pa.bool_())])
 
@@ -125,22 +126,35 @@ def take_in(folder: Path, *, files: Sequence[DataFile], lessons: Lessons | None,
 
 
 def _keep_apart(splits: dict[Split, list[Example]], cleaned: Cleaned, *, similarity: float) -> list[Rejection]:
-    """Take near-duplicates of the rows that the split itself held out out of training; returns what went.
+    """Take near-duplicates of the rows that the split itself held out, and rows that show a held-out row's answer, out of training;
+    returns what went.
 
-    Where five questions share one passage, a split by row puts some of them on each side. A *_test file was chosen by the
-    user, so its rows take no training row away: exam_check.py reports on them. Neither does a domain lose much of its training
-    rows: where so many are near-duplicates, prompts are alike by design, and exam_check.py says what to do.
+    Where five questions share one passage, a split by row puts some of them on each side; of a dialogue, the turn that is held out
+    stands in the next one's prompt. A *_test file was chosen by the user, so its rows take no near-duplicate away: exam_check.py
+    reports on those. Neither does a domain lose much of its training rows: where so many are near-duplicates, prompts are alike by
+    design, and exam_check.py says what to do.
     """
     held_out = [row for split in ("validation", "exam") for row in splits[split] if not row.exam_only]
     near: dict[int, Pair] = {}
     for pair in near_duplicates([row.prompt for row in held_out], (row.prompt for row in splits["train"]), similarity=similarity):
         near.setdefault(pair.training, pair)
-    if len(near) > MOST_LOST * len(splits["train"]):
+    gone = _leave_out(splits, {place: Rejection(cleaned.places[splits["train"][place].key], "near-duplicate of a held-out row",
+                                                f"similarity {pair.similarity:.2f} to {cleaned.places[held_out[pair.held_out].key]}")
+                               for place, pair in near.items()})
+    examined = [*splits["validation"], *splits["exam"]]
+    shown: dict[int, Example] = {}
+    for found in shown_answers([row.response for row in examined], ((row.prompt, row.response) for row in splits["train"])):
+        shown.setdefault(found.training, examined[found.held_out])
+    return gone + _leave_out(splits, {place: Rejection(cleaned.places[splits["train"][place].key], "shows a held-out row's answer",
+                                                       f"that of {cleaned.places[row.key]}: {row.response[:80]}") for place, row in shown.items()})
+
+
+def _leave_out(splits: dict[Split, list[Example]], found: Mapping[int, Rejection]) -> list[Rejection]:
+    """Take the training rows at these places out, unless they are too many; returns what went."""
+    if len(found) > MOST_LOST * len(splits["train"]):
         return []
-    gone = [Rejection(cleaned.places[splits["train"][place].key], "near-duplicate of a held-out row",
-                      f"similarity {pair.similarity:.2f} to {cleaned.places[held_out[pair.held_out].key]}") for place, pair in near.items()]
-    splits["train"] = [row for place, row in enumerate(splits["train"]) if place not in near]
-    return gone
+    splits["train"] = [row for place, row in enumerate(splits["train"]) if place not in found]
+    return list(found.values())
 
 
 def _part(splits: dict[Split, list[Example]], places: Mapping[str, str]) -> list[Rejection]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from random import Random
@@ -14,6 +15,7 @@ from data_prep import curriculum, manifest
 from data_prep.__main__ import main as look
 from data_prep.corpus import Corpus, DataError, keep, last_cycle, last_levels, open_corpus, prepare
 from data_prep.exam_check import ExamOverlap, allowed
+from data_prep.split import prompt_place
 from experts import tokenizer as tokenizers
 from experts.tree import Tree
 
@@ -317,6 +319,49 @@ def test_questions_on_one_passage_are_never_parted_between_training_and_held_out
     drops = corpus.report.domains[0].intake.drops["near-duplicate of a held-out row"]
     assert drops.count >= len(held_out)
     assert drops.first[0].startswith("law/passages.jsonl:")
+
+
+def dialogue(number: int) -> list[tuple[str, str, int]]:
+    """Three turns of a dialogue, each with those before it in its prompt."""
+    said = [sentence(number * 10 + place) for place in range(6)]
+    return [("\n".join(f"{'Assistant' if place % 2 else 'User'}: {text}" for place, text in enumerate(said[:turn * 2 + 1])), said[turn * 2 + 1], number)
+            for turn in range(3)]
+
+
+def test_rows_that_show_the_answer_of_a_held_out_row_leave_training_and_no_other_row_moves(prepared: Prepared, data: Path) -> None:
+    write_rows(data / "law" / "talk.jsonl", [row for number in range(100, 120) for row in dialogue(number)])
+    corpus = prepared(near_duplicate=1.0, validation_share=0.05, exam_share=0.05, training="loop")
+    train, held_out = corpus.examples("law", "train"), corpus.examples("law", "validation") + corpus.examples("law", "exam")
+    long = [row.response for row in held_out if len(row.response.split()) >= 8]
+    assert len(long) >= 3
+    assert not [row for row in train for answer in long if answer in row.prompt or answer in row.response]
+    drops = corpus.report.domains[0].intake.drops["shows a held-out row's answer"]
+    assert len(train) + len(held_out) + drops.count == 260
+    kept = {row.prompt for row in train + held_out}
+    assert drops.count == sum(prompt not in kept for number in range(100, 120) for prompt, _, _ in dialogue(number)) >= 3
+    assert re.fullmatch(r"law/talk\.jsonl:\d+: that of law/talk\.jsonl:\d+: .*", drops.first[0])
+    assert f"law: {drops.count} left out, shows a held-out row's answer ({drops.first[0]})" in prepared.lines
+    places = {row.prompt: prompt_place(row.prompt) for row in train + held_out}
+    assert all((places[row.prompt] < 0.1) == (row in held_out) for row in train + held_out)
+
+
+def test_row_trained_on_that_shows_a_later_test_files_answer_leaves_training_and_is_never_held_out(prepared: Prepared, data: Path) -> None:
+    first, second, third = dialogue(300)
+    write_rows(data / "law" / "a.jsonl", [(*second[:2], 901), (*third[:2], 902)])
+    assert {901, 902} <= set(numbers(prepared(cycle=0, validation_share=0.001, training="loop"), "law", "train"))
+    write_rows(data / "law" / "b_test.jsonl", [(*first[:2], 900)])
+    corpus = prepared(cycle=1, training="loop")
+    assert numbers(corpus, "law", "exam") == [900]
+    assert not {901, 902} & set(numbers(corpus, "law", "train") + numbers(corpus, "law", "validation"))
+    assert corpus.report.domains[0].intake.drops["shows a held-out row's answer"].count == 2
+    for cycle in (2, 3):
+        prepared(cycle=cycle, training="loop")
+        assert prepared.lines == []
+    (data / "law" / "b_test.jsonl").unlink()
+    write_records(data / "law" / "new.jsonl", range(600, 700))
+    write_records(data / "math" / "new.jsonl", range(1200, 1300))
+    again = prepared(cycle=4, training="loop", validation_share=0.45, exam_share=0.45)
+    assert {901, 902} <= set(numbers(again, "law", "train"))
 
 
 def test_domain_whose_prompts_are_alike_by_design_keeps_its_training_rows_and_is_told_the_repair(prepared: Prepared, data: Path) -> None:
