@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 from collections.abc import Sequence
@@ -9,6 +10,7 @@ from pathlib import Path
 from random import Random
 
 import pytest
+from rich.console import Console
 
 import settings
 from data_prep import curriculum, manifest
@@ -349,11 +351,13 @@ def test_row_trained_on_that_shows_a_later_test_files_answer_leaves_training_and
     first, second, third = dialogue(300)
     write_rows(data / "law" / "a.jsonl", [(*second[:2], 901), (*third[:2], 902)])
     assert {901, 902} <= set(numbers(prepared(cycle=0, validation_share=0.001, training="loop"), "law", "train"))
-    write_rows(data / "law" / "b_test.jsonl", [(*first[:2], 900)])
+    write_rows(data / "law" / "b_test.jsonl", [(first[0], first[1].replace(" ", "\n"), 900)])
     corpus = prepared(cycle=1, training="loop")
     assert numbers(corpus, "law", "exam") == [900]
     assert not {901, 902} & set(numbers(corpus, "law", "train") + numbers(corpus, "law", "validation"))
-    assert corpus.report.domains[0].intake.drops["shows a held-out row's answer"].count == 2
+    shown = corpus.report.domains[0].intake.drops["shows a held-out row's answer"]
+    assert shown.count == 2
+    assert shown.first[0] == f"law/a.jsonl:201: that of law/b_test.jsonl:1: {first[1][:80]}"  # on one line
     for cycle in (2, 3):
         prepared(cycle=cycle, training="loop")
         assert prepared.lines == []
@@ -371,6 +375,29 @@ def test_domain_whose_prompts_are_alike_by_design_keeps_its_training_rows_and_is
         prepared()
     corpus = prepared(near_duplicate=1.0)
     assert sum(len(corpus.examples("law", split)) for split in ("train", "validation", "exam")) == 200  # type: ignore[arg-type]
+
+
+def test_training_rows_that_are_too_many_to_leave_out_are_kept_and_said(prepared: Prepared, data: Path) -> None:
+    (data / "law" / "a.jsonl").unlink()
+    write_rows(data / "law" / "b.jsonl", [(f"{passage(1)} item {number}?", sentence(number // 4), number) for number in range(200)])
+    corpus = prepared(training="loop", allow_overlap=True)
+    train = numbers(corpus, "law", "train")
+    intake = corpus.report.domains[0].intake
+    assert len(train) == intake.kept["train"] == 200 - intake.kept["validation"] - intake.kept["exam"]
+    told = {number // 4 for number in set(range(200)) - set(train)}  # four rows have each answer
+    near, showing = intake.spared["near-duplicate of a held-out row"], intake.spared["shows a held-out row's answer"]
+    assert near.count == len(train)
+    assert showing.count == sum(number // 4 in told for number in train) > len(train) / 5
+    assert re.fullmatch(r"law/b\.jsonl:1: similarity 0\.9\d to law/b\.jsonl:\d+", near.first[0])
+    lines = [f"law: {near.count} training rows are like held-out ones and were kept: more than a fifth of the domain ({near.first[0]})",
+             f"law: {showing.count} training rows show the answers of held-out ones and were kept: more than a fifth of the domain ({showing.first[0]})"]
+    assert [line for line in prepared.lines if "were kept" in line] == lines
+    console = Console(width=1000, record=True, file=io.StringIO())
+    console.print(corpus.report.tables())
+    assert [line.rstrip() for line in console.export_text().splitlines() if "were kept" in line] == [f"note: {line}" for line in lines]
+    assert json.loads(json.dumps(corpus.report.to_json()))["domains"]["law"]["spared"]["near-duplicate of a held-out row"]["count"] == near.count
+    assert corpus.report.domains[1].intake.spared == {}
+    assert prepared(training="loop", allow_overlap=True).report.domains[0].intake.spared == intake.spared  # as read from the folder
 
 
 def test_exam_that_training_repeats_too_much_is_refused(prepared: Prepared, data: Path) -> None:
