@@ -11,6 +11,7 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data_prep import curriculum
+from data_prep.answers import shown_answers
 from data_prep.clean import Cleaned, clean, normalised
 from data_prep.overlap import Pair, near_duplicates
 from data_prep.records import Example, Record, Split
@@ -28,9 +30,9 @@ from data_prep.trained import Trained
 from experts.durable import new_folder, sha256_of
 from settings import Settings
 
-FORMAT = 9  # goes up when the same input gives other examples
+FORMAT = 12  # goes up when the same input gives other examples
 FACTS = "facts.json"
-MOST_LOST = 0.2  # share of a domain's training rows that may go as near-duplicates of held-out ones
+MOST_LOST = 0.2  # share of a domain's training rows that may go as near-duplicates of held-out ones, or as showing their answers
 _SCHEMA = pa.schema([("prompt", pa.string()), ("response", pa.string()), ("source", pa.string()), ("key", pa.string()),
                      ("meta", pa.string()), ("exam_only", pa.bool_())])
 
@@ -98,7 +100,8 @@ def take_in(folder: Path, *, files: Sequence[DataFile], lessons: Lessons | None,
     cleaned = clean(records, settings=settings.data)
     sources = Counter(record.source for record in reading.records)
     splits = split_all(cleaned.examples, settings=settings.data, trained=trained.keys(cleaned.examples))
-    rejections = [*reading.rejections, *cleaned.rejections, *asked, *_keep_apart(splits, cleaned, similarity=settings.data.near_duplicate)]
+    gone, spared = _keep_apart(splits, cleaned, similarity=settings.data.near_duplicate)
+    rejections = [*reading.rejections, *cleaned.rejections, *asked, *gone]
     read = len(reading.records) + len(reading.rejections)
     own = sum(map(len, splits.values()))
     if lessons is not None:
@@ -115,7 +118,7 @@ def take_in(folder: Path, *, files: Sequence[DataFile], lessons: Lessons | None,
     intake = Intake(read=read, own=own, kept={split: len(splits[split]) for split in SPLITS}, sources=dict(sources), drops=count_drops(rejections),
                     text_bytes={split: sum(len(row.prompt.encode()) + len(row.response.encode()) for row in splits[split]) for split in SPLITS},
                     cycle=lessons.cycle if lessons is not None else None,
-                    own_drops=count_drops(rejection for rejection in rejections if not rejection.where.startswith("curriculum/")))
+                    own_drops=count_drops(rejection for rejection in rejections if not rejection.where.startswith("curriculum/")), spared=count_drops(spared))
     with new_folder(folder, last=FACTS) as temporary:
         for split in SPLITS:
             write_examples(temporary / f"{split}.parquet", splits[split])
@@ -124,23 +127,44 @@ def take_in(folder: Path, *, files: Sequence[DataFile], lessons: Lessons | None,
     return intake
 
 
-def _keep_apart(splits: dict[Split, list[Example]], cleaned: Cleaned, *, similarity: float) -> list[Rejection]:
-    """Take near-duplicates of the rows that the split itself held out out of training; returns what went.
+def _keep_apart(splits: dict[Split, list[Example]], cleaned: Cleaned, *, similarity: float) -> tuple[list[Rejection], list[Rejection]]:
+    """Take near-duplicates of the rows that the split itself held out, and rows that show a held-out row's answer, out of training;
+    returns what went, and what would have gone but was too much.
 
-    Where five questions share one passage, a split by row puts some of them on each side. A *_test file was chosen by the
-    user, so its rows take no training row away: exam_check.py reports on them. Neither does a domain lose much of its training
-    rows: where so many are near-duplicates, prompts are alike by design, and exam_check.py says what to do.
+    Where five questions share one passage, a split by row puts some of them on each side; of a dialogue, the turn that is held out
+    stands in the next one's prompt. A *_test file was chosen by the user, so its rows take no near-duplicate away: exam_check.py
+    reports on those. Neither does a domain lose much of its training rows: where so many are near-duplicates, prompts are alike by
+    design, and exam_check.py says what to do.
     """
-    held_out = [row for split in ("validation", "exam") for row in splits[split] if not row.exam_only]
+    gone, spared = list[Rejection](), list[Rejection]()
+    for find in (partial(_near, similarity=similarity), _showing):
+        found = find(splits, cleaned.places)
+        if len(found) > MOST_LOST * len(splits["train"]):
+            spared += found.values()
+        else:
+            gone += found.values()
+            splits["train"] = [row for place, row in enumerate(splits["train"]) if place not in found]
+    return gone, spared
+
+
+def _near(splits: Mapping[Split, Sequence[Example]], places: Mapping[str, str], *, similarity: float) -> dict[int, Rejection]:
+    """Training rows, by place, that are near-duplicates of rows that the split held out."""
+    held_out = [row for row in (*splits["validation"], *splits["exam"]) if not row.exam_only]
     near: dict[int, Pair] = {}
     for pair in near_duplicates([row.prompt for row in held_out], (row.prompt for row in splits["train"]), similarity=similarity):
         near.setdefault(pair.training, pair)
-    if len(near) > MOST_LOST * len(splits["train"]):
-        return []
-    gone = [Rejection(cleaned.places[splits["train"][place].key], "near-duplicate of a held-out row",
-                      f"similarity {pair.similarity:.2f} to {cleaned.places[held_out[pair.held_out].key]}") for place, pair in near.items()]
-    splits["train"] = [row for place, row in enumerate(splits["train"]) if place not in near]
-    return gone
+    return {place: Rejection(places[splits["train"][place].key], "near-duplicate of a held-out row",
+                             f"similarity {pair.similarity:.2f} to {places[held_out[pair.held_out].key]}") for place, pair in near.items()}
+
+
+def _showing(splits: Mapping[Split, Sequence[Example]], places: Mapping[str, str]) -> dict[int, Rejection]:
+    """Training rows, by place, that hold a held-out row's answer."""
+    held_out = [*splits["validation"], *splits["exam"]]
+    shown: dict[int, Example] = {}
+    for found in shown_answers([row.response for row in held_out], ((row.prompt, row.response) for row in splits["train"])):
+        shown.setdefault(found.training, held_out[found.held_out])
+    return {place: Rejection(places[splits["train"][place].key], "shows a held-out row's answer",
+                             f"that of {places[row.key]}: {' '.join(row.response.split())[:80]}") for place, row in shown.items()}
 
 
 def _part(splits: dict[Split, list[Example]], places: Mapping[str, str]) -> list[Rejection]:

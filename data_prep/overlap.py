@@ -1,12 +1,13 @@
 """Near-duplicates between held-out and training prompts, found by MinHash and proved by the exact Jaccard similarity.
 
-Two prompts are near-duplicates when the sets of their word triples (case and sentence marks aside) are similar enough
-(data.near_duplicate). MinHash (Broder 1997) with locality-sensitive hashing only proposes pairs. Decides nothing: intake.py
-and corpus.py do.
+Two prompts are near-duplicates when the sets of their word triples (case and sentence marks aside; in a script without spaces each
+character is a word) are similar enough (data.near_duplicate). MinHash (Broder 1997) with locality-sensitive hashing only proposes
+pairs. Decides nothing: intake.py and corpus.py do.
 """
 
 from __future__ import annotations
 
+import re
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -20,6 +21,10 @@ SHINGLE_WORDS = 3
 PERMUTATIONS = 128
 BATCH = 4096  # prompts hashed at once
 _SEED = 1
+# Thai, Lao, Tibetan; Burmese; Khmer; kana and Han with their extensions. Hangul is written with spaces.
+_UNSPACED = re.compile("[\u0e00-\u0fff\u1000-\u109f\u1780-\u17ff\u3005-\u3007\u3040-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
+                       "\uff66-\uff9f\U00020000-\U0003ffff]")
+_WIDE_MARKS = re.compile("[\u3001\u3002\u300c-\u300f\uff01\uff0c\uff0e\uff1a\uff1b\uff1f\uff61-\uff65]")  # sentence marks as these scripts write them
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +58,14 @@ def near_duplicates(held_out: Sequence[str], training: Iterable[str], *, similar
 
 def shingles(prompt: str) -> frozenset[bytes]:
     """The word triples of a prompt; a prompt of fewer words is one shingle."""
-    words = normalised(prompt).encode("utf-8", "surrogatepass").split()
-    return frozenset(b" ".join(words[place:place + SHINGLE_WORDS]) for place in range(max(1, len(words) - SHINGLE_WORDS + 1)))
+    found = [word.encode("utf-8", "surrogatepass") for word in words(prompt)]
+    return frozenset(b" ".join(found[place:place + SHINGLE_WORDS]) for place in range(max(1, len(found) - SHINGLE_WORDS + 1)))
+
+
+def words(text: str) -> list[str]:
+    """What stands between blanks, case and sentence marks aside; of a script without blanks, each character."""
+    text = normalised(text)
+    return text.split() if text.isascii() else _UNSPACED.sub(r" \g<0> ", _WIDE_MARKS.sub(" ", text)).split()
 
 
 def _signatures(sets: Sequence[frozenset[bytes]]) -> Iterator[MinHash]:

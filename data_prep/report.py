@@ -29,7 +29,7 @@ class Drops:
 @dataclass(frozen=True, slots=True)
 class Intake:
     """One domain on its way from records to examples. own: examples that came from files; own_drops: what was left out of them; cycle: of
-    the curriculum, None without."""
+    the curriculum, None without; spared: training rows that stayed although these reasons hold for them, since they are too many."""
 
     read: int
     own: int
@@ -39,6 +39,7 @@ class Intake:
     text_bytes: Mapping[str, int]
     cycle: int | None = None
     own_drops: Mapping[str, Drops] = field(default_factory=dict)
+    spared: Mapping[str, Drops] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """Plain data."""
@@ -48,7 +49,7 @@ class Intake:
     def from_json(cls, facts: Mapping[str, Any]) -> Intake:
         """The inverse of to_json."""
         drops = {name: {reason: Drops(found["count"], tuple(found["first"])) for reason, found in facts.get(name, {}).items()}
-                 for name in ("drops", "own_drops")}
+                 for name in ("drops", "own_drops", "spared")}
         return cls(**{**facts, **drops})
 
 
@@ -114,7 +115,8 @@ class Report:
     def tables(self) -> Group:
         """Everything as rich shows it."""
         drops = [self._drops_table()] if any(entry.intake.drops for entry in self.domains) else []
-        return Group(self._kept_table(), self._tokens_table(), *drops, *(Text(f"note: {note}") for note in self.notes))
+        notes = [*(line for entry in self.domains for line in _of_spared(entry)), *self.notes]
+        return Group(self._kept_table(), self._tokens_table(), *drops, *(Text(f"note: {note}") for note in notes))
 
     def _kept_table(self) -> Table:
         table = _table("records", "domain", "read", "train", "valid.", "exam", "left out", "doubles", "overlap")
@@ -159,4 +161,11 @@ def count_drops(rejections: Iterable[Rejection]) -> dict[str, Drops]:
 
 def _of_files(entry: DomainReport) -> list[str]:
     kept = [f"{entry.domain}: {entry.intake.own:,} examples from files"] if entry.intake.own else []
-    return [*kept, *(f"{entry.domain}: {found.count:,} left out, {reason} ({found.first[0]})" for reason, found in entry.intake.own_drops.items())]
+    gone = [f"{entry.domain}: {found.count:,} left out, {reason} ({found.first[0]})" for reason, found in entry.intake.own_drops.items()]
+    return [*kept, *gone, *_of_spared(entry)]
+
+
+def _of_spared(entry: DomainReport) -> list[str]:
+    said = {"near-duplicate of a held-out row": "are like held-out ones", "shows a held-out row's answer": "show the answers of held-out ones"}
+    return [f"{entry.domain}: {found.count:,} training rows {said[reason]} and were kept: more than a fifth of the domain ({found.first[0]})"
+            for reason, found in entry.intake.spared.items()]

@@ -26,7 +26,8 @@ from data_prep.records import Record
 logger = logging.getLogger(__name__)
 
 Reason = Literal["not JSON", "not UTF-8", "no prompt", "no response", "wrong type", "empty", "too short", "over length", "duplicate",
-                 "same prompt as a held-out row", "trained on before", "near-duplicate of a held-out row", "damaged file", "wrong columns", "single sentence"]
+                 "same prompt as a held-out row", "trained on before", "near-duplicate of a held-out row", "shows a held-out row's answer",
+                 "damaged file", "wrong columns", "single sentence"]
 Kind = Literal[".jsonl", ".jsonl.gz", ".parquet", ".txt"]
 KINDS: tuple[Kind, ...] = (".jsonl", ".jsonl.gz", ".parquet", ".txt")
 MAX_LINE_BYTES = 16 * 2**20  # a line longer than this is no record; without a bound a file without line ends fills the memory

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import io
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from random import Random
 
 import pytest
+from rich.console import Console
 
 import settings
 from data_prep import curriculum, manifest
 from data_prep.__main__ import main as look
 from data_prep.corpus import Corpus, DataError, keep, last_cycle, last_levels, open_corpus, prepare
 from data_prep.exam_check import ExamOverlap, allowed
+from data_prep.split import prompt_place
 from experts import tokenizer as tokenizers
 from experts.tree import Tree
 
@@ -319,6 +323,51 @@ def test_questions_on_one_passage_are_never_parted_between_training_and_held_out
     assert drops.first[0].startswith("law/passages.jsonl:")
 
 
+def dialogue(number: int) -> list[tuple[str, str, int]]:
+    """Three turns of a dialogue, each with those before it in its prompt."""
+    said = [sentence(number * 10 + place) for place in range(6)]
+    return [("\n".join(f"{'Assistant' if place % 2 else 'User'}: {text}" for place, text in enumerate(said[:turn * 2 + 1])), said[turn * 2 + 1], number)
+            for turn in range(3)]
+
+
+def test_rows_that_show_the_answer_of_a_held_out_row_leave_training_and_no_other_row_moves(prepared: Prepared, data: Path) -> None:
+    write_rows(data / "law" / "talk.jsonl", [row for number in range(100, 120) for row in dialogue(number)])
+    corpus = prepared(near_duplicate=1.0, validation_share=0.05, exam_share=0.05, training="loop")
+    train, held_out = corpus.examples("law", "train"), corpus.examples("law", "validation") + corpus.examples("law", "exam")
+    long = [row.response for row in held_out if len(row.response.split()) >= 8]
+    assert len(long) >= 3
+    assert not [row for row in train for answer in long if answer in row.prompt or answer in row.response]
+    drops = corpus.report.domains[0].intake.drops["shows a held-out row's answer"]
+    assert len(train) + len(held_out) + drops.count == 260
+    kept = {row.prompt for row in train + held_out}
+    assert drops.count == sum(prompt not in kept for number in range(100, 120) for prompt, _, _ in dialogue(number)) >= 3
+    assert re.fullmatch(r"law/talk\.jsonl:\d+: that of law/talk\.jsonl:\d+: .*", drops.first[0])
+    assert f"law: {drops.count} left out, shows a held-out row's answer ({drops.first[0]})" in prepared.lines
+    places = {row.prompt: prompt_place(row.prompt) for row in train + held_out}
+    assert all((places[row.prompt] < 0.1) == (row in held_out) for row in train + held_out)
+
+
+def test_row_trained_on_that_shows_a_later_test_files_answer_leaves_training_and_is_never_held_out(prepared: Prepared, data: Path) -> None:
+    first, second, third = dialogue(300)
+    write_rows(data / "law" / "a.jsonl", [(*second[:2], 901), (*third[:2], 902)])
+    assert {901, 902} <= set(numbers(prepared(cycle=0, validation_share=0.001, training="loop"), "law", "train"))
+    write_rows(data / "law" / "b_test.jsonl", [(first[0], first[1].replace(" ", "\n"), 900)])
+    corpus = prepared(cycle=1, training="loop")
+    assert numbers(corpus, "law", "exam") == [900]
+    assert not {901, 902} & set(numbers(corpus, "law", "train") + numbers(corpus, "law", "validation"))
+    shown = corpus.report.domains[0].intake.drops["shows a held-out row's answer"]
+    assert shown.count == 2
+    assert shown.first[0] == f"law/a.jsonl:201: that of law/b_test.jsonl:1: {first[1][:80]}"  # on one line
+    for cycle in (2, 3):
+        prepared(cycle=cycle, training="loop")
+        assert prepared.lines == []
+    (data / "law" / "b_test.jsonl").unlink()
+    write_records(data / "law" / "new.jsonl", range(600, 700))
+    write_records(data / "math" / "new.jsonl", range(1200, 1300))
+    again = prepared(cycle=4, training="loop", validation_share=0.45, exam_share=0.45)
+    assert {901, 902} <= set(numbers(again, "law", "train"))
+
+
 def test_domain_whose_prompts_are_alike_by_design_keeps_its_training_rows_and_is_told_the_repair(prepared: Prepared, data: Path) -> None:
     (data / "law" / "a.jsonl").unlink()
     write_rows(data / "law" / "b.jsonl", [(f"{passage(1)} item {number}?", "x", number) for number in range(200)])
@@ -326,6 +375,29 @@ def test_domain_whose_prompts_are_alike_by_design_keeps_its_training_rows_and_is
         prepared()
     corpus = prepared(near_duplicate=1.0)
     assert sum(len(corpus.examples("law", split)) for split in ("train", "validation", "exam")) == 200  # type: ignore[arg-type]
+
+
+def test_training_rows_that_are_too_many_to_leave_out_are_kept_and_said(prepared: Prepared, data: Path) -> None:
+    (data / "law" / "a.jsonl").unlink()
+    write_rows(data / "law" / "b.jsonl", [(f"{passage(1)} item {number}?", sentence(number // 4), number) for number in range(200)])
+    corpus = prepared(training="loop", allow_overlap=True)
+    train = numbers(corpus, "law", "train")
+    intake = corpus.report.domains[0].intake
+    assert len(train) == intake.kept["train"] == 200 - intake.kept["validation"] - intake.kept["exam"]
+    told = {number // 4 for number in set(range(200)) - set(train)}  # four rows have each answer
+    near, showing = intake.spared["near-duplicate of a held-out row"], intake.spared["shows a held-out row's answer"]
+    assert near.count == len(train)
+    assert showing.count == sum(number // 4 in told for number in train) > len(train) / 5
+    assert re.fullmatch(r"law/b\.jsonl:1: similarity 0\.9\d to law/b\.jsonl:\d+", near.first[0])
+    lines = [f"law: {near.count} training rows are like held-out ones and were kept: more than a fifth of the domain ({near.first[0]})",
+             f"law: {showing.count} training rows show the answers of held-out ones and were kept: more than a fifth of the domain ({showing.first[0]})"]
+    assert [line for line in prepared.lines if "were kept" in line] == lines
+    console = Console(width=1000, record=True, file=io.StringIO())
+    console.print(corpus.report.tables())
+    assert [line.rstrip() for line in console.export_text().splitlines() if "were kept" in line] == [f"note: {line}" for line in lines]
+    assert json.loads(json.dumps(corpus.report.to_json()))["domains"]["law"]["spared"]["near-duplicate of a held-out row"]["count"] == near.count
+    assert corpus.report.domains[1].intake.spared == {}
+    assert prepared(training="loop", allow_overlap=True).report.domains[0].intake.spared == intake.spared  # as read from the folder
 
 
 def test_exam_that_training_repeats_too_much_is_refused(prepared: Prepared, data: Path) -> None:

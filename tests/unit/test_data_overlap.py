@@ -5,6 +5,7 @@ from __future__ import annotations
 from random import Random
 
 import pytest
+from datasketch import MinHash
 
 from data_prep.overlap import Pair, near_duplicates, shingles
 
@@ -20,6 +21,37 @@ def jaccard(one: str, other: str) -> float:
 def test_shingles_are_word_triples_without_case_and_marks() -> None:
     assert shingles("What is it, then?") == {b"what is it", b"is it then"}
     assert shingles("Hello!") == {b"hello"}
+
+
+def triples(*parts: str) -> set[bytes]:
+    return {part.encode() for part in parts}
+
+
+@pytest.mark.parametrize(("prompt", "expected"), [
+    ("\u5929\u7a7a\u662f\u84dd\u3002", triples("\u5929 \u7a7a \u662f", "\u7a7a \u662f \u84dd")),  # Chinese, with a full stop
+    ("\u300c\u7a7a\u306f\u30a2\u300d\uff1f", triples("\u7a7a \u306f \u30a2")),  # Han, Hiragana, Katakana, in brackets
+    ("\u0e17\u0e49\u0e2d\u0e07", triples("\u0e17 \u0e49 \u0e2d", "\u0e49 \u0e2d \u0e07")),  # Thai
+    ("\u5b66Python 3.5\u597d!", triples("\u5b66 python 3.5", "python 3.5 \u597d")),  # Latin words inside stay whole
+    ("\ud558\ub298\uc740 \uc65c \ud30c\ub797\ub2c8?", triples("\ud558\ub298\uc740 \uc65c \ud30c\ub797\ub2c8")),  # Hangul has spaces
+    ("Wo ist die Stra\u00dfe na\u00eff?", triples("wo ist die", "ist die strasse", "die strasse na\u00eff")),  # accents part no word
+], ids=["chinese", "japanese", "thai", "mixed", "korean", "german"])
+def test_shingles_of_scripts_without_spaces_are_character_triples(prompt: str, expected: set[bytes]) -> None:
+    assert shingles(prompt) == expected
+
+
+def han(first: int, count: int) -> str:
+    return "".join(chr(0x4E00 + place) for place in range(first, first + count))
+
+
+def test_questions_on_one_chinese_passage_are_near_duplicates() -> None:
+    passage = han(0, 80)  # 78 triples, and six more in each prompt
+    asked = [passage + han(100, 6), passage + han(200, 6), passage + han(100, 7), han(300, 86)]
+    assert [len(shingles(prompt)) for prompt in asked] == [84, 84, 85, 84]
+    found = {pair.training: pair.similarity for pair in near_duplicates(asked[:1], asked[1:], similarity=0.8)}
+    assert found == {0: pytest.approx(78 / 90), 1: pytest.approx(84 / 85)}
+    signatures = MinHash.bulk([shingles(prompt) for prompt in asked], num_perm=1024, seed=3)
+    for place, similarity in found.items():
+        assert signatures[0].jaccard(signatures[place + 1]) == pytest.approx(similarity, abs=0.05)
 
 
 def test_pairs_equal_those_of_comparing_all_with_all() -> None:

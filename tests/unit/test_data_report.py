@@ -18,7 +18,8 @@ from experts.tree import Tree
 PACKING = Packing(tokens={"train": 1000, "validation": 100, "exam": 50}, answer_tokens={"train": 250, "validation": 30, "exam": 20},
                   cut_prompts=1, cut_responses=2, cut_tokens=30, efficiency=0.987, bytes_per_token=3.456)
 INTAKE = Intake(read=10, own=7, kept={"train": 5, "validation": 1, "exam": 1}, sources={"a": 10}, text_bytes={"train": 3456, "validation": 0, "exam": 0},
-                drops={"duplicate": Drops(2, ("law/a.jsonl:3: same content as law/a.jsonl:1",)), "not JSON": Drops(1, ("law/a.jsonl:9: bad [x]",))})
+                drops={"duplicate": Drops(2, ("law/a.jsonl:3: same content as law/a.jsonl:1",)), "not JSON": Drops(1, ("law/a.jsonl:9: bad [x]",))},
+                spared={"near-duplicate of a held-out row": Drops(1204, ("law/a.jsonl:4: similarity 0.91 to law/a.jsonl:2",))})
 
 
 def shown(report: Report, *, width: int = 80) -> str:
@@ -43,6 +44,7 @@ def test_tables_show_every_number_at_80_columns() -> None:
     assert rows[2][:3] == ["law", "duplicate", "2"]
     assert "law/a.jsonl:9: bad [x]" in shown(report, width=160)
     assert "note: code/: an empty folder" in text
+    assert "note: law: 1,204 training rows are like held-out ones and were kept: more than a fifth of the domain" in shown(report, width=200)
 
 
 def test_intake_and_overlap_survive_json() -> None:
