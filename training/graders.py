@@ -18,7 +18,7 @@ from data_prep.curriculum.conversation_wording import SLOTS
 from data_prep.curriculum.math import final_number
 from data_prep.records import Example
 
-EDITION = 6  # raised when a grader's verdict on some answer, or on a loop, changes: what was graded before is examined again
+EDITION = 7  # raised when a grader's verdict on some answer, or on a loop, changes: what was graded before is examined again
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,9 +100,22 @@ def _wanted_number(example: Example) -> float | None:
     return wanted if wanted is not None and math.isfinite(wanted) else None
 
 
+_NUMBERED_PERCENT = re.compile(r"\d[\s-]*(?:%|per ?cent)", re.IGNORECASE)
+_PERCENT = re.compile(r"%|per ?cent", re.IGNORECASE)
+_COUNT_ASKED = re.compile(r"\bhow (?:many|much)\b|\b(?:number|amount) of\b|\d\s*(?:%|per ?cent) of\b", re.IGNORECASE)
+
+
+def _percent_may_stand(example: Example) -> bool:
+    """Whether "42%" may be 42: not where the question asks for a count or an amount and names no percentage but given ones ("What is 50% of 84?")."""
+    given_alone = not _PERCENT.search(_NUMBERED_PERCENT.sub("", example.prompt))
+    asked = re.split(r"[.!?]\s+", example.prompt.strip())[-1]
+    wanted = (str(example.meta.get("answer", "")), example.response.rpartition("####")[2])
+    return not (given_alone and _COUNT_ASKED.search(asked)) or any(_PERCENT.search(text) for text in wanted)
+
+
 def _number(example: Example, text: str) -> Grade | None:
     """The number after "####" against the wanted one, compared as numbers."""
-    wanted, got = _wanted_number(example), final_number(text)
+    wanted, got = _wanted_number(example), final_number(text, percent=_percent_may_stand(example))
     return None if wanted is None else _right(got is not None and abs(got - wanted) <= 1e-6 * max(1.0, abs(wanted)))
 
 

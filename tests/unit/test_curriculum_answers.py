@@ -97,6 +97,24 @@ def test_final_number_is_the_one_that_stands_after_the_mark(text: str, expected:
     assert final_number(text) == expected
 
 
+@pytest.mark.parametrize(("said", "expected"), [
+    ("x = 42", 42.0), ("= 42", 42.0), ("**42**", 42.0), ("(42)", 42.0), ("\\$42", 42.0), ("\\(x = 42\\)", 42.0), ("The answer is 42", 42.0),
+    ("The answer is: **42**.", 42.0), ("**Answer:** -42", -42.0), ("So the answer is x = 42", 42.0), ("x=-4", -4.0), ("(-4)", -4.0),
+    ("42 cm^2", 42.0), ("42 ft^2", 42.0), ("42 m^3", 42.0), ("42m", 42.0), ("42 N", 42.0), ("42 years", 42.0),
+    ("42x", None), ("42 x", None), ("42k", None), ("x^2 = 42", None), ("3x = 42", None), ("x != 42", None), ("The answer is not 42", None),
+    ("x = 3 or 4", None), ("The answer is 50-60", None), ("* " * 3000, None)])
+def test_final_number_stands_in_marks_after_its_lead_and_before_a_unit_but_not_before_an_unknown(said: str, expected: float | None) -> None:
+    assert final_number(f"#### {said}") == expected
+
+
+@pytest.mark.parametrize(("domain", "answer", "text", "expected"), [
+    ("math", "42", "#### 42%", False), ("math", "42", "#### 42 percent", False), ("math", "42", "#### **42**%", False), ("math", "42", "#### x = 42", True),
+    ("reasoning", "Ann", "#### **Ann**", True), ("reasoning", "yes", "#### The answer is yes", True), ("reasoning", "yes", "#### Answer: **Yes**.", True),
+    ("reasoning", "yes", "#### The answer is not yes", False), ("reasoning", "yes", "#### yes or no", False)])
+def test_grade_after_the_mark_takes_lead_and_marks_but_no_percentage(domain: str, answer: str, text: str, expected: bool) -> None:
+    assert curriculum.grade(domain, {"answer": answer}, text) is expected
+
+
 @pytest.mark.parametrize(("task", "operation"), [("add", int.__add__), ("subtract", int.__sub__), ("multiply", int.__mul__), ("divide", int.__floordiv__)])
 def test_operation_result_is_that_of_the_numbers_in_the_prompt(task: str, operation: object) -> None:
     assert callable(operation)

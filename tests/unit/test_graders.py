@@ -12,8 +12,8 @@ from data_prep.records import Example
 from training.graders import Grade, grade, graded_sources
 
 
-def example(source: str, *, response: str = "", **meta: Any) -> Example:
-    return Example(domain="any", prompt="?", response=response, source=source, key="0", meta=meta)
+def example(source: str, *, prompt: str = "?", response: str = "", **meta: Any) -> Example:
+    return Example(domain="any", prompt=prompt, response=response, source=source, key="0", meta=meta)
 
 
 def correct(task: Example, text: str) -> bool:
@@ -28,6 +28,16 @@ def correct(task: Example, text: str) -> bool:
 ])
 def test_grade_gsm8k_compares_the_number_after_the_last_mark(text: str, expected: bool) -> None:
     assert correct(example("gsm8k_test", answer="42"), text) is expected
+
+
+@pytest.mark.parametrize(("asked", "answer", "taken"), [
+    ("What is 50% of 84?", "42", False), ("20% of 210 cars are red. How many cars are red?", "42", False),
+    ("He saves 10 percent. How much money is that, in dollars?", "42", False), ("What percentage of the cars are red?", "42", True),
+    ("How many percent is that?", "42", True), ("10% are gone. How much more likely is it (as a percentage)?", "42", True),
+    ("She had 40% and 44%. What is the average?", "42", True), ("What are the odds of rain?", "42", True), ("How much of 50% is that?", "42%", True)])
+def test_grade_gsm8k_takes_a_percentage_where_none_but_that_may_be_asked_for(asked: str, answer: str, taken: bool) -> None:
+    task = example("gsm8k_test", prompt=asked, answer=answer)
+    assert (correct(task, "#### 42"), correct(task, "#### 42%"), correct(task, "#### 42 percent")) == (True, taken, taken)
 
 
 def test_grade_gsm8k_ignores_thousands_commas() -> None:
