@@ -55,7 +55,7 @@ class Result:
 # exit(0) nor os._exit(0) in front of the tests passes them. A program that looks for the code in the frames of its callers finds it:
 # this keeps apart who ran to the end and who left early, and doesn't stop a cheat.
 _CHILD = r"""
-import json, os, sys
+import json, os, sys, types
 request = json.load(sys.stdin)
 try:
     import resource
@@ -106,7 +106,8 @@ def watch(event, arguments):
         raise PermissionError("the sandbox refuses writing outside its folder")
 def main(program, done):
     sys.addaudithook(watch)
-    exec(compile(program, "program.py", "exec"), {"__name__": "__main__"})
+    module = sys.modules["program"] = types.ModuleType("program")  # not __main__: a script may wait for input; registered, as dataclasses look it up
+    exec(compile(program, "program.py", "exec"), module.__dict__)
     sys.stdout.flush()
     os._exit(done)
 main(request.pop("program"), request.pop("done"))
@@ -114,7 +115,9 @@ main(request.pop("program"), request.pop("done"))
 
 
 def run(program: str, *, limits: Limits | None = None) -> Result:
-    """Run one program to its end or its limits. Never raises for what the program does; failed, and not run, where Windows refuses its job."""
+    """Run one program to its end or its limits, as a module: what stands below `if __name__ == "__main__":` isn't run.
+
+    Never raises for what it does; failed, and not run, where Windows refuses its job."""
     limits = limits or Limits()
     done = 32 + secrets.randbelow(64)
     request = json.dumps({"program": program, "done": done, "limits": _resource_limits(limits)})

@@ -153,14 +153,15 @@ def _outcome(domain: str, row: Example, answer: Answer) -> Outcome:
 
     In a conversation a reply that loops or never ends is wrong, whatever it holds; elsewhere the result counts, and loops are counted beside it.
     """
-    endless = answer.finish_reason == "length" and len(row.response.encode()) < len(answer.text.encode())
+    cut = answer.finish_reason == "length"
+    endless = cut and len(row.response.encode()) < len(answer.text.encode())
     looped = endless or loops(answer.token_ids)
     graded = grade(row, answer.text)
     if graded is not None and looped and row.source == "curriculum/conversation":
         graded = Grade(0.0, correct=False)
     level = level_of(row) if row.source.startswith("curriculum/") else None  # elsewhere a user's own, a year maybe
     return Outcome(key=row.key[:16], domain=domain, task=task_of(row), level=level, score=None if graded is None else float(graded.score),
-                   looped=looped, correct=None if graded is None else graded.correct)
+                   looped=looped, correct=None if graded is None else graded.correct, never_ended=cut)
 
 
 def _samples(answered: Sequence[tuple[Example, Answer, Outcome]]) -> list[Sample]:

@@ -18,7 +18,7 @@ from data_prep.curriculum.conversation_wording import SLOTS
 from data_prep.curriculum.math import final_number
 from data_prep.records import Example
 
-EDITION = 6  # raised when a grader's verdict on some answer, or on a loop, changes: what was graded before is examined again
+EDITION = 7  # raised when a grader's verdict on some answer, or on a loop, changes: what was graded before is examined again
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,22 +100,42 @@ def _wanted_number(example: Example) -> float | None:
     return wanted if wanted is not None and math.isfinite(wanted) else None
 
 
+_NUMBERED_PERCENT = re.compile(r"\d[\s-]*(?:%|per ?cent)", re.IGNORECASE)
+_PERCENT = re.compile(r"%|per ?cent", re.IGNORECASE)
+_COUNT_ASKED = re.compile(r"\bhow (?:many|much)\b|\b(?:number|amount) of\b|\d\s*(?:%|per ?cent) of\b", re.IGNORECASE)
+
+
+def _percent_may_stand(example: Example) -> bool:
+    """Whether "42%" may be 42: not where the question asks for a count or an amount and names no percentage but given ones ("What is 50% of 84?")."""
+    given_alone = not _PERCENT.search(_NUMBERED_PERCENT.sub("", example.prompt))
+    asked = re.split(r"[.!?]\s+", example.prompt.strip())[-1]
+    wanted = (str(example.meta.get("answer", "")), example.response.rpartition("####")[2])
+    return not (given_alone and _COUNT_ASKED.search(asked)) or any(_PERCENT.search(text) for text in wanted)
+
+
 def _number(example: Example, text: str) -> Grade | None:
     """The number after "####" against the wanted one, compared as numbers."""
-    wanted, got = _wanted_number(example), final_number(text)
+    wanted, got = _wanted_number(example), final_number(text, percent=_percent_may_stand(example))
     return None if wanted is None else _right(got is not None and abs(got - wanted) <= 1e-6 * max(1.0, abs(wanted)))
 
 
-_ANSWER = r"\banswer\**(?: is\b|:)[:* ]*"  # "The answer is", "Answer:", "**Answer:**"
+_ANSWER = r"\b(?:answer|(?:correct|right) (?:option|choice))\**(?: is\b|:)[:* ]*"  # "The answer is", "Answer:", "**Answer:**", "The correct option is"
+_SURELY = r"(?:(?:clearly|definitely|certainly|surely|obviously|simply|indeed|undoubtedly|therefore|thus|hence|no doubt),? +)*"
+_SO = r"(?:\A|[.!?:\n])[^\S\n]*(?:so|therefore|thus|hence),? +"
 _LETTER = re.compile(r"[A-Z]")
-_OPTION = r"[*(\"']*(?:[Oo]ption )?[*(\"']*([A-Z])\b"  # B, (B), **B**, option B
-_SAID = re.compile(rf"(?i:{_ANSWER}){_OPTION}|\b([A-Z])\b[*)]* is (?:the )?(?:correct|right)\b")
+_OPTION = r"[*(\"']{0,6}(?:[Oo]ption )?[*(\"']{0,6}([A-Z])\b"  # B, (B), **B**, option B
+_OTHER = r"[*(\"']{0,6}(?:[Oo]ption )?[*(\"']{0,6}[A-Z]\b"
+# The options over again: "A or B", "A/B", "A) True or B) False", "A, B and C", "A and B."; not "B, A cat ..." nor "B and A is wrong".
+_ONE_OF_A_LIST = rf"(?={_OTHER}[*)\"']*(?:[.,;:!?]|\s*$|\s*\n| (?:and|or|are)\b))"
+_OR_ANOTHER = rf"(?:[*)\"':.]+(?: *\w+){{0,4}})?(?:,? +(?:or|and/or) +| */ *|(?:,? +(?:and|&) +|, *){_ONE_OF_A_LIST}){_OTHER}"
+_SAID = re.compile(rf"(?:(?i:{_ANSWER}{_SURELY}){_OPTION}|(?i:{_SO}){_OPTION}(?=[*)\"']*(?:[).:*]|\s*\Z)))(?!{_OR_ANOTHER})"
+                   r"|(?<!or )\b([A-Z])\b[*)]* is (?:the )?(?:correct|right)\b")
 _AT_LINE_START = re.compile(rf"^\s*{_OPTION}(?:[*).:]|\s*$)", re.MULTILINE)
 
 
 def _letter(example: Example, text: str) -> Grade | None:
-    """The option's letter: the last one after "answer is" or "Answer:", or before "is correct"; without such a word the one letter that lines begin
-    with. Several of those are the options over again, and no answer."""
+    """The option's letter: the last one after "answer is", "Answer:" or "Therefore,", or before "is correct"; without such a word the one letter that
+    lines begin with. Several of those are the options over again, and no answer; so is "A or B"."""
     wanted = _answer(example, _LETTER)
     said = ["".join(groups) for groups in _SAID.findall(text)][-1:] or set(_AT_LINE_START.findall(text))
     return None if wanted is None else _right(list(said) == [wanted])
@@ -123,7 +143,8 @@ def _letter(example: Example, text: str) -> Grade | None:
 
 @dataclass(frozen=True, slots=True)
 class _Choice:
-    """The words that one may answer with, and the places where one is the answer: a word within a sentence ("no doubt", "true friends") is none."""
+    """The words that one may answer with, and the places where one is the answer: a word within a sentence ("no doubt", "true friends") is none,
+    nor is one that another follows ("yes or no", "Yes, but no.")."""
 
     alone: re.Pattern[str]
     after_is: re.Pattern[str]
@@ -132,9 +153,12 @@ class _Choice:
 
     @classmethod
     def of(cls, *words: str) -> _Choice:
-        word = rf"[\"'*(]*({'|'.join(words)})\b[\"'*)]*"
+        other = rf"[\"'*(]{{0,6}}(?!\1\b)(?:{'|'.join(words)})\b"
+        another = rf"[\"'*)]*(?: +doubt\b|(?:,? +or +| */ *){other}|,? +(?:but|and) +{other}(?=[\"'*)]*\s*(?:[.,;!?\n]|\Z))|, *{other}(?=,| +or\b))"
+        word = rf"[\"'*(]{{0,6}}({'|'.join(words)})\b(?!{another})[\"'*)]*"
+        it_is = rf"(?:(?:so|therefore|thus|hence),? +)?(?:(?:it|that|this)(?: is|'s|\u2019s) +)?{_SURELY}"
         return cls(*(re.compile(pattern, re.IGNORECASE) for pattern in (
-            "|".join(words), rf"(?:{_ANSWER}|\b(?:statement|conclusion) is\b[:* ]*){word}", rf"(?:\A|[.!?:\n])\s*{word}\s*[.!]*\s*\Z",
+            "|".join(words), rf"(?:{_ANSWER}|\b(?:statement|conclusion) is\b[:* ]*){_SURELY}{word}", rf"(?:\A|[.!?:\n])[^\S\n]*{it_is}{word}\s*[.!]*\s*\Z",
             rf"\A\s*{word}(?:\s*[.,;:!\n]|\s+(?:-|because|since|it|this|that|they)\s)")))
 
     def said(self, text: str) -> str:
@@ -144,14 +168,19 @@ class _Choice:
         return (after[-1] if after else found.group(1) if found else "").lower()
 
 
-_VERDICT = _Choice.of("true", "false", "uncertain", "unknown")
+_VERDICT = _Choice.of("true", "false", "uncertain")
+_VERDICT_WANTED = re.compile("true|false|uncertain|unknown", re.IGNORECASE)
 _YES_NO = _Choice.of("yes", "no")
 
 
 def _verdict(example: Example, text: str) -> Grade | None:
     """FOLIO: True, False or Uncertain (Unknown says the same)."""
-    wanted = _answer(example, _VERDICT.alone)
-    return None if wanted is None else _right(_VERDICT.said(text).replace("unknown", "uncertain") == wanted.lower().replace("unknown", "uncertain"))
+    wanted = _answer(example, _VERDICT_WANTED)
+    return None if wanted is None else _right(_VERDICT.said(_as_uncertain(text)) == _as_uncertain(wanted).lower())
+
+
+def _as_uncertain(text: str) -> str:
+    return re.sub(r"\bunknown\b", "uncertain", text, flags=re.IGNORECASE)
 
 
 def _yes_no(example: Example, text: str) -> Grade | None:

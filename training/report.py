@@ -119,10 +119,11 @@ def pooled(parts: Sequence[Scorecard]) -> Scorecard:
 def to_json(report: FamilyReport) -> dict[str, Any]:
     """The JSON of the command (docs/design.md); more figures a node than it promises, none fewer."""
     nodes = {name: {"version": node.version, "accuracy": node.scorecard.accuracy, "interval_95": node.scorecard.interval(),
-                    "loop_rate": node.scorecard.loop_rate, "bits_per_byte": node.scorecard.mean_bits_per_byte, "parameters": node.parameters,
+                    "loop_rate": node.scorecard.loop_rate, "never_ended": node.scorecard.never_ended,
+                    "bits_per_byte": node.scorecard.mean_bits_per_byte, "parameters": node.parameters,
                     "distinct_2": dict(node.scorecard.distinct_2), "mean_words": dict(node.scorecard.mean_words),
                     "seconds_per_answer": node.scorecard.seconds_per_answer, "exact_match": node.scorecard.exact_match,
-                    "per_level": node.scorecard.by(lambda outcome: f"{outcome.domain}/{outcome.level}"),
+                    "per_level": node.scorecard.per_level,
                     "per_task": node.scorecard.by(lambda outcome: f"{outcome.domain}/{outcome.task}")} for name, node in report.nodes.items()}
     return {"nodes": nodes, "matrix": report.accuracies,
             "bits_matrix": {name: {domain: card.mean_bits_per_byte for domain, card in row.items()} for name, row in report.matrix.items()},
@@ -151,11 +152,12 @@ def faults(report: FamilyReport, *, exam: ExamSettings) -> list[str]:
 def to_tables(report: FamilyReport) -> list[Table | Text]:
     """What a person reads: nodes, who stands in for an expert, matrix of accuracies and of bits per byte, what answers in each domain by level and by
     task, router, sample answers of each domain."""
-    nodes = _table("promoted nodes", "node", "version", "accuracy", "95 %", "loop\nrate", "bits\n/byte", "dis-\ntinct-2", "words", "s/an-\nswer", gap=0)
+    nodes = _table("promoted nodes", "node", "version", "accu-\nracy", "95 %", "loop\nrate", "never\nended", "bits\n/byte", "dis-\ntinct-2", "words",
+                   "s/an-\nswer", gap=0)
     for name, node in report.nodes.items():
         card, interval = node.scorecard, node.scorecard.interval()
         nodes.add_row(name, node.version, _percent(card.accuracy), f"{interval[0]:.0%}-{interval[1]:.0%}" if interval else "", _percent(card.loop_rate),
-                      f"{card.mean_bits_per_byte:.3f}", f"{sum(card.distinct_2.values()) / len(card.distinct_2):.2f}",
+                      _percent(card.never_ended), f"{card.mean_bits_per_byte:.3f}", f"{sum(card.distinct_2.values()) / len(card.distinct_2):.2f}",
                       f"{sum(card.mean_words.values()) / len(card.mean_words):.1f}" if card.mean_words else "-", f"{card.seconds_per_answer:.3f}")
     stand_ins = [Text(f"{domain}: no version is promoted; answered by {node}") for domain, node in report.stand_ins.items()]
     tables: list[Table | Text] = [nodes, *stand_ins, *_mean(report)]

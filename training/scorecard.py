@@ -8,15 +8,16 @@ from __future__ import annotations
 import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """One answered task. level: of a task of the curriculum, None for others. score: 0..1, None where nobody grades free text. looped: repeated
-    itself or never ended. correct: whether the answer counts as right (for short answers an exact match, and F1 is the score); None for free text,
-    and where an older card doesn't say."""
+    itself, or never ended though longer than the true response. correct: whether the answer counts as right (for short answers an exact match, and F1
+    is the score); None for free text, and where an older card doesn't say. never_ended: cut at exam.max_new_tokens; None where an older card doesn't
+    say."""
 
     key: str
     domain: str
@@ -25,6 +26,7 @@ class Outcome:
     score: float | None
     looped: bool
     correct: bool | None = None
+    never_ended: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +73,18 @@ class Scorecard:
     def loop_rate(self) -> float:
         """Share of answers that looped, over all tasks."""
         return sum(outcome.looped for outcome in self.outcomes) / len(self.outcomes) if self.outcomes else 0.0
+
+    @property
+    def never_ended(self) -> float | None:
+        """Share of answers that were cut at the longest length, over all tasks that say so; None where none does, as on older cards."""
+        known = [outcome.never_ended for outcome in self.outcomes if outcome.never_ended is not None]
+        return sum(known) / len(known) if known else None
+
+    @property
+    def per_level(self) -> dict[str, float]:
+        """Mean score a level of the curriculum ("domain/level"), without records, which have no levels."""
+        return replace(self, outcomes=tuple(outcome for outcome in self.outcomes if outcome.level is not None)).by(
+            lambda outcome: f"{outcome.domain}/{outcome.level}")
 
     @property
     def mean_bits_per_byte(self) -> float:
@@ -129,15 +143,15 @@ class Scorecard:
         """Plain data for card.json: the summary first, then every outcome."""
         interval = self.interval()
         return {"exam": self.exam, "accuracy": self.accuracy, "interval_95": list(interval) if interval else None,
-                "loop_rate": self.loop_rate, "mean_bits_per_byte": self.mean_bits_per_byte,
+                "loop_rate": self.loop_rate, "never_ended": self.never_ended, "mean_bits_per_byte": self.mean_bits_per_byte,
                 "bits_per_byte": dict(self.bits_per_byte), "distinct_2": dict(self.distinct_2),
                 "mean_words": dict(self.mean_words), "seconds_per_answer": self.seconds_per_answer,
                 "per_domain": self.by(lambda outcome: outcome.domain),
-                "per_level": self.by(lambda outcome: f"{outcome.domain}/{outcome.level}"),
+                "per_level": self.per_level,
                 "per_task": self.by(lambda outcome: f"{outcome.domain}/{outcome.task}"),
                 "exact_match": self.exact_match,
                 "samples": [asdict(sample) for sample in self.samples],
-                "outcomes": [[o.key, o.domain, o.task, o.level, o.score, o.looped, o.correct] for o in self.outcomes]}
+                "outcomes": [[o.key, o.domain, o.task, o.level, o.score, o.looped, o.correct, o.never_ended] for o in self.outcomes]}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Scorecard:
@@ -160,8 +174,9 @@ def wilson(successes: float, *, n: int, z: float = 1.959964) -> tuple[float, flo
     return max(0.0, centre - half), min(1.0, centre + half)
 
 
-def loops(token_ids: Sequence[int], *, repeats: int = 4, shortest: int = 4, longest: int = 32) -> bool:
-    """Whether some run of 4 or more tokens stands four times in a row ("is is is ..." does: its 4-grams repeat)."""
+def loops(token_ids: Sequence[int], *, repeats: int = 4, shortest: int = 4, longest: int = 48) -> bool:
+    """Whether some run of 4 to 48 tokens stands four times in a row ("is is is ..." does: its 4-grams repeat). 48 is the longest that can in 192 tokens,
+    exam.max_new_tokens."""
     for period in range(shortest, min(longest, len(token_ids) // repeats) + 1):
         same = 0
         for here, before in zip(token_ids[period:], token_ids, strict=False):

@@ -1,4 +1,4 @@
-"""Exact match and F1 of short answers after SQuAD's normalisation (Rajpurkar et al. 2016, the official evaluation script).
+"""Exact match and F1 of short answers after SQuAD's normalisation (Rajpurkar et al. 2016, the official evaluation script), and what leads an answer in.
 
 Text in, numbers out. Knows neither sources nor domains.
 """
@@ -10,6 +10,7 @@ import string
 from collections import Counter
 from collections.abc import Sequence
 
+LEAD_IN = r"(?i:(?:(?:so|therefore|thus|hence),?\s+)?(?:the\s+)?(?:final\s+|correct\s+)?answer\b[*_]*\s*(?:is\b:?|[:=]))"  # before the answer itself
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
 _MARKS = str.maketrans("", "", string.punctuation)
 

@@ -6,6 +6,8 @@ run in data_prep.sandbox, never here; what the tests want comes from code_meanin
 
 from __future__ import annotations
 
+import ast
+import builtins
 import re
 from collections.abc import Callable, Mapping
 from functools import cache
@@ -22,6 +24,8 @@ from data_prep.curriculum.tasks import Curriculum, Item, Task
 from data_prep.curriculum.wording import as_typed, fill, pick
 
 _FENCE = re.compile(r"```([^\n`]*)\n(.*?)(?:```|\Z)", re.DOTALL)  # an answer that was cut doesn't close its last one
+_FUTURE = re.compile(r"^from __future__ import (?:\([^)]*\)|.*)$", re.MULTILINE)
+_DEFINES = (ast.Import, ast.ImportFrom, ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Assign, ast.AnnAssign)
 TESTS = 4
 TRIES = 30  # inputs looked at for the tests of a task
 Program = list[tuple[Meaning, int]]
@@ -34,10 +38,63 @@ def grade(facts: Mapping[str, Any], text: str) -> bool:
 
 def program_with_tests(text: str, tests: list[str], *, setup: str = "") -> str:
     """The code in an answer followed by its tests: of its fences without a tag or tagged Python the first that defines something, tagged ones before
-    others; without fences all of it."""
+    others, with those of its sort that hold what it or the tests miss; without fences all of it. Imports from __future__ come first."""
     fences = [("def " in code, bool(tag.strip()), code) for tag, code in _FENCE.findall(text) if not tag.strip() or tag.strip().lower().startswith("py")]
-    code = max(fences, key=lambda fence: fence[:2])[2] if fences else text
-    return "\n".join([setup, code, *tests, ""])
+    if fences:
+        chosen = max(fences, key=lambda fence: fence[:2])
+        alike = [fence for fence in fences if fence[1] is chosen[1]]
+        text = _joined([code for *_, code in alike], main=alike.index(chosen), known="\n".join([setup, *tests]))
+    program = "\n".join([setup, text, *tests, ""])
+    return "\n".join([*(found[0] for found in _FUTURE.finditer(program)), _FUTURE.sub("", program)])
+
+
+def _joined(fences: list[str], *, main: int, known: str) -> str:
+    """A fence with those around it that do nothing but import and define, as long as one holds a name that is used and nowhere bound. known: the code
+    that the fences stand beside. Of several that define the same the main one counts, then the first."""
+    trees = [_parsed(code) for code in fences]
+    beside, taken = _parsed(known), [main]
+    while (first := trees[main]) is not None:
+        nodes = [node for tree in (first, beside, *(trees[place] for place in taken[1:])) if tree is not None for node in ast.walk(tree)]
+        bound = {name for node in nodes for name in _bound(node)}
+        missing = {node.id for node in nodes if isinstance(node, ast.Name)} - bound - set(dir(builtins))
+        found = next((place for place, tree in enumerate(trees) if place not in taken and tree is not None and _helps(tree, missing, bound)), None)
+        if found is None:
+            break
+        taken.append(found)
+    return "\n".join(fences[place] for place in sorted(taken))
+
+
+def _parsed(code: str) -> ast.Module | None:
+    try:
+        return ast.parse(code)
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return None
+
+
+def _bound(node: ast.AST) -> list[str]:
+    """Names that one node of a program binds, anywhere in it."""
+    if isinstance(node, ast.Name):
+        return [node.id] if isinstance(node.ctx, ast.Store) else []
+    if isinstance(node, ast.Import | ast.ImportFrom):
+        return [(name.asname or name.name).partition(".")[0] for name in node.names]
+    if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef | ast.ExceptHandler):
+        return [node.name] if node.name else []
+    return [node.arg] if isinstance(node, ast.arg) else []
+
+
+def _helps(tree: ast.Module, missing: set[str], bound: set[str]) -> bool:
+    """Whether code imports and defines alone, something that is missed and nothing that is there."""
+    if not all(isinstance(statement, _DEFINES) or (isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant)) for statement in tree.body):
+        return False
+    defined = {name for statement in tree.body if not isinstance(statement, ast.Import | ast.ImportFrom) for name in _of_statement(statement)}
+    imported = {name for statement in tree.body if isinstance(statement, ast.Import | ast.ImportFrom) for name in _bound(statement)}
+    return bool((defined | imported) & missing) and not defined & bound
+
+
+def _of_statement(statement: ast.stmt) -> list[str]:
+    """Names that a statement binds at the top of a program."""
+    targets = statement.targets if isinstance(statement, ast.Assign) else [statement.target] if isinstance(statement, ast.AnnAssign) else []
+    return [*_bound(statement), *(name for target in targets for node in ast.walk(target) for name in _bound(node))]
 
 
 def _compose(kind: Kind, *, changes: int) -> Callable[[Random, int], Item]:

@@ -18,6 +18,17 @@ from data_prep.records import Message, join_turns
 
 MAX_REPLY_CHARS = 240
 SHORT_REMARK_WORDS = 3  # "Good night!" may be said back, a longer remark is no answer to itself
+_OWN = rf"my (?:\w+ )?(?:{'|'.join(sorted({slot.noun.split()[-1] for slot in say.SLOTS.values()} | {'home', 'work', 'animal', 'dish'}))})"
+_OF_THE_SPEAKER = re.compile(rf"\b{_OWN} is (?!not |un)")  # a reply to a question about the user
+# How a reply names a wanted value and answers wrong all the same: denied, with another beside it, of the speaker.
+_OTHERWISE = (
+    r"(\bnot|\bnever|n't)(?! forg[eo]t)( \w+){0,3} VALUE\b",
+    r"\bVALUE (?:and|or) (?:(?:an?|in|the) )?(?!(?:that|you|me|more|so|yes|no|it|nothing|only|all|always)\b)\w+[.!?]*$",
+    r"\bVALUE, (?:and|or) an? \w+[.!?]*$",
+    r"\b(?:an? \w+|(?:is|in|as|are) \w+) (?:and|or) (?:an? |in )?VALUE\b",
+    rf"\b{_OWN} (?:is|was) (?:an? |in )?VALUE\b", rf"\bVALUE is {_OWN}\b",
+    r"^(?!.*\byou)(?:.*\b)?(?:i am|i'm|i live in|i have|i own|i work as|i like|i love|i enjoy|i was born in)(?: an?)? VALUE\b",
+)
 _STAMMER = re.compile(r"(\b\w+\b)(?:\W+\1\b){3}")
 
 
@@ -25,7 +36,8 @@ def grade(facts: Mapping[str, Any], text: str) -> bool:
     """Whether a reply is of the wanted kind, holds one of the wanted facts and none of the wrong ones, is short and doesn't stammer.
 
     Facts: kind; exactly: what it must be, case and marks aside; one_of: it holds one of these and no other; any_of, none_of; slot: what is
-    asked for, of which it names no value but those of any_of; said: what the user said, which is no answer word for word.
+    asked for, of which it names no value but those of any_of, and them as the user's own and without "I don't know"; said: what the user said, which is
+    no answer word for word.
     """
     typed = " ".join(text.replace("\u2019", "'").split())
     reply = typed.lower()
@@ -36,7 +48,8 @@ def grade(facts: Mapping[str, Any], text: str) -> bool:
             and ("exactly" not in facts or _plain(reply) == _plain(facts["exactly"]))
             and ("one_of" not in facts or sum(_says(reply, fact) for fact in facts["one_of"]) == 1)
             and (not wanted or any(_says(reply, fact) for fact in wanted))
-            and (facts.get("slot") is None or _keeps_to(typed, facts["slot"], wanted))
+            and (facts.get("slot") is None or (_keeps_to(typed, facts["slot"], wanted) and not (wanted and _is_unsure(reply))))
+            and not (facts["kind"] == "unknown" and _OF_THE_SPEAKER.search(reply))
             and not any(_says(reply, fact) for fact in wrong))
 
 
@@ -49,15 +62,21 @@ def _is_kind(reply: str, kind: str) -> bool:
         return True
     known = say.KIND_PATTERNS if kind in say.KIND_PATTERNS else {**say.KIND_PATTERNS, **say.LINE_PATTERNS}
     kinds = {name for name, pattern in known.items() if re.search(pattern, reply)}
-    return kind in kinds and len(kinds - {kind, "greeting"}) <= 1
+    return (kind in kinds or re.search(say.MORE_FORMS.get(kind, "(?!)"), reply) is not None) and len(kinds - {kind, "greeting"}) <= 1
+
+
+def _is_unsure(reply: str) -> bool:
+    return any(re.search(patterns["unknown"], reply) for patterns in (say.KIND_PATTERNS, say.MORE_FORMS))
 
 
 def _keeps_to(typed: str, slot: str, wanted: Sequence[str]) -> bool:
-    """Whether a reply names no value of a slot but the wanted ones and doesn't deny those."""
+    """Whether a reply names no value of a slot but the wanted ones, nor something else beside them ("a cat and a lizard"), doesn't deny those and doesn't
+    call them the speaker's ("My name is Anna")."""
     named = set(_plain(re.sub(say.NO_VALUES, " ", typed)).split())
     if any(value.lower() in named for value in say.SLOTS[slot].values if value not in wanted):
         return False
-    return not any(re.search(rf"(\bnot|\bnever|n't)(?! forg[eo]t)( \w+){{0,3}} {value.lower()}\b", typed.lower()) for value in wanted)
+    reply = typed.lower()
+    return not any(re.search(pattern.replace("VALUE", re.escape(value.lower())), reply) for value in wanted for pattern in _OTHERWISE)
 
 
 def _says(reply: str, fact: str) -> bool:

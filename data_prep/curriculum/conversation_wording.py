@@ -137,8 +137,22 @@ KIND_PATTERNS = {
     "ability": r"\b(language model|assistant|(try|here) to help|i can help|(i'm|i am) an? (small |friendly )?(ai|bot|chatbot|robot|program|computer))\b",
     "apology": r"\b(no problem|no worries|no harm|(don't|do not) worry|(that's|that is|it's|it is) (okay|ok|fine|all right|alright|nothing)|never mind"
                r"|no need to apologi[sz]e)\b",
-    "unknown": r"((n't|\bnot|\bcannot|\bnever|\bunable to|\bno way (to|of)|\bnot able to) (yet )?(know|knowing|tell|told|said|mentioned)"
+    "unknown": r"((n't|\bnot|\bcannot|\bnever|\bunable to|\bno way (to|of)|\bnot able to) (yet )?"
+               r"(know|knowing|tell(?! (an? )?(lies?|jokes?|story|stories)\b)|told|said|mentioned)"
                r"|\bno (idea|information)|n't have (access|any way|a way|that))\b",
+}
+# Forms of a kind beside those of KIND_PATTERNS that don't speak against another: "You're welcome, have a nice day!" stays a reply to thanks.
+MORE_FORMS = {
+    "farewell": r"\b(see ya|have an? (nice|good|great|lovely|wonderful|pleasant) (day|evening|night|afternoon|weekend|week|one|time)|so long|ciao|bye-bye"
+                r"|till (tomorrow|then|next time|later)|until (then|later)|sleep well|sweet dreams|catch you later|later!)",
+    "mood": r"\b(not (too |so |that )?bad|can't complain|never better|(i'm|i am|doing|feeling) (pretty|fantastic|wonderful|excellent|alright|all right))\b",
+    "sympathy": r"\b((that|this|it) (must|has to|sounds|feels|is) (be |have been |feel |like )?(so |very |really |quite )*"
+                r"(sad|hard|bad|tough|awful|difficult|rough|terrible|horrible|painful|lonely|frustrating|stressful|upsetting)|i feel for you|hang in there"
+                r"|i'm here for you|my condolences|poor you|that's rough)\b",
+    "joy": r"^(oh|wow|yay|hooray|\W)*(so |really |absolutely |simply |just |how )*(fantastic|amazing|awesome|wonderful|brilliant|excellent|superb|terrific"
+           r"|incredible)\b|\b(happy|glad|pleased|delighted|thrilled) (for you|to hear)|\bproud of you\b",
+    "unknown": r"((n't|\bnot|\bcannot|\bnever|\bunable to) (yet |really |quite |be |so |entirely |completely )*(say|sure|answer|guess|certain)\b)"
+               r"|\bhow (should|would|could|can) i know\b|\b(hard|impossible) (for me )?to (know|say|tell)\b|\bno (clue|way of knowing)\b|\bbeats me\b",
 }
 LINE_PATTERNS = {
     "birthday": r"\bhappy birthday\b", "luck": r"\bgood luck\b(?! wish\b)", "well": r"\bget well\b(?! wish\b)", "thank": r"\b(thank you|thanks)\b(?! note)",

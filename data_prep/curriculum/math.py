@@ -12,6 +12,7 @@ from dataclasses import replace
 from random import Random
 from typing import Any
 
+from data_prep.curriculum.answer_match import LEAD_IN
 from data_prep.curriculum.arithmetic import CARRIES, answer, instance, steps_of
 from data_prep.curriculum.math_wording import ASK, COMPARE, EQUATIONS, FRACTIONS, PERCENTS, STEP_STORIES, STORIES, UNIT_QUESTIONS, UNITS
 from data_prep.curriculum.names import NAMES
@@ -21,22 +22,28 @@ from data_prep.curriculum.wording import THINGS, as_typed, fill, pick, sample
 
 def grade(facts: Mapping[str, Any], text: str) -> bool:
     """Whether the number after the last "####" equals facts["answer"]."""
-    got = final_number(text)
+    got = final_number(text, percent=False)  # none of these tasks asks for a percentage
     return got is not None and got == float(facts["answer"])
 
 
 _NUMBER = r"(?:(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?|\.\d+)(?:[eE][-+]?\d+)?"
-_FINAL = re.compile(rf"([-+$\u20ac\u00a3\s]*)({_NUMBER})(?:\s*/\s*({_NUMBER}))?((?:\D|(?<=\bm)[23]|(?<=\b[ckm]m)[23])*)")  # m2, cm3
+_LEAD = rf"[\s*_]{{0,4}}(?:{LEAD_IN}\s*)?(?:[\s*_$(\\]{{0,6}}(?:\b[A-Za-z]\s*)?=)?"  # "The answer is", "x =", "="
+_MARKS = r"[-+$\u20ac\u00a3\s*_`(\[\\]*"
+_UNIT_POWER = r"(?<=\bm)[23]|(?<=\b[ckm]m)[23]|(?<=\bm\^)[23]|(?<=[a-z][a-z]\^)[23]"  # m2, cm3, cm^2, ft^2
+_FINAL = re.compile(rf"{_LEAD}({_MARKS})({_NUMBER})(?:\s*/\s*({_NUMBER}))?((?:\D|{_UNIT_POWER})*)")
+_UNKNOWN = re.compile(r"\s*[xyznkXYZK]{1,3}\b")  # 42x is not 42, nor 42k; 42m and 42 N are
+_PERCENT = re.compile(r"[\s*_`)\]\\]*(?:%|per ?cent\b|pct\b)", re.IGNORECASE)
 
 
-def final_number(text: str) -> float | None:
-    """The one number in the line after the last "####": signs of money, thousands commas and words behind it dropped, a fraction as its value.
+def final_number(text: str, *, percent: bool = True) -> float | None:
+    """The one number in the line after the last "####": signs of money, marks, thousands commas, "The answer is" or "x =" before it and words behind
+    it dropped, a fraction as its value. percent: whether "42%" is 42, too.
 
-    None where there is none or more than one ("3 or 4", "50-60").
+    None where there is none or more than one ("3 or 4", "50-60"), or a multiple of an unknown ("42x").
     """
     _, mark, last = text.rstrip("# \t\r\n").rpartition("####")
     found = _FINAL.fullmatch(last.strip().partition("\n")[0]) if mark else None
-    if found is None:
+    if found is None or _UNKNOWN.match(found[4]) or (not percent and _PERCENT.match(found[4])):
         return None
     over, under = (float((part or "1").replace(",", "")) for part in found.group(2, 3))
     return (-over if "-" in found[1] else over) / under if under else None

@@ -5,23 +5,28 @@ Graded by exact match of what follows "####". The rule sets, orders and stories 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import pairwise
 from random import Random
 from typing import Any
 
 from data_prep.curriculum import reasoning_wording as say
+from data_prep.curriculum.answer_match import LEAD_IN
 from data_prep.curriculum.names import NAMES
 from data_prep.curriculum.tasks import Curriculum, Item, Task
 from data_prep.curriculum.wording import an, as_typed, capital, fill, pick, sample
 
-_EDGES = " \t\n.!?,;:\"'"
+_EDGES = " \t\n.!?,;:\"'*_`()"
+_LEAD = re.compile(rf"{LEAD_IN}\W*")
 
 
 def grade(facts: Mapping[str, Any], text: str) -> bool:
-    """Whether what follows the last "####" is facts["answer"], case and outer marks aside."""
+    """Whether what follows the last "####" is facts["answer"], case, outer marks and "The answer is" aside."""
     _, mark, final = text.rpartition("####")
-    return bool(mark) and final.strip(_EDGES).lower() == str(facts["answer"]).lower()
+    said = final.strip(_EDGES)
+    lead = _LEAD.match(said)
+    return bool(mark) and said[lead.end() if lead else 0:].lower() == str(facts["answer"]).lower()
 
 
 def _item(prompt: str, steps: str, result: str, *, key: str, shown: Iterable[str] = ()) -> Item:

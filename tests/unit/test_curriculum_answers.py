@@ -97,6 +97,24 @@ def test_final_number_is_the_one_that_stands_after_the_mark(text: str, expected:
     assert final_number(text) == expected
 
 
+@pytest.mark.parametrize(("said", "expected"), [
+    ("x = 42", 42.0), ("= 42", 42.0), ("**42**", 42.0), ("(42)", 42.0), ("\\$42", 42.0), ("\\(x = 42\\)", 42.0), ("The answer is 42", 42.0),
+    ("The answer is: **42**.", 42.0), ("**Answer:** -42", -42.0), ("So the answer is x = 42", 42.0), ("x=-4", -4.0), ("(-4)", -4.0),
+    ("42 cm^2", 42.0), ("42 ft^2", 42.0), ("42 m^3", 42.0), ("42m", 42.0), ("42 N", 42.0), ("42 years", 42.0),
+    ("42x", None), ("42 x", None), ("42k", None), ("x^2 = 42", None), ("3x = 42", None), ("x != 42", None), ("The answer is not 42", None),
+    ("x = 3 or 4", None), ("The answer is 50-60", None), ("* " * 3000, None)])
+def test_final_number_stands_in_marks_after_its_lead_and_before_a_unit_but_not_before_an_unknown(said: str, expected: float | None) -> None:
+    assert final_number(f"#### {said}") == expected
+
+
+@pytest.mark.parametrize(("domain", "answer", "text", "expected"), [
+    ("math", "42", "#### 42%", False), ("math", "42", "#### 42 percent", False), ("math", "42", "#### **42**%", False), ("math", "42", "#### x = 42", True),
+    ("reasoning", "Ann", "#### **Ann**", True), ("reasoning", "yes", "#### The answer is yes", True), ("reasoning", "yes", "#### Answer: **Yes**.", True),
+    ("reasoning", "yes", "#### The answer is not yes", False), ("reasoning", "yes", "#### yes or no", False)])
+def test_grade_after_the_mark_takes_lead_and_marks_but_no_percentage(domain: str, answer: str, text: str, expected: bool) -> None:
+    assert curriculum.grade(domain, {"answer": answer}, text) is expected
+
+
 @pytest.mark.parametrize(("task", "operation"), [("add", int.__add__), ("subtract", int.__sub__), ("multiply", int.__mul__), ("divide", int.__floordiv__)])
 def test_operation_result_is_that_of_the_numbers_in_the_prompt(task: str, operation: object) -> None:
     assert callable(operation)
@@ -287,9 +305,31 @@ def test_grade_recall_needs_the_new_fact_and_not_the_old(reply: str, expected: b
     ("greeting", "Hi there!", True), ("greeting", "This is it.", False), ("thanks", "You're welcome!", True), ("thanks", "Goodbye!", False),
     ("unknown", "I don't know that, sorry.", True), ("unknown", "You live in Paris.", False), ("joy", "Congratulations!", True),
     ("farewell", "See you soon.", True),
+    ("unknown", "I'm not sure.", True), ("unknown", "I can't answer that.", True), ("unknown", "I can't say", True), ("unknown", "How should I know?", True),
+    ("unknown", "I am not really certain.", True), ("unknown", "My name is Bob; I can't tell a lie.", False), ("unknown", "I can't tell lies.", False),
+    ("unknown", "My favorite color is red, I don't know.", False), ("mood", "Not bad, and you?", True), ("mood", "Bad.", False),
+    ("farewell", "Have a nice day!", True), ("farewell", "See ya!", True), ("farewell", "Have a nice cat!", False), ("thanks", "Have a nice day!", False),
+    ("thanks", "You're welcome, no problem. Have a nice day!", True), ("sympathy", "That must be hard.", True), ("sympathy", "This is fun.", False),
+    ("joy", "Wow, fantastic!", True), ("joy", "Wow.", False), ("sympathy", "Wow, fantastic!", False), ("joy", "I'm not sure.", False),
 ])
 def test_grade_kind_of_reply(kind: str, reply: str, expected: bool) -> None:
     assert curriculum.grade("conversation", {"kind": kind}, reply) is expected
+
+
+@pytest.mark.parametrize(("slot", "value", "reply", "expected"), [
+    ("color", "red", "You haven't told me. red", False), ("color", "red", "I don't know. Maybe red.", False), ("color", "red", "I'm not sure, red?", False),
+    ("color", "red", "My favorite color is red.", False), ("color", "red", "I like red.", False), ("color", "red", "You like red.", True),
+    ("color", "red", "Red, I remember that.", True), ("color", "red", "Your favorite color is red and turquoise.", False),
+    ("color", "red", "It is turquoise and red.", False), ("color", "red", "Red is your favorite color, and I like it too.", True),
+    ("name", "Anna", "My name is Anna.", False), ("name", "Anna", "Anna is my name.", False), ("name", "Anna", "I am Anna.", False),
+    ("name", "Anna", "You are Anna.", True), ("name", "Anna", "Anna, my friend!", True), ("name", "Anna", "I am sure you are Anna.", True),
+    ("name", "Anna", "Your name is Anna, and you live in Kiel.", True), ("name", "Anna", "I have not forgotten: Anna.", True),
+    ("pet", "cat", "You have a cat and a lizard.", False), ("pet", "cat", "You have a lizard and a cat.", False), ("pet", "cat", "I have a cat.", False),
+    ("pet", "cat", "You have a cat.", True), ("pet", "cat", "A cat, and you love it!", True), ("city", "Paris", "You live in Paris or Kiel.", False),
+    ("city", "Paris", "My home is in Paris.", False), ("city", "Paris", "Your home is in Paris.", True), ("job", "nurse", "You work as a nurse.", True),
+    ("job", "nurse", "I'm a nurse.", False)])
+def test_grade_recall_refuses_a_reply_that_does_not_know_lists_or_speaks_of_itself(slot: str, value: str, reply: str, expected: bool) -> None:
+    assert curriculum.grade("conversation", {"kind": "any", "slot": slot, "any_of": [value]}, reply) is expected
 
 
 def test_grade_reply_of_every_kind_at_once_is_of_none() -> None:

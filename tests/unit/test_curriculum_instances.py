@@ -191,6 +191,35 @@ def test_program_with_tests_takes_the_code_from_an_answer(answer: str) -> None:
     assert program.split() == ["def", "f(x):", "return", "x", "assert", "f(1)", "==", "1"]
 
 
+ROOT = "def f(x):\n    return math.sqrt(x)"
+
+
+@pytest.mark.parametrize("answer", [
+    f"First:\n```python\nimport math\n```\nThen:\n```python\n{ROOT}\n```",
+    f"```python\n{ROOT}\n```\nIt needs:\n```python\nimport math\n```",
+    "```python\ndef root(x):\n    return math.sqrt(x)\n```\n```py\nimport math\nLIMIT = 3\n```\n```python\ndef f(x):\n    return root(x)\n```",
+    f"```\nimport math\n```\n```\n{ROOT}\n```",
+    f"```python\nimport math\n{ROOT}\n```\nOr:\n```python\ndef f(x):\n    return 0\n```",
+    f"```python\nimport math\n{ROOT}\n```\nTests:\n```python\nimport pytest\nfrom solution import f\ndef test_f() -> None:\n    assert f(4) == 2\n```",
+    f"```python\nprint(f(int(input())))\n```\n```python\nimport math\n{ROOT}\n```\n```python\n>>> f(4)\n```",
+    f"import math\n{ROOT}\nif __name__ == '__main__':\n    print(f(int(input())))",
+    f"```python\nfrom __future__ import annotations\nimport math\n{ROOT}\n```",
+    f"'The root.'\nfrom __future__ import (\n    annotations,\n)\nimport math\n{ROOT}",
+    f"from __future__ import annotations\nimport math\nfrom dataclasses import dataclass\n@dataclass\nclass Root:\n    of: float\n{ROOT}",
+])
+def test_right_program_passes_whatever_fences_guards_and_imports_it_has(answer: str) -> None:
+    result = sandbox.run(program_with_tests(answer, ["assert f(FOUR) == 2"], setup="FOUR = 4"))
+    assert result.outcome == "passed", result.output
+
+
+@pytest.mark.parametrize("answer", [
+    "```python\nimport math\n```\n```python\ndef f(x):\n    return math.floor(x)\n```", f"```text\nimport math\n```\n```python\n{ROOT}\n```",
+    f"```python\n{ROOT}\n```", f"if __name__ == '__main__':\n    import math\n{ROOT}",
+    "```python\ndef f(x):\n    return 0\n```\nBetter:\n```python\ndef f(x):\n    return x ** 0.5\n```"])
+def test_wrong_program_fails_in_fences_and_guards_too(answer: str) -> None:
+    assert sandbox.run(program_with_tests(answer, ["assert f(FOUR) == 2"], setup="FOUR = 4")).outcome == "failed"
+
+
 def test_code_tests_are_passed_by_no_function_that_ignores_its_input() -> None:
     for record in curriculum.make_exam("code"):
         assert len({test.split(" == ", 1)[1] for test in record.meta["tests"]}) > 1

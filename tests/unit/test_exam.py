@@ -103,6 +103,7 @@ def test_examine_grades_answers_and_counts_loops():
     assert card.mean_words == {"math": (3 + 3 + 3 + 9) / 4}
     assert card.accuracy == 0.5
     assert card.loop_rate == 0.5
+    assert [outcome.never_ended for outcome in card.outcomes] == [False, False, False, True]
 
 
 def test_examine_a_conversation_reply_that_loops_or_never_ends_is_wrong_whatever_it_holds():
@@ -142,6 +143,8 @@ def test_examine_an_answer_cut_before_the_true_one_would_end_is_no_loop():
     rows = [_row(1, answer="1" * 30), _row(2)]
     card = examine(_Scripted([("4 " * 9, [4], "length")] * 2), Exam({"math": rows}, {"math": rows}), settings=SETTINGS, decoding=DECODING, circles=False)
     assert [outcome.looped for outcome in card.outcomes] == [False, True]
+    assert [outcome.never_ended for outcome in card.outcomes] == [True, True]
+    assert (card.loop_rate, card.never_ended) == (0.5, 1.0)
 
 
 def test_examine_records_that_are_called_as_a_graded_source_but_lack_its_meta_are_free_text():

@@ -82,6 +82,16 @@ def test_exact_match_and_length_of_answers_stand_beside_the_score():
     assert (node["exact_match"], node["mean_words"], node["accuracy"]) == ({"knowledge/nq_open": 0.25}, {"knowledge": 2.25}, 0.5)
 
 
+def test_nodes_show_how_many_answers_never_ended():
+    outcomes = tuple(Outcome(str(number), "math", "gsm8k", None, 1.0, False, True, number < 1) for number in range(8))
+    own = Scorecard("exam", outcomes, {"math": 1.0}, {"math": 1.0}, 0.1)
+    report = FamilyReport({"math": NodeReport("v000001", own, 10)}, {"math": {"math": own}}, {}, experts=("math",))
+    columns = {column.header: list(column.cells) for column in to_tables(report)[0].columns}
+    assert (columns["never\nended"], columns["loop\nrate"]) == (["12.5%"], ["0.0%"])
+    node = to_json(report)["nodes"]["math"]
+    assert (node["never_ended"], node["loop_rate"], node["per_level"]) == (0.125, 0.0, {})
+
+
 def test_names_of_tasks_stand_as_they_are_whatever_marks_they_hold():
     names = ("[/x]", "wiki[en]", "[red]", ":smile:", "back\\")
     own = Scorecard("exam", tuple(Outcome(name, "math", name, None, 1.0, False, True) for name in names), {"math": 1.0}, {"math": 1.0}, 0.1)
@@ -94,7 +104,7 @@ def test_names_of_tasks_stand_as_they_are_whatever_marks_they_hold():
 
 
 def test_a_console_of_eighty_columns_shows_every_name_and_figure_whole():
-    outcomes = tuple(Outcome(str(number), "conversation", "remember_favourite", 1, 1.0, False, True) for number in range(1000))
+    outcomes = tuple(Outcome(str(number), "conversation", "remember_favourite", 1, 1.0, True, True, True) for number in range(1000))
     own = Scorecard("exam", outcomes, {"conversation": 12.345}, {"conversation": 0.5}, 12.345, mean_words={"conversation": 123.4})
     domains = ("math", "reasoning", "conversation", "knowledge", "code")
     report = FamilyReport({name: NodeReport("v000123", own, 10) for name in domains}, {"generalist": dict.fromkeys(domains, own)}, {},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import pytest
@@ -12,8 +13,8 @@ from data_prep.records import Example
 from training.graders import Grade, grade, graded_sources
 
 
-def example(source: str, *, response: str = "", **meta: Any) -> Example:
-    return Example(domain="any", prompt="?", response=response, source=source, key="0", meta=meta)
+def example(source: str, *, prompt: str = "?", response: str = "", **meta: Any) -> Example:
+    return Example(domain="any", prompt=prompt, response=response, source=source, key="0", meta=meta)
 
 
 def correct(task: Example, text: str) -> bool:
@@ -28,6 +29,16 @@ def correct(task: Example, text: str) -> bool:
 ])
 def test_grade_gsm8k_compares_the_number_after_the_last_mark(text: str, expected: bool) -> None:
     assert correct(example("gsm8k_test", answer="42"), text) is expected
+
+
+@pytest.mark.parametrize(("asked", "answer", "taken"), [
+    ("What is 50% of 84?", "42", False), ("20% of 210 cars are red. How many cars are red?", "42", False),
+    ("He saves 10 percent. How much money is that, in dollars?", "42", False), ("What percentage of the cars are red?", "42", True),
+    ("How many percent is that?", "42", True), ("10% are gone. How much more likely is it (as a percentage)?", "42", True),
+    ("She had 40% and 44%. What is the average?", "42", True), ("What are the odds of rain?", "42", True), ("How much of 50% is that?", "42%", True)])
+def test_grade_gsm8k_takes_a_percentage_where_none_but_that_may_be_asked_for(asked: str, answer: str, taken: bool) -> None:
+    task = example("gsm8k_test", prompt=asked, answer=answer)
+    assert (correct(task, "#### 42"), correct(task, "#### 42%"), correct(task, "#### 42 percent")) == (True, taken, taken)
 
 
 def test_grade_gsm8k_ignores_thousands_commas() -> None:
@@ -52,13 +63,19 @@ def test_grade_options_compares_the_letter_said_last(source: str, text: str, exp
     "ANSWER: B",
     "Answer: B", "**Answer:** B", "**Answer: B**", "B is correct.", "(B) is correct", "Max is not red, so B is the right one.", "The answer is **B**",
     "The answer is option B", "The correct answer is B.", "Option B", "option B.", "**B**", "**B) False**", "(B)", "The answer is: (B) False", "B\nB) False",
-    "A) True\nB) False\nThe answer is B.", "The answer is B) False.\nA) True"])
+    "A) True\nB) False\nThe answer is B.", "The answer is B) False.\nA) True", "Therefore, B.", "Max is red.\nSo B) False", "The correct option is B.",
+    "The right choice is (B)", "The answer is clearly B.", "The answer is B, not A.", "The answer is B, as A is false.", "The answer is B and A is wrong.",
+    "The answer is B, A cat is big.", "The answer is B) False or no.", "A is wrong and B is correct.", "The answer is A or B. The answer is B."])
 def test_grade_options_takes_the_letter_however_it_is_given_as_the_answer(text: str) -> None:
     assert [letter for letter in "ABC" if correct(example("proofwriter", answer=letter), text)] == ["B"]
 
 
 @pytest.mark.parametrize("text", [
-    "A) True\nB) False\nC) Uncertain", "A\nB\nC", "B\nC", "The answer is:\nA) True\nB) False\nC) Uncertain", "Bob is red.", "A cat is big.", "answer B?"])
+    "A) True\nB) False\nC) Uncertain", "A\nB\nC", "B\nC", "The answer is:\nA) True\nB) False\nC) Uncertain", "Bob is red.", "A cat is big.", "answer B?",
+    "The answer is A or B.", "The answer is A, B and C.", "The answer is A, B, C", "The answer is A) True or B) False", "Answer: A/B",
+    "The answer is (A) or (B).",
+    "The answer is **A** and **B**.", "The answer is A and B", "Therefore, A or B.", "A or B is correct.", "So A cat is big.", "Therefore, Bob is red.",
+    "The correct option is not A.", "The answer is option A or option B, who knows"])
 def test_grade_options_over_again_are_no_answer(text: str) -> None:
     assert not any(correct(example("prontoqa", answer=letter), text) for letter in "ABC")
 
@@ -66,6 +83,14 @@ def test_grade_options_over_again_are_no_answer(text: str) -> None:
 def test_grade_options_takes_what_is_called_the_answer_before_a_line_that_begins_with_a_letter() -> None:
     text = "The answer is A) True.\nB) False"
     assert [letter for letter in "ABC" if correct(example("proofwriter", answer=letter), text)] == ["A"]
+
+
+@pytest.mark.parametrize("source", ["prontoqa", "boolq", "folio", "arc", "gsm8k"])
+def test_grade_of_an_answer_of_marks_over_and_over_takes_no_time(source: str) -> None:
+    task = example(source, response="B", answer={"boolq": "yes", "folio": "True", "gsm8k": "4"}.get(source, "B"))
+    started = time.process_time()
+    assert not any(correct(task, lead + mark * 800) for lead in ("Answer: ", "#### ", "") for mark in ("*", "(", ":", "* ", "\\", "so ", "clearly ", "\n"))
+    assert time.process_time() - started < 2
 
 
 @pytest.mark.parametrize(("text", "expected"), [("Uncertain", True), ("unknown.", True), ("The statement is uncertain.", True), ("True", False), ("", False)])
@@ -87,7 +112,11 @@ def test_grade_strategyqa_compares_yes_and_no(text: str, expected: bool) -> None
     ("The answer is yes. No doubt", "yes"), ("The answer is no. Wait: the answer is yes, since cats are big.", "yes"), ("Yes, they were. No.", "no"),
     ("So the answer is: no", "no"), ("Answer: yes", "yes"),
     ("**Answer:** yes", "yes"), ("Answer: Yes. Because cats are big.", "yes"),
-    ("The answer is \"no\" here", "no"), ("Is it? yes!", "yes"), ("yesterday, no more", ""), ("", "")])
+    ("The answer is yes or no.", ""), ("Answer: yes/no", ""), ("Yes, but no.", ""), ("The answer is yes and no.", ""), ("Yes or no", ""), ("No/yes.", ""),
+    ("The answer is no doubt yes.", "yes"), ("The answer is no doubt", ""), ("It is yes", "yes"), ("It's no.", "no"), ("The answer is clearly yes.", "yes"),
+    ("Therefore, no.", "no"), ("So it is definitely yes.", "yes"), ("Yes, but no one knows why.", "yes"),
+    ("No, no, they were not.", "no"), ("No, and yes was never said.", "no"),
+    ("It is yes that they say", ""), ("The answer is \"no\" here", "no"), ("Is it? yes!", "yes"), ("yesterday, no more", ""), ("", "")])
 def test_grade_yes_no_takes_the_word_where_it_is_the_answer_alone(text: str, said: str) -> None:
     assert [correct(example("strategyqa", answer=answer), text) for answer in ("yes", "no")] == [said == "yes", said == "no"]
 
@@ -96,7 +125,10 @@ def test_grade_yes_no_takes_the_word_where_it_is_the_answer_alone(text: str, sai
     ("It is true that cats are big, so it", ""), ("True friends are few", ""), ("This is not true", ""), ("A false start", ""), ("True", "true"),
     ("False.", "false"),
     ("Uncertain, since nobody said so", "uncertain"), ("The premises say nothing. Unknown.", "uncertain"), ("The statement is false.", "false"),
-    ("If it is true, cats are big. The answer is False.", "false"), ("The conclusion is unknown", "uncertain")])
+    ("If it is true, cats are big. The answer is False.", "false"), ("The conclusion is unknown", "uncertain"),
+    ("The answer is true or false.", ""), ("True or false", ""), ("True, false or uncertain.", ""), ("The statement is true/false", ""),
+    ("It's uncertain.", "uncertain"), ("The statement is clearly false", "false"), ("It is true.", "true"), ("It is not true.", ""),
+    ("The answer is unknown or uncertain.", "uncertain"), ("False, false or not.", "false")])
 def test_grade_verdict_takes_the_word_where_it_is_the_answer_alone(text: str, said: str) -> None:
     verdicts = ("true", "false", "uncertain")
     assert [correct(example("folio", answer=answer.title()), text) for answer in verdicts] == [said == answer for answer in verdicts]

@@ -26,6 +26,20 @@ def test_scorecard_accuracy_is_the_mean_over_domains_of_graded_tasks():
     assert card.by(lambda outcome: f"{outcome.domain}/{outcome.level}") == {"code/1": 0.0, "math/1": 0.5, "math/2": 1.0}
 
 
+def test_scorecard_counts_answers_that_never_ended_beside_loops():
+    card = _card([("math", 1, 1.0, False)] * 4)
+    assert (card.never_ended, card.to_json()["never_ended"]) == (None, None)
+    outcomes = tuple(replace(outcome, never_ended=ended) for outcome, ended in zip(card.outcomes, (True, False, False, None), strict=True))
+    card = replace(card, outcomes=outcomes)
+    assert (card.never_ended, card.loop_rate, card.to_json()["never_ended"]) == (1 / 3, 0.0, 1 / 3)
+    assert Scorecard.from_json(json.loads(json.dumps(card.to_json()))) == card
+
+
+def test_scorecard_per_level_leaves_records_out():
+    card = _card([("math", 1, 1.0, False), ("math", 2, 0.0, False), ("math", None, 0.0, False), ("code", None, 1.0, False)])
+    assert card.per_level == card.to_json()["per_level"] == {"math/1": 1.0, "math/2": 0.0}
+
+
 def test_scorecard_accuracy_of_domains_with_tasks_enough():
     card = _card([*[("math", 1, 1.0, False)] * 3, ("math", 1, None, False), *[("code", 1, 0.0, False)] * 2, ("law", 1, None, False)])
     assert [card.accuracy_of(at_least=count) for count in (1, 2, 3, 4)] == [0.5, 0.5, 1.0, None]
@@ -48,10 +62,11 @@ def test_mean_words_counts_words_parted_by_blanks():
 
 def test_scorecard_of_an_older_card_is_read_without_words_and_verdicts():
     data = _card([("math", 1, 1.0, False)]).to_json()
-    del data["mean_words"], data["exact_match"]
+    del data["mean_words"], data["exact_match"], data["never_ended"]
     data["outcomes"] = [row[:6] for row in data["outcomes"]]
     old = Scorecard.from_json(json.loads(json.dumps(data)))
     assert (old.outcomes[0].correct, old.mean_words, old.exact_match, old.accuracy_in("math")) == (None, {}, {}, 1.0)
+    assert (old.outcomes[0].never_ended, old.never_ended, old.loop_rate) == (None, None, 0.0)
 
 
 def test_scorecard_without_graders_has_no_accuracy():
@@ -106,6 +121,7 @@ def test_wilson_equals_scipy(successes, n):
 @pytest.mark.parametrize(("tokens", "found"), [
     ([7] * 16, True), ([7] * 15, False), ([1, 2] * 8, True), ([1, 2, 3, 4] * 4, True), ([1, 2, 3, 4] * 3 + [1, 2, 3], False),
     ([9, 9, 9] + [1, 2, 3, 4, 5] * 4 + [8], True), (list(range(100)), False), ([], False), ([1, 2, 3] * 8, True), ([1, 2, 3] * 5, False),
+    (list(range(33)) * 4, True), (list(range(48)) * 4, True), (list(range(49)) * 4, False),
 ])
 def test_loops_finds_four_repeats_in_a_row(tokens, found):
     assert loops(tokens) is found
