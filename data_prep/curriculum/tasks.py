@@ -7,7 +7,7 @@ validation or exam, by the hash of its key, so no two share one. Seeded by text,
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from random import Random
 from typing import Any, Literal
@@ -26,7 +26,7 @@ Side = Literal["train", "validation", "exam"]
 class Item:
     """One drawn question. instance: what makes it this question, whatever its wording. facts: what the grader needs.
 
-    shown: instances of other questions that the response works out on its way; training shows none of the other sides. A task of few instances
+    shown: instances of other questions that it tells or works out on its way; training shows none of the other sides. A task of few instances
     names none, or its training would stop before the first that is held out.
     drill: a question that others are made of, too small to be held out: training only.
     """
@@ -68,6 +68,11 @@ def side_of(instance: str) -> Side:
     if exam == 0:
         return "exam"
     return "validation" if rest % VALIDATION_SHARE == 0 else "train"
+
+
+def fits(instance: str, shown: Iterable[str]) -> bool:
+    """Whether some side may have an instance that shows these: training only where all of them are its own."""
+    return side_of(instance) != "train" or all(side_of(other) == "train" for other in shown)
 
 
 def draw_records(curriculum: Curriculum, *, count: int, levels: Sequence[int], seed: int, side: Literal["train", "validation"]) -> Iterator[Record]:
@@ -123,7 +128,7 @@ def _draw(task: Task, rng: Random, level: int, *, side: Side, unlike: set[str] |
 def _belongs(item: Item, side: Side, *, drill: bool) -> bool:
     if drill or item.drill:
         return side == "train"
-    return side_of(item.instance) == side and (side != "train" or all(side_of(shown) == "train" for shown in item.shown))
+    return side_of(item.instance) == side and fits(item.instance, item.shown)
 
 
 def _record(curriculum: Curriculum, task: Task, item: Item, *, level: int, where: str, exam: bool) -> Record:
