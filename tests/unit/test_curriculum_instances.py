@@ -104,6 +104,13 @@ def test_make_exam_has_200_different_tasks_of_levels_1_to_3_in_equal_parts(domai
     assert all(record.exam_only for record in exam)
 
 
+@pytest.mark.parametrize(("domain", "different", "most"), [
+    ("math", 200, 1), ("reasoning", 197, 2), ("conversation", 187, 3), ("knowledge", 200, 1), ("code", 163, 4)])
+def test_make_exam_asks_an_instance_again_only_where_a_task_has_no_other(domain: str, different: int, most: int) -> None:
+    asked = Counter(record.meta["instance"] for record in curriculum.make_exam(domain))
+    assert (len(asked), max(asked.values())) == (different, most)
+
+
 @pytest.mark.parametrize("domain", DOMAINS)
 def test_make_exam_asks_every_task_that_is_trained_at_its_levels(domain: str) -> None:
     trained = {record.meta["task"] for record in curriculum.make_records(domain, count=3000, levels=(1, 2, 3), seed=0)} - DRILLS
