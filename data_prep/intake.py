@@ -30,7 +30,7 @@ from data_prep.trained import Trained
 from experts.durable import new_folder, sha256_of
 from settings import Settings
 
-FORMAT = 12  # goes up when the same input gives other examples
+FORMAT = 13  # goes up when the same input gives other examples
 FACTS = "facts.json"
 MOST_LOST = 0.2  # share of a domain's training rows that may go as near-duplicates of held-out ones, or as showing their answers
 _SCHEMA = pa.schema([("prompt", pa.string()), ("response", pa.string()), ("source", pa.string()), ("key", pa.string()),

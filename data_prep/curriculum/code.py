@@ -1,7 +1,7 @@
 """Small Python functions composed of list, string, number and dict operations, asked for in words, judged by running tests.
 
-The composition (the order of operations) is the instance: one that an exam asks for was never part of training. The programs
-run in data_prep.sandbox, never here; what the tests want comes from code_meanings.py.
+The composition (the order of operations) is the instance: one that an exam asks for is never trained, nor as the last lines of a longer program. The
+programs run in data_prep.sandbox, never here; what the tests want comes from code_meanings.py.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import ast
 import builtins
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from itertools import combinations
 from random import Random
@@ -20,7 +20,7 @@ from data_prep.curriculum.code_everyday import EVERYDAY, FORMS, THIRD_PERSON, th
 from data_prep.curriculum.code_meanings import MEANINGS, Meaning
 from data_prep.curriculum.code_operations import KINDS, Kind, Operation
 from data_prep.curriculum.code_wording import ASK, JOIN, NAMES, OPENERS
-from data_prep.curriculum.tasks import Curriculum, Item, Task
+from data_prep.curriculum.tasks import Curriculum, Item, Task, fits
 from data_prep.curriculum.wording import as_typed, fill, pick
 
 _FENCE = re.compile(r"```([^\n`]*)\n(.*?)(?:```|\Z)", re.DOTALL)  # an answer that was cut doesn't close its last one
@@ -131,8 +131,11 @@ def _everyday(rng: Random, _level: int) -> Item:
 
 
 def _item(rng: Random, kind: Kind, changes: list[Operation], result: Operation) -> Item | None:
-    """The task that asks for these operations, or None where no tests were found that need them all."""
+    """The task that asks for these operations, or None where no tests were found that need them all, or no side may have it."""
     operations = (*changes, result)
+    key, endings = _key(kind, operations), _endings(kind, operations)
+    if not fits(key, endings):
+        return None
     # Looked up for two and three in a row, which finds most that can't be told before inputs are tried.
     if not all(_tells(kind, operations[start:start + length]) for length in (2, 3) for start in range(len(operations) - length + 1)):
         return None
@@ -146,8 +149,17 @@ def _item(rng: Random, kind: Kind, changes: list[Operation], result: Operation) 
     asked = fill(rng, ASK if changes else OPENERS, name=name, takes=pick(rng, kind.takes), steps=pick(rng, JOIN).join(wordings[:-1]), result=wordings[-1])
     body = [f"    {variable} = {expression}" for expression in expressions[:-1]]
     response = "\n".join([f"def {name}({variable}):", *body, f"    return {expressions[-1]}"])
-    key = f"{kind.name}: {' '.join(operation.name for operation, _ in steps)}"
-    return Item(as_typed(rng, asked), response, key, {"tests": tests})
+    return Item(as_typed(rng, asked), response, key, {"tests": tests}, shown=endings)
+
+
+def _key(kind: Kind, operations: Sequence[Operation]) -> str:
+    return f"{kind.name}: {' '.join(operation.name for operation in operations)}"
+
+
+def _endings(kind: Kind, operations: Sequence[Operation]) -> tuple[str, ...]:
+    """Keys of the shorter programs that a program's last lines are, but for one change returned as it stands, which is the drill's."""
+    endings = (operations[start:] for start in range(1, len(operations) - 1))
+    return tuple(_key(kind, ending) for ending in endings if len(ending) > 2 or ending[-1] is not kind.plain)
 
 
 @cache
@@ -161,14 +173,17 @@ def _tests(rng: Random, kind: Kind, name: str, steps: list[tuple[Operation, int]
     """Assertions that nothing passes which leaves out a step, or several in a row; [] where none were found. They want different results where
     that can be had, so that a constant doesn't pass."""
     program = [(MEANINGS[kind.name][operation.name], number) for operation, number in steps if operation is not kind.plain]
-    untold = [program[:start] + program[stop:] for start, stop in combinations(range(len(program) + 1), 2)]
+    untold = [(start, program[stop:]) for start, stop in combinations(range(len(program) + 1), 2)]
     # == of dicts is blind to their order, so where an order is asked for and a dict returned, as by all changes, its items are compared.
     ordered = kind.name == "dict" and steps[-1][0] in (kind.plain, *kind.changes) and any(operation.name == "sort" for operation, _ in steps)
     cases: list[tuple[Any, Any]] = []
     for _ in range(TRIES):
         given = pick(rng, _inputs(kind))
-        wanted = _result(given, program, ordered=ordered)
-        same = [shorter for shorter in untold if _result(given, shorter, ordered=ordered) == wanted]
+        values = [given]  # before the first step, and after each
+        for meaning, number in program:
+            values.append(meaning(values[-1], number))
+        wanted = _result(values[-1], [], ordered=ordered)
+        same = [(start, rest) for start, rest in untold if _result(values[start], rest, ordered=ordered) == wanted]
         if len(cases) < TESTS - 1 or len(same) < len(untold) or (not untold and any(wanted != other for _, other in cases)):
             cases.append((given, wanted))
             untold = same

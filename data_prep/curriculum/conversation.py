@@ -134,7 +134,7 @@ def _choice(rng: Random, _level: int) -> Item:
 def _recall(rng: Random, level: int) -> Item:
     """A fact told earlier is asked for. Level 1: in the same turn; 2: one turn on, with a second fact; from 3 on more turns, and changed facts.
 
-    The instance is what was told and, of a fact told alone, how it is asked for. Remarks between are instances of their own.
+    The instance is what was told and, of a fact told alone, how it is asked for. More than that shows the fact alone, and the remarks between.
     """
     slot, other = sample(rng, tuple(say.SLOTS), 2)
     value, decoy = pick(rng, say.SLOTS[slot].values), pick(rng, say.SLOTS[other].values)
@@ -154,6 +154,7 @@ def _recall(rng: Random, level: int) -> Item:
     else:
         key += f" beside {other} {decoy}"
         facts["none_of"] = [decoy]
+        shown.append(alone)
     if level >= 3:
         if rng.random() < 0.25:
             old = pick(rng, [old for old in say.SLOTS[slot].values if old != value])

@@ -1,6 +1,7 @@
 """Small puzzles with one right answer: rules, ordering, membership, family, boolean logic, calendar; the chain of used facts first.
 
-Graded by exact match of what follows "####". The rule sets, orders and stories of the exam never occur in training.
+Graded by exact match of what follows "####". The rule sets, orders and stories of the exam never occur in training; what
+somebody of a kind is may end a longer chain there ("singer > friend").
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ def _item(prompt: str, steps: str, result: str, *, key: str, shown: Iterable[str
 def _rules(rng: Random, level: int) -> Item:
     """A fact and a chain of rules; the question's property follows (yes), is denied (no) or is never reached (unknown).
 
-    A chain has as many rules as the level says; from level 3 on a rule that doesn't apply stands among them.
+    A chain has as many rules as the level says; from level 3 on a rule that doesn't apply stands among them. The rules are the instance, whatever is asked.
     """
     hops = min(level, 4)
     kinds = sample(rng, say.KINDS, hops + 1)
@@ -58,9 +59,13 @@ def _rules(rng: Random, level: int) -> Item:
     fact = fill(rng, say.IS_A, name=name, an_a=an(chain[0]))
     sentences = [fact, *map(capital, rules)] if rng.random() < 0.7 else [*map(capital, rules), fact]
     question = fill(rng, say.IS_IT, name=name, p=wanted)
-    steps = " > ".join([name, *chain, f"not {reached}" if outcome == "no" else reached])
-    key = f"rules {'>'.join(chain)}>{'not ' if outcome == 'no' else ''}{reached}{stray} ask {wanted}"
-    return _item(as_typed(rng, f"{' '.join(sentences)} {question}"), steps, outcome, key=key, shown=_on_the_way(chain))
+    end = f"not {reached}" if outcome == "no" else reached
+    return _item(as_typed(rng, f"{' '.join(sentences)} {question}"), " > ".join([name, *chain, end]), outcome, key=_rules_key(chain, end, stray),
+                 shown=[*_on_the_way(chain), *(_rules_key(chain[start:], end) for start in range(1, hops))])
+
+
+def _rules_key(chain: Sequence[str], end: str, stray: str = "") -> str:
+    return f"rules {'>'.join(chain)}>{end}{stray} ask {end.removeprefix('not ')}"
 
 
 def _on_the_way(chain: Sequence[str]) -> list[str]:

@@ -7,7 +7,8 @@ validation or exam, by the hash of its key, so no two share one. Seeded by text,
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from random import Random
 from typing import Any, Literal
@@ -18,6 +19,7 @@ EXAM_LEVELS = (1, 2, 3)
 EXAM_SHARE = 10
 VALIDATION_SHARE = 18  # of what the exam leaves
 _TRIES = 2000
+_NEW_TRIES = 300  # of an exam, for an instance that it hasn't asked
 
 Side = Literal["train", "validation", "exam"]
 
@@ -26,7 +28,7 @@ Side = Literal["train", "validation", "exam"]
 class Item:
     """One drawn question. instance: what makes it this question, whatever its wording. facts: what the grader needs.
 
-    shown: instances of other questions that the response works out on its way; training shows none of the other sides. A task of few instances
+    shown: instances of other questions that it tells or works out on its way; training shows none of the other sides. A task of few instances
     names none, or its training would stop before the first that is held out.
     drill: a question that others are made of, too small to be held out: training only.
     """
@@ -70,6 +72,11 @@ def side_of(instance: str) -> Side:
     return "validation" if rest % VALIDATION_SHARE == 0 else "train"
 
 
+def fits(instance: str, shown: Iterable[str]) -> bool:
+    """Whether some side may have an instance that shows these: training only where all of them are its own."""
+    return side_of(instance) != "train" or all(side_of(other) == "train" for other in shown)
+
+
 def draw_records(curriculum: Curriculum, *, count: int, levels: Sequence[int], seed: int, side: Literal["train", "validation"]) -> Iterator[Record]:
     """count records of a side, the levels in turn; drills are for training alone. Raises ValueError for a level without a task or a negative count."""
     _check_levels(curriculum, levels)
@@ -86,17 +93,25 @@ def draw_records(curriculum: Curriculum, *, count: int, levels: Sequence[int], s
 
 
 def draw_exam(curriculum: Curriculum, *, count: int, levels: Sequence[int] = EXAM_LEVELS) -> list[Record]:
-    """count exam records, the levels in turn and within a level its tasks in turn by weight; no prompt twice. Always the same."""
+    """count exam records, the levels in turn and within a level its tasks in turn by weight; no prompt twice. Always the same.
+
+    A task that has asked all its instances asks them again, in other words.
+    """
     _check_levels(curriculum, levels)
     rng = Random(f"{curriculum.domain}/exam")
     turns = {level: _turns(curriculum, level) for level in levels}
     records: list[Record] = []
-    prompts: set[str] = set()
+    prompts, asked, rounds = set[str](), Counter[str](), Counter[tuple[str, int]]()
     while len(records) < count:
         level = levels[len(records) % len(levels)]
         task = next(turns[level])
-        item = _draw(task, rng, level, side="exam", unlike=prompts)
+        often = {instance for instance, times in asked.items() if times > rounds[task.name, level]}
+        item = _find(task, rng, level, side="exam", tries=_NEW_TRIES, prompts=prompts, instances=often)
+        if item is None:
+            rounds[task.name, level] += 1
+            item = _draw(task, rng, level, side="exam", prompts=prompts)
         prompts.add(item.prompt)
+        asked[item.instance] += 1
         records.append(_record(curriculum, task, item, level=level, where=f"curriculum/{curriculum.domain}:exam:{len(records) + 1}", exam=True))
     return records
 
@@ -112,18 +127,26 @@ def _turns(curriculum: Curriculum, level: int) -> Iterator[Task]:
         yield tasks[first]
 
 
-def _draw(task: Task, rng: Random, level: int, *, side: Side, unlike: set[str] | None = None) -> Item:
-    for _ in range(_TRIES):
-        item = task.make(rng, level)
-        if _belongs(item, side, drill=task.drill) and (unlike is None or item.prompt not in unlike):
-            return item
+def _draw(task: Task, rng: Random, level: int, *, side: Side, prompts: Collection[str] = ()) -> Item:
+    item = _find(task, rng, level, side=side, tries=_TRIES, prompts=prompts)
+    if item is not None:
+        return item
     raise RuntimeError(f"task {task.name!r} gave no new {side} item at level {level} in {_TRIES} draws; give it more instances or wordings, or ask for fewer")
+
+
+def _find(task: Task, rng: Random, level: int, *, side: Side, tries: int, prompts: Collection[str] = (), instances: Collection[str] = ()) -> Item | None:
+    """An item of a side with none of these prompts and instances, or None where so many tries drew none."""
+    for _ in range(tries):
+        item = task.make(rng, level)
+        if _belongs(item, side, drill=task.drill) and item.prompt not in prompts and item.instance not in instances:
+            return item
+    return None
 
 
 def _belongs(item: Item, side: Side, *, drill: bool) -> bool:
     if drill or item.drill:
         return side == "train"
-    return side_of(item.instance) == side and (side != "train" or all(side_of(shown) == "train" for shown in item.shown))
+    return side_of(item.instance) == side and fits(item.instance, item.shown)
 
 
 def _record(curriculum: Curriculum, task: Task, item: Item, *, level: int, where: str, exam: bool) -> Record:

@@ -11,9 +11,11 @@ import pytest
 from data_prep import curriculum
 from data_prep.curriculum import math, reasoning
 from data_prep.curriculum import reasoning_wording as say
+from data_prep.curriculum.code_operations import KINDS as KINDS_OF_CODE
+from data_prep.curriculum.conversation_wording import SLOTS
 from data_prep.curriculum.names import NAMES
 from data_prep.curriculum.reasoning_wording import CLASSES, KINDS, OBJECTS, PLACES, PROPERTIES
-from data_prep.records import Record
+from data_prep.records import Record, split_turns
 
 COUNT = 30_000
 UP, DOWN = "taller|older|faster|richer|stronger|louder", "shorter|younger|slower|poorer|weaker|quieter"
@@ -99,20 +101,65 @@ def test_same_facts_in_any_order_have_one_key(facts: Callable[[Record], object],
     assert {told: found for told, found in keys.items() if len(found) > 1} == {}
 
 
-@pytest.mark.parametrize(("task", "longer"), [("ordering", ["ordering"]), ("individual", ["individual", "rules"])])
+@pytest.mark.parametrize(("task", "longer"), [("ordering", ["ordering"]), ("individual", ["individual", "rules"]), ("rules", ["rules"])])
 def test_answers_of_the_exam_are_no_part_of_a_longer_one(task: str, longer: list[str]) -> None:
     """As "Ann > Ben" stands in the answer about three people."""
     def worked(record: Record) -> str:
         line = record.response.split("\n")[-2]
-        return re.sub(r"^\w+ > ", "> ", line) if task == "individual" else line  # whoever it is about
+        return line if task == "ordering" else re.sub(r"^\w+ > ", "> " if task == "individual" else "", line)  # whoever it is about
 
     def parts(text: str) -> set[str]:
         pieces = text.split(" > ")
         return {" > ".join(pieces[start:end]) for start in range(len(pieces)) for end in range(start + 1, len(pieces) + 1)}
 
-    exam = {worked(record) for record in of_task(curriculum.make_exam("reasoning"), task) if record.meta["answer"] not in ("no", "unknown")}
+    asked = of_task(curriculum.make_exam("reasoning"), task)
+    exam = {worked(record) for record in asked if task == "rules" or record.meta["answer"] not in ("no", "unknown")}
     shown = {part for line in {worked(record) for record in of_task(trained("reasoning"), *longer)} for part in parts(line)}
     assert not exam & shown
+
+
+def test_programs_of_the_exam_are_no_ending_of_a_longer_one() -> None:
+    """Read from the texts, numbers and all: "xs = sorted(xs)" and "return xs[0]" would end a program that doubles first."""
+    exam = {(record.response.partition("(")[2].partition("\n")[::2]) for record in curriculum.make_exam("code")}
+    shown, longer = set[tuple[str, str]](), 0
+    for record in curriculum.make_records("code", count=12_000, levels=(1, 2, 3), seed=7):
+        taken, _, body = record.response.partition("(")[2].partition("\n")
+        if record.meta["task"] not in ("drill", "everyday"):
+            endings = [body.split("\n", start)[start] for start in range(1, body.count("\n"))]
+            longer += len(endings) > 0
+            shown |= {(taken, ending) for ending in endings}
+    assert longer > 6000
+    assert not exam & shown
+
+
+def test_fact_that_the_exam_tells_alone_is_asked_for_beside_no_other_in_training() -> None:
+    def asked(record: Record) -> tuple[str, str]:
+        return record.meta["any_of"][0], split_turns(record.prompt)[-1]["content"].rpartition(". ")[2]
+
+    def beside(record: Record) -> bool:
+        return "none_of" in record.meta
+
+    exam = {asked(record) for record in of_task(curriculum.make_exam("conversation"), "recall") if not beside(record)}
+    longer = [record for record in of_task(trained("conversation"), "recall") if beside(record)]
+    assert len(exam) > 15
+    assert len(longer) > 4000
+    assert not exam & {asked(record) for record in longer}
+
+
+def test_training_has_every_operation_at_every_place_and_every_fact_to_recall() -> None:
+    """What is held out of longer ones leaves none of their parts untrained."""
+    places, told = set[tuple[str, int, int, str]](), set[tuple[str, str]]()
+    for record in curriculum.make_records("code", count=12_000, levels=(2, 3), seed=7):
+        if record.meta["task"] != "everyday":
+            kind, _, names = record.meta["instance"].partition(": ")
+            places |= {(kind, record.meta["level"], place, name) for place, name in enumerate(names.split())}
+    wanted = {(kind.name, level, place, operation.name) for kind in KINDS_OF_CODE.values() for level in (2, 3) for place in range(level)
+              for operation in kind.changes} | {(kind.name, level, level, operation.name) for kind in KINDS_OF_CODE.values() for level in (2, 3)
+                                                for operation in kind.results}
+    assert wanted - places == set()
+    for record in of_task(trained("conversation"), "recall"):
+        told.add((record.meta["slot"], record.meta["any_of"][0]))
+    assert {(slot, value) for slot, words in SLOTS.items() if slot != "name" for value in words.values} <= told
 
 
 def test_training_counts_far_from_every_day_and_month_and_claims_both_ways_about_everything() -> None:
