@@ -117,7 +117,7 @@ class LoopSettings(Section):
     replay_share: float = Field(0.1, description="share of an expert's batches from the other domains", ge=0, le=0.9)
     root_final_lr_share: float = Field(0.2, description="rate at which the root's first training ends, as a share of its peak, at most", ge=0, le=1)
     leaf_lr_share: float = Field(0.2, description="peak learning rate of branches and experts as a share of the root's; less in a short cycle", gt=0, le=1)
-    leaf_dropout: float = Field(0.1, description="share of what layers add that is set to 0 while an expert reads its records more than twice", ge=0, lt=1)
+    leaf_dropout: float = Field(0.1, description="share of what layers add that is set to 0 where an expert reads its records over 2.5 times", ge=0, lt=1)
     root_learns_prompts: bool = Field(True, description="a root of new weights learns from prompts of records, too; all else from responses")
     level_pass: float = Field(0.9, description="accuracy in 20 or more tasks of its hardest level from which a domain gets the next", ge=0, le=1)
     level_floor: float = Field(0.8, description="accuracy that easier levels must have for that, and below which no promotion surely takes a level", ge=0, le=1)

@@ -297,11 +297,11 @@ def test_stop_in_a_second_look_leaves_the_job_pending_and_a_restart_ends_alike(t
     assert (registry.served("code") / "model.safetensors").read_bytes() == (whole.served("code") / "model.safetensors").read_bytes()
 
 
-def test_dropout_is_of_experts_that_read_their_records_more_than_twice(toy_settings, tmp_path):
+def test_dropout_is_of_experts_that_read_their_records_more_than_two_and_a_half_times(toy_settings, tmp_path):
     """A step reads 2 x 100 places, nine tenths of them of the expert's own 900 tokens: five steps are one reading."""
     two = ("train.row_tokens=100", "train.batch_rows=2", "loop.replay_share=0.1", 'tree.branches={technical=["code", "math"]}')
 
-    def shares(*overrides, of_records=("code",), steps=11, **base):
+    def shares(*overrides, of_records=("code",), steps=13, **base):
         chosen = toy_settings(*SMALL, *two, *overrides)
         with open_run(chosen) as run:
             run_of_base = replace(run, settings=chosen.model_copy(update={"model": chosen.model.model_copy(update=base)}))
@@ -312,7 +312,7 @@ def test_dropout_is_of_experts_that_read_their_records_more_than_twice(toy_setti
     everyone = dict.fromkeys(("generalist", "technical", "code", "math"))
     assert shares() == {**everyone, "code": 0.1}
     assert shares("loop.leaf_dropout=0.25") == {**everyone, "code": 0.25}
-    for none in (shares(steps=10), shares("loop.leaf_dropout=0"), shares(of_records=()), shares("moe.dropout=0.2"), shares(base="somewhere/base")):
+    for none in (shares(steps=12), shares("loop.leaf_dropout=0"), shares(of_records=()), shares("moe.dropout=0.2"), shares(base="somewhere/base")):
         assert none == everyone
 
 
