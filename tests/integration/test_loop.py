@@ -569,6 +569,7 @@ def test_loop_leaves_a_promoted_node_as_it_was_trained(toy_settings, monkeypatch
         raise AssertionError("it was promoted at once")
 
     monkeypatch.setattr(job_module, "settle", never)
+    monkeypatch.setattr(job_module, "READINGS", 1000)  # toys read their few records over and over
     _, events = turn(toy_settings("loop.steps=100", "loop.branch_share=0", "loop.root_reads=0"), router=False)
     offers = [event for event in events if event.kind in {"promoted", "refused"}]
     assert [(event.kind, event.facts["training"]["kept_share"]) for event in offers] == [("promoted", 1.0)] * 6

@@ -85,7 +85,7 @@ def test_exact_match_and_length_of_answers_stand_beside_the_score():
 def test_nodes_show_how_many_answers_never_ended():
     outcomes = tuple(Outcome(str(number), "math", "gsm8k", None, 1.0, False, True, number < 1) for number in range(8))
     own = Scorecard("exam", outcomes, {"math": 1.0}, {"math": 1.0}, 0.1)
-    report = FamilyReport({"math": NodeReport("v000001", own, 10)}, {"math": {"math": own}}, {}, experts=("math",))
+    report = FamilyReport({"math": NodeReport("v000001", own, 10)}, {"math": {"math": own}}, {}, experts=("math",), answering={"math": "math"})
     columns = {column.header: list(column.cells) for column in to_tables(report)[0].columns}
     assert (columns["never\nended"], columns["loop\nrate"]) == (["12.5%"], ["0.0%"])
     node = to_json(report)["nodes"]["math"]
