@@ -70,8 +70,10 @@ def _train(chosen: Settings, *, node: str, epochs: float | None, quiet: bool) ->
     from training.agenda import Job
     from training.command import stop_signal
     from training.job import JobRunner
+    from training.plan import peak_lr
     from training.progress import Reporter
     from training.run_folder import open_run
+    from training.trainer_state import saved_plan
 
     with stop_signal() as stop, open_run(chosen) as run, Reporter(quiet=quiet) as reporter:
         _require_trainable(node, run.tree)
@@ -81,7 +83,8 @@ def _train(chosen: Settings, *, node: str, epochs: float | None, quiet: bool) ->
         training = f"fast {node}"
         corpus = prepare(chosen, run.tree, cycle=FAST_CYCLE, log=reporter.note, resume=has_state(states), training=training)  # else files as they are now
         runner = JobRunner(run, device=device, reporter=reporter, should_stop=stop.is_set)
-        fresh = runner.begun_with(node, states) is None  # not what is served: that may be an early version of this training
+        begun = saved_plan(states)  # not what is served: that may be an early version of this training
+        fresh = begun.lr >= peak_lr(chosen.train) if begun is not None else runner.begun_with(node, states) is None
         steps = runner.epoch_steps(node, corpus, epochs=epochs) if epochs is not None else chosen.loop.cycle_steps
         job = Job(node, 1.0 if fresh else chosen.loop.leaf_lr_share, steps=steps,
                   seconds=None if steps is not None else chosen.loop.cycle_minutes * 60)

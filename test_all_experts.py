@@ -72,7 +72,7 @@ def _examine(chosen: Settings, *, grades: Path | None) -> FamilyReport:
     if chosen.run.threads is not None:
         torch.set_num_threads(chosen.run.threads)
     tree, registry = Tree.from_settings(chosen.tree), Registry(Path(chosen.run.dir))
-    if registry.served(tree.root) is None:
+    if all(registry.served(name) is None for name in tree.trainable):
         raise CommandFailed(f"nothing is promoted in {chosen.run.dir} yet; run python continuous_loop.py first, or give --run DIR")
     corpus = open_corpus(chosen, tree)
     router, fault = _examine_router(registry, corpus, tree)
@@ -81,7 +81,7 @@ def _examine(chosen: Settings, *, grades: Path | None) -> FamilyReport:
     graded = graded_prompts(report.matrix, corpus, tree.domains)
     if grades is not None:
         write_grades(grades, graded)
-    return replace(report, router={**router, "oracle": _regret(registry, graded, tree)}) if router and graded else report
+    return replace(report, router={**router, "oracle": _regret(registry, graded, tree)}) if router and graded and tree.root in report.nodes else report
 
 
 def _examine_router(registry: Registry, corpus: Corpus, tree: Tree) -> tuple[dict[str, Any], str | None]:

@@ -36,11 +36,15 @@ def drop_outputs(part: nn.Module, *, share: float) -> RemovableHandle:
     return part.register_forward_hook(partial(_drop, share=share))
 
 
+def decoder_layers(model: PreTrainedModel) -> list[nn.Module]:
+    """The longest list of modules right below the model's head; empty where there is none."""
+    lists = [list(child) for child in model.base_model.children() if isinstance(child, nn.ModuleList)]
+    return max(lists, key=len, default=[])
+
+
 def _parts(model: PreTrainedModel) -> list[nn.Module]:
     """What adds to the stream: the children of the decoder's layers that hold matrices (their norms hold none)."""
-    lists = [list(child) for child in model.base_model.children() if isinstance(child, nn.ModuleList)]
-    layers: list[nn.Module] = max(lists, key=len, default=[])
-    return [part for layer in layers for part in layer.children() if any(param.dim() > 1 for param in part.parameters())]
+    return [part for layer in decoder_layers(model) for part in layer.children() if any(param.dim() > 1 for param in part.parameters())]
 
 
 def _drop(module: nn.Module, inputs: Any, output: Any, *, share: float) -> Any:  # noqa: ARG001 - torch's signature

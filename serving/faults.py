@@ -29,10 +29,10 @@ class Faults:
             for cause in causes:
                 self._texts.pop(cause, None)
 
-    def only(self, cause: str, text: str | None) -> None:
-        """This is the one fault of what serves from now on; None: there is none."""
+    def replace(self, cause: str, text: str | None, *, others: bool) -> None:
+        """What a cause comes to now, None: nothing. others: those of other causes stay, as where the same versions serve on."""
         with self._lock:
-            self._texts = {name: known for name, known in self._texts.items() if name == cause and text is not None}
+            self._texts = {name: known for name, known in self._texts.items() if (text is not None if name == cause else others)}
         if text is not None:
             self.note(cause, text)
 

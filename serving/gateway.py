@@ -142,7 +142,9 @@ class Gateway:
             if self._failed and self._failed[0] == generation and not again and time.monotonic() - self._failed[1] < _RETRY_FAILED_S:
                 return False
             try:
-                built = build(find(self.registry, self.tree), tree=self.tree, pool=self.pool, before=before, elsewhere=self._elsewhere)
+                found = find(self.registry, self.tree)
+                self._faults.passed(_LOOK)
+                built = build(found, tree=self.tree, pool=self.pool, before=before, elsewhere=self._elsewhere)
             except LoadFailed as error:
                 self._failed = (generation, time.monotonic())
                 self._faults.note(_GENERATION, f"generation {generation} isn't served{' whole' if known else ''}, what was served before stays: {error}")
@@ -155,8 +157,9 @@ class Gateway:
                 self._drop_unused()
                 return False
             self._failed = (built.generation, time.monotonic()) if built.fault is not None else None
-            self._faults.only(_GENERATION, built.fault)
-            if before is not None and built.is_like(before):
+            same = before is not None and built.is_like(before)
+            self._faults.replace(_GENERATION, built.fault, others=same)
+            if same:
                 self._drop_unused()
                 return False
             self.snapshot, self.swaps = built, self.swaps + 1

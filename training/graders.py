@@ -127,7 +127,7 @@ _OPTION = r"[*(\"']{0,6}(?:[Oo]ption )?[*(\"']{0,6}([A-Z])\b"  # B, (B), **B**, 
 _OTHER = r"[*(\"']{0,6}(?:[Oo]ption )?[*(\"']{0,6}[A-Z]\b"
 # The options over again: "A or B", "A/B", "A) True or B) False", "A, B and C", "A and B."; not "B, A cat ..." nor "B and A is wrong".
 _ONE_OF_A_LIST = rf"(?={_OTHER}[*)\"']*(?:[.,;:!?]|\s*$|\s*\n| (?:and|or|are)\b))"
-_OR_ANOTHER = rf"(?:[*)\"':.]+(?: *\w+){{0,4}})?(?:,? +(?:or|and/or) +| */ *|(?:,? +(?:and|&) +|, *){_ONE_OF_A_LIST}){_OTHER}"
+_OR_ANOTHER = rf"(?:[*)\"':]+(?: *\w+){{0,4}})?(?:,? +(?:or|and/or) +| */ *|(?:,? +(?:and|&) +|, *){_ONE_OF_A_LIST}){_OTHER}"
 _SAID = re.compile(rf"(?:(?i:{_ANSWER}{_SURELY}){_OPTION}|(?i:{_SO}){_OPTION}(?=[*)\"']*(?:[).:*]|\s*\Z)))(?!{_OR_ANOTHER})"
                    r"|(?<!or )\b([A-Z])\b[*)]* is (?:the )?(?:correct|right)\b")
 _AT_LINE_START = re.compile(rf"^\s*{_OPTION}(?:[*).:]|\s*$)", re.MULTILINE)
@@ -154,7 +154,8 @@ class _Choice:
     @classmethod
     def of(cls, *words: str) -> _Choice:
         other = rf"[\"'*(]{{0,6}}(?!\1\b)(?:{'|'.join(words)})\b"
-        another = rf"[\"'*)]*(?: +doubt\b|(?:,? +or +| */ *){other}|,? +(?:but|and) +{other}(?=[\"'*)]*\s*(?:[.,;!?\n]|\Z))|, *{other}(?=,| +or\b))"
+        another = (rf"[\"'*)]*(?: +doubt\b|(?:,? +or +| */ *){other}|,? +(?:but|and) +{other}(?=[\"'*)]*\s*(?:[.,;!?\n]|\Z))"
+                   rf"|, *{other}(?=(?:,? *or +{other})?[.!?]*\s*\Z))")
         word = rf"[\"'*(]{{0,6}}({'|'.join(words)})\b(?!{another})[\"'*)]*"
         it_is = rf"(?:(?:so|therefore|thus|hence),? +)?(?:(?:it|that|this)(?: is|'s|\u2019s) +)?{_SURELY}"
         return cls(*(re.compile(pattern, re.IGNORECASE) for pattern in (
@@ -180,7 +181,7 @@ def _verdict(example: Example, text: str) -> Grade | None:
 
 
 def _as_uncertain(text: str) -> str:
-    return re.sub(r"\bunknown\b", "uncertain", text, flags=re.IGNORECASE)
+    return re.sub(r"\b(?:unknown or uncertain|uncertain or unknown|unknown)\b", "uncertain", text, flags=re.IGNORECASE)
 
 
 def _yes_no(example: Example, text: str) -> Grade | None:

@@ -21,6 +21,7 @@ from transformers import PreTrainedModel
 
 from experts.device import Device
 from experts.device_rules import attention_mask, summed_cost
+from experts.dropout import decoder_layers
 from experts.reach import sees_everything
 from training import document_attention
 from training.batches import Batch
@@ -126,8 +127,7 @@ class PackedLoss:
 
 def layers_of(model: PreTrainedModel) -> list[nn.Module]:
     """The decoder's layers when they are all of one class, else none."""
-    lists = [list(child) for child in model.base_model.children() if isinstance(child, nn.ModuleList)]
-    found: list[nn.Module] = max(lists, key=len, default=[])
+    found = decoder_layers(model)
     return found if len({type(layer) for layer in found}) == 1 else []
 
 

@@ -37,15 +37,27 @@ def grade(facts: Mapping[str, Any], text: str) -> bool:
 
 
 def program_with_tests(text: str, tests: list[str], *, setup: str = "") -> str:
-    """The code in an answer followed by its tests: of its fences without a tag or tagged Python the first that defines something, tagged ones before
-    others, with those of its sort that hold what it or the tests miss; without fences all of it. Imports from __future__ come first."""
-    fences = [("def " in code, bool(tag.strip()), code) for tag, code in _FENCE.findall(text) if not tag.strip() or tag.strip().lower().startswith("py")]
+    """The code in an answer followed by its tests: of its fences without a tag or tagged Python the first that defines what the tests call, or anything
+    at all, tagged ones before others, with those of its sort that hold what it or the tests miss; without fences all of it. Imports from __future__
+    come first."""
+    known = "\n".join([setup, *tests])
+    fences = [(_defines(code, known), "def " in code, bool(tag.strip()), code)
+              for tag, code in _FENCE.findall(text) if not tag.strip() or tag.strip().lower().startswith("py")]
     if fences:
-        chosen = max(fences, key=lambda fence: fence[:2])
-        alike = [fence for fence in fences if fence[1] is chosen[1]]
-        text = _joined([code for *_, code in alike], main=alike.index(chosen), known="\n".join([setup, *tests]))
+        chosen = max(fences, key=lambda fence: fence[:3])
+        alike = [fence for fence in fences if fence[2] is chosen[2]]
+        text = _joined([code for *_, code in alike], main=alike.index(chosen), known=known)
     program = "\n".join([setup, text, *tests, ""])
     return "\n".join([*(found[0] for found in _FUTURE.finditer(program)), _FUTURE.sub("", program)])
+
+
+def _defines(code: str, known: str) -> bool:
+    """Whether code defines, at its top, a name that the known code uses."""
+    tree, beside = _parsed(code), _parsed(known)
+    if tree is None or beside is None:
+        return False
+    used = {node.id for node in ast.walk(beside) if isinstance(node, ast.Name)}
+    return any(isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef) and node.name in used for node in tree.body)
 
 
 def _joined(fences: list[str], *, main: int, known: str) -> str:

@@ -85,6 +85,16 @@ def test_test_all_experts_shows_what_answers_where_an_expert_has_no_version(maim
     assert {domain: shown.count(f"[{domain}] ") for domain in ("math", "code")} == {"math": 3, "code": 3}
 
 
+def test_test_all_experts_goes_on_without_a_whole_root(maimed, records_folder, toy_overrides, tmp_path, capsys):
+    run, harm = maimed
+    harm("generalist")
+    test_all_experts.main([*options(run, records_folder, toy_overrides), "--json", str(tmp_path / "out.json")])
+    figures = json.loads((tmp_path / "out.json").read_text(encoding="utf-8"))
+    assert "generalist" not in figures["nodes"]
+    assert {"math", "code"} <= set(figures["answering"])
+    assert "[math] " in capsys.readouterr().out
+
+
 def test_test_all_experts_with_a_router_of_another_tree_examines_the_nodes_and_exits_1(family, records_folder, toy_overrides, tmp_path, capsys):
     fewer = 'tree.branches={analytical=["math", "reasoning"], language=["conversation", "knowledge"]}'
     code = test_all_experts.main([*options(family, records_folder, (*toy_overrides, fewer, "exam.loop_rate_ceiling=1")), "--json", str(tmp_path / "out.json")])

@@ -253,6 +253,25 @@ def test_fast_train_of_the_root_goes_on_after_its_early_version_is_served(toy_se
     assert facts["history"][-1]["step"] == 60
 
 
+def test_fast_train_of_an_expert_goes_on_at_its_rates_where_the_note_of_its_start_is_torn(toy_settings, monkeypatch):
+    import fast_train
+    from training import command
+
+    chosen = toy_settings(*SMALL, "loop.cycle_steps=20")
+    turn(chosen)
+    states, asked = Path(chosen.run.dir) / "work" / "code" / "fast", []
+
+    def is_set():
+        asked.append("?")
+        return len(asked) > 10
+
+    with monkeypatch.context() as patched:
+        patched.setattr(command, "stop_signal", lambda: nullcontext(SimpleNamespace(is_set=is_set)))
+        assert fast_train._train(chosen, node="code", epochs=None, quiet=True)["status"] == "pending"
+    (states / "start.json").write_text("{", encoding="utf-8")
+    assert fast_train._train(chosen, node="code", epochs=None, quiet=True)["status"] in {"promoted", "refused"}
+
+
 @pytest.mark.parametrize("when", ["exam", "look", "walk"])
 def test_stop_in_a_second_look_leaves_the_job_pending_and_a_restart_ends_alike(toy_settings, overshot, monkeypatch, when):
     """Ctrl-C while the expert's first exam runs, during the first look of its walk (other looks and an exam are ahead), or during the last one."""

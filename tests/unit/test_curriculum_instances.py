@@ -218,6 +218,8 @@ ROOT = "def f(x):\n    return math.sqrt(x)"
     f"```python\nprint(f(int(input())))\n```\n```python\nimport math\n{ROOT}\n```\n```python\n>>> f(4)\n```",
     f"import math\n{ROOT}\nif __name__ == '__main__':\n    print(f(int(input())))",
     f"```python\nfrom __future__ import annotations\nimport math\n{ROOT}\n```",
+    f"```python\ndef add(a, b):\n    return a + b\n```\n```python\nimport math\n{ROOT}\nprint(f(4))\n```",
+    f"```python\ndef add(a, b):\n    return a + b\n```\n```python\nimport math\n{ROOT}\nif __name__ == '__main__':\n    print(f(int(input())))\n```",
     f"'The root.'\nfrom __future__ import (\n    annotations,\n)\nimport math\n{ROOT}",
     f"from __future__ import annotations\nimport math\nfrom dataclasses import dataclass\n@dataclass\nclass Root:\n    of: float\n{ROOT}",
 ])

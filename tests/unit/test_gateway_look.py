@@ -110,6 +110,20 @@ def test_failure_of_a_look_is_none_any_more_once_another_look_succeeds(registry,
                      "looking for new versions broke: RuntimeError; the log has it", None]
 
 
+def test_faults_that_nobody_saw_pass_stay_while_a_generation_is_tried_again(registry, gateway):
+    _promote(registry, "generalist", "math", "code")
+    gateway.engine.failing = {"math"}
+    gateway.look()
+    gateway._faults.note("look", "the registry can't be read")
+    gateway._faults.note("code", "code v000001 can't be loaded")
+    assert not gateway.look(again=True)
+    assert gateway.last_failure == "math v000001 is left out: math v000001: memory is short; code v000001 can't be loaded"
+    _promote(registry, "math")
+    gateway.engine.failing = set()
+    assert gateway.look()
+    assert gateway.last_failure is None  # other versions serve
+
+
 def test_node_that_could_not_be_loaded_is_tried_again_after_a_while_without_being_asked(registry, gateway, monkeypatch):
     _promote(registry, "generalist", "math")
     gateway.engine.failing = {"math"}

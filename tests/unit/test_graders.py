@@ -64,6 +64,8 @@ def test_grade_options_compares_the_letter_said_last(source: str, text: str, exp
     "Answer: B", "**Answer:** B", "**Answer: B**", "B is correct.", "(B) is correct", "Max is not red, so B is the right one.", "The answer is **B**",
     "The answer is option B", "The correct answer is B.", "Option B", "option B.", "**B**", "**B) False**", "(B)", "The answer is: (B) False", "B\nB) False",
     "A) True\nB) False\nThe answer is B.", "The answer is B) False.\nA) True", "Therefore, B.", "Max is red.\nSo B) False", "The correct option is B.",
+    "The answer is B. A and C are false.", "Answer: B. Options A and C are incorrect.", "The answer is **B**. This excludes A and C.",
+    "The answer is B. Not A or C.", "Therefore, B. A and C are false.",
     "The right choice is (B)", "The answer is clearly B.", "The answer is B, not A.", "The answer is B, as A is false.", "The answer is B and A is wrong.",
     "The answer is B, A cat is big.", "The answer is B) False or no.", "A is wrong and B is correct.", "The answer is A or B. The answer is B."])
 def test_grade_options_takes_the_letter_however_it_is_given_as_the_answer(text: str) -> None:
@@ -128,7 +130,9 @@ def test_grade_yes_no_takes_the_word_where_it_is_the_answer_alone(text: str, sai
     ("If it is true, cats are big. The answer is False.", "false"), ("The conclusion is unknown", "uncertain"),
     ("The answer is true or false.", ""), ("True or false", ""), ("True, false or uncertain.", ""), ("The statement is true/false", ""),
     ("It's uncertain.", "uncertain"), ("The statement is clearly false", "false"), ("It is true.", "true"), ("It is not true.", ""),
-    ("The answer is unknown or uncertain.", "uncertain"), ("False, false or not.", "false")])
+    ("The answer is unknown or uncertain.", "uncertain"),
+    ("Uncertain, true or false is not known.", "uncertain"), ("It is uncertain or unknown.", "uncertain"),
+    ("Unknown or uncertain.", "uncertain"), ("False, false or not.", "false")])
 def test_grade_verdict_takes_the_word_where_it_is_the_answer_alone(text: str, said: str) -> None:
     verdicts = ("true", "false", "uncertain")
     assert [correct(example("folio", answer=answer.title()), text) for answer in verdicts] == [said == answer for answer in verdicts]
