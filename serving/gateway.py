@@ -159,13 +159,11 @@ class Gateway:
             self._failed = (built.generation, time.monotonic()) if built.fault is not None else None
             same = before is not None and built.is_like(before)
             self._faults.replace(_GENERATION, built.fault, others=same)
-            if same:
-                self._drop_unused()
-                return False
-            self.snapshot, self.swaps = built, self.swaps + 1
+            if not same:
+                self.snapshot, self.swaps = built, self.swaps + 1
+                log.info("serving generation %d: %s, router %s", built.generation, built.versions, built.router_version)
             self._drop_unused()
-            log.info("serving generation %d: %s, router %s", built.generation, built.versions, built.router_version)
-            return True
+            return not same
 
     def _drop_unused(self) -> None:
         self.pool.keep_only(self.snapshot.residents.values() if self.snapshot else ())
