@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from experts.durable import write_json
 from experts.expert import Expert
 from settings import Settings
 from training.exam import Exam, Examinee, ExamSource, bits_per_byte, chance_bits_per_byte, examine, goes_in_circles, stratified
-from training.promote import Decision, decide, mastered_levels
+from training.promote import FEWEST_TASKS, Decision, decide, level_gate, mastered_levels
 from training.run_folder import Run
 from training.scorecard import Scorecard, habitual
 
@@ -80,6 +80,8 @@ class Examiner:
         earlier, floor = self._mastered(node, incumbent), settings.loop.level_floor
         decision = decide(scorecard, served, settings=settings.promote, seed=settings.run.seed, level_floor=floor, mastered=earlier,
                           interim=self._is_early(node, incumbent), chance_bits_per_byte=None if served else chance_bits_per_byte(candidate.tokenizer, exam))
+        if decision.promote and incumbent is not None and incumbent[0] == node and node not in corpus.of_records:
+            decision = self._lost_level(node, candidate, incumbent, asked=scorecard, circles=circles) or decision
         dearer = served is not None and scorecard.mean_bits_per_byte > (1 + settings.promote.bits_tolerance) * served.mean_bits_per_byte
         mastered = earlier.union(*(mastered_levels(card, floor=floor) for card in (scorecard, served) if card is not None))
         return Verdict(decision, scorecard, circles, against="/".join(incumbent) if incumbent else None, dearer=dearer, mastered=tuple(sorted(mastered)))
@@ -105,15 +107,31 @@ class Examiner:
 
     def level_scores(self, domain: str, version: Path, *, level: int) -> list[float]:
         """Scores of an expert's version on held-out tasks of one level of the curriculum, such as exams don't ask (training/levels.py)."""
-        settings = self._run.settings
-        records = curriculum.make_exam(domain, count=LEVEL_TASKS, levels=(level,))
-        rows = clean(records, settings=settings.data, loosely=False).examples
-        if not rows:
+        settings, exam = self._run.settings, self._level_exam(domain, (level,))
+        if exam is None:
             return []
         circles = self._run.registry.card(domain, version.name).get("circles", False)
-        exam = Exam({domain: rows}, {domain: rows[:1]})  # nobody asks for its bits per byte
         card = examine(Expert.load(version, device=self._device), exam, settings=settings.exam, decoding=settings.decoding, circles=circles)
         return card.level_scores(domain).get(level, [])
+
+    def _level_exam(self, domain: str, levels: Sequence[int]) -> Exam | None:
+        """LEVEL_TASKS held-out tasks of each of these levels of the curriculum, without any that no row holds; None where that leaves none."""
+        records = curriculum.make_exam(domain, count=LEVEL_TASKS * len(levels), levels=levels) if levels else []
+        rows = clean(records, settings=self._run.settings.data, loosely=False).examples
+        return Exam({domain: rows}, {domain: rows[:1]}) if rows else None  # nobody asks for its bits per byte
+
+    def _lost_level(self, domain: str, candidate: Expert, incumbent: tuple[str, str], *, asked: Scorecard, circles: bool) -> Decision | None:
+        """The refusal of a candidate that clearly loses a level which its domain was raised from, of those that its exam asked too little of, as of level
+        4 on; None where it loses none."""
+        settings, few = self._run.settings, asked.level_scores(domain)
+        passed = {int(event.facts["level"]) - 1 for event in self._run.journal.events(kind="level_raised", node=domain)}
+        levels = sorted(level for level in passed if len(few.get(level, ())) < FEWEST_TASKS)
+        exam = self._level_exam(domain, levels)
+        if exam is None:
+            return None
+        card = examine(candidate, exam, settings=settings.exam, decoding=settings.decoding, circles=circles)
+        return level_gate(card, self._examine_served(*incumbent, exam), settings=settings.promote, floor=settings.loop.level_floor, seed=settings.run.seed,
+                          mastered={f"{domain}/{level}" for level in levels}, words=f"{LEVEL_TASKS} tasks a level beyond the exam's")
 
     def held_out_cost(self, node: str, candidate: Expert, corpus: Corpus) -> Callable[[], float]:
         """A function: what held-out rows cost the candidate as it stands, bits per byte in the mean over the node's domains (left_over says which rows)."""

@@ -47,7 +47,7 @@ def decide(candidate: Scorecard, served: Scorecard | None, *, settings: PromoteS
     of the vocabulary alike. Accuracy is that of the domains with FEWEST_TASKS graded tasks or more; where there are none, bits decide.
     interim: the served version is an early state of the candidate's own training, put up so that something answers; its accuracy
     is mostly guesses (a letter of three is right a third of the time), so bits alone decide.
-    level_floor: loop.level_floor; no promotion clearly takes a mastered level, one that was at or above it, below it (_level_gate). None: no floor.
+    level_floor: loop.level_floor; no promotion clearly takes a mastered level, one that was at or above it, below it (level_gate). None: no floor.
     mastered: levels ("math/1") that earlier versions had there, which the served one may have lost within noise since.
     Raises ValueError when the two scorecards are not of one exam.
     """
@@ -67,7 +67,7 @@ def decide(candidate: Scorecard, served: Scorecard | None, *, settings: PromoteS
         return _by_bits(candidate, served, settings=settings, words=words, why="more of the same training")
     gate = _loop_gate(candidate, served, settings=settings, seed=seed) or _bits_gate(candidate, served, settings=settings)
     if gate is None and level_floor is not None:
-        gate = _level_gate(candidate, served, settings=settings, floor=level_floor, mastered=mastered, seed=seed, words=words)
+        gate = level_gate(candidate, served, settings=settings, floor=level_floor, mastered=mastered, seed=seed, words=words)
     if gate is not None:
         return gate
     guessing = max(now or 0.0, before or 0.0) < settings.guessing_accuracy
@@ -134,11 +134,12 @@ def _bits_gate(candidate: Scorecard, served: Scorecard, *, settings: PromoteSett
     return None
 
 
-def _level_gate(candidate: Scorecard, served: Scorecard, *, settings: PromoteSettings, floor: float, mastered: Collection[str], seed: int,
+def level_gate(candidate: Scorecard, served: Scorecard, *, settings: PromoteSettings, floor: float, mastered: Collection[str], seed: int,
                 words: str) -> Decision | None:
     """What is won on one level of the curriculum doesn't pay for another that is lost. A fall within noise is let through, as everywhere here, until
     the level's 95 % interval lies below the floor, unless the served version's does already: many such falls are no noise. With many levels at or
-    above the floor (a root's exam has 15), chance alone fells one of them soon, so together they err as seldom as one (Bonferroni)."""
+    above the floor (a root's exam has 15), chance alone fells one of them soon, so together they err as seldom as one (Bonferroni). words: what else
+    the refusal says; None: no level is lost."""
     of_levels = _paired_by_key(candidate, served, of=lambda outcome: outcome.score,
                                stratum=lambda outcome: None if outcome.level is None else f"{outcome.domain}/{outcome.level}")
     kept = {*mastered, *mastered_levels(served, floor=floor)}

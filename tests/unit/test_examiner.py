@@ -8,6 +8,7 @@ import pytest
 from data_prep import curriculum
 from data_prep.records import Example
 from experts.expert import Answer, LogLikelihood
+from experts.journal import Journal
 from experts.tree import Tree
 from settings import Settings
 from training import examiner as examiner_module
@@ -26,12 +27,14 @@ def _card(**right):
 def _judged(folder, monkeypatch, *, settings, candidate, served, card=None, served_node="code"):
     """The verdict on a candidate that replaces a version with that card, its scorecard alone where none is given."""
     registry = SimpleNamespace(card=lambda *version: {"scorecard": served.to_json()} if card is None else card)
-    examiner = Examiner(SimpleNamespace(settings=settings, folder=folder, tree=Tree.from_settings(settings.tree), registry=registry), device=None)
+    tree, journal = Tree.from_settings(settings.tree), Journal(folder / "journal.sqlite")
+    run = SimpleNamespace(settings=settings, folder=folder, tree=tree, registry=registry, journal=journal)
+    examiner = Examiner(run, device=None)
     monkeypatch.setattr(examiner_module, "goes_in_circles", lambda *args, **more: False)
     monkeypatch.setattr(examiner_module, "examine", lambda *args, **more: candidate)
     for name, found in (("_exam", None), ("incumbent", (served_node, "v000001")), ("_is_early", False), ("_examine_served", served)):
         monkeypatch.setattr(examiner, name, lambda *args, found=found: found)
-    return examiner.judge("code", None, None)
+    return examiner.judge("code", None, SimpleNamespace(of_records=set()))
 
 
 @pytest.mark.parametrize(("floor", "promote"), [(0.8, False), (0.4, True)])
@@ -58,6 +61,44 @@ def test_examiner_takes_of_an_older_card_what_its_own_exam_mastered_and_nothing_
     assert not _judged(tmp_path, monkeypatch, settings=settings, candidate=_card(one=25, two=40), served=low, card=older).decision.promote
     parent = {"scorecard": low.to_json(), "mastered": ["code/1", "math/1"]}
     assert _judged(tmp_path, monkeypatch, settings=settings, candidate=low, served=low, card=parent, served_node="technical").mastered == ()
+
+
+@pytest.mark.parametrize(("raised_to", "served", "right", "of_records", "promote"), [
+    (5, "code", 20, set(), False), (5, "code", 36, set(), True), (4, "code", 20, set(), True), (None, "code", 20, set(), True),
+    (5, "technical", 20, set(), True), (5, "code", 20, {"code"}, True)])
+def test_examiner_holds_levels_that_exams_leave_out_once_the_next_is_trained(tmp_path, monkeypatch, raised_to, served, right, of_records, promote):
+    """Level 4 was passed with 38 of 40 by the expert's served version; the candidate is better in the exam, which asks levels 1 to 3."""
+    settings, asked = Settings(), []
+    better, worse = (dict.fromkeys((1, 2, 3), share) for share in (1.0, 0.5))
+
+    def sat(levels, tasks=60):
+        outcomes = tuple(Outcome(f"{level}-{i}", "code", "t", level, float(i < tasks * share), False) for level, share in levels.items() for i in range(tasks))
+        return Scorecard("e", outcomes, {"code": 1.0}, {"code": 0.5}, 0.1)
+
+    def examined(who, exam, **more):
+        if exam is None:
+            return sat(better)
+        asked.append((who, [row.meta["level"] for row in exam.tasks["code"]]))
+        return sat({4: {"candidate": right, "v000001": 38}[who] / 40}, tasks=40)
+
+    registry = SimpleNamespace(card=lambda *version: {"scorecard": sat(worse).to_json()})
+    run = SimpleNamespace(settings=settings, tree=Tree.from_settings(settings.tree), registry=registry, folder=tmp_path, journal=Journal(tmp_path / "j.sqlite"))
+    for level in range(4, (raised_to or 3) + 1):  # from level 3, which exams ask, to 4 and on
+        run.journal.append("level_raised", node="code", level=level, cycle=level, tasks=40, accuracy=0.95)
+    run.journal.append("level_raised", node="math", level=5, cycle=9, tasks=40, accuracy=0.95)
+    examiner = Examiner(run, device=None)
+    monkeypatch.setattr(examiner_module, "goes_in_circles", lambda *args, **more: False)
+    monkeypatch.setattr(examiner_module, "examine", examined)
+    monkeypatch.setattr(examiner, "_exam", lambda *args: None)
+    monkeypatch.setattr(examiner, "incumbent", lambda node: (served, "v000001"))
+    monkeypatch.setattr(examiner, "_is_early", lambda *args: False)
+    monkeypatch.setattr(examiner, "_examine_served", lambda node, version, exam: sat(worse) if exam is None else examined(version, exam))
+    decision = examiner.judge("code", "candidate", SimpleNamespace(of_records=of_records)).decision
+    assert decision.promote is promote
+    asks = raised_to == 5 and served == "code" and not of_records
+    assert asked == ([("candidate", [4] * 40), ("v000001", [4] * 40)] if asks else [])
+    if not promote:
+        assert decision.reason.startswith("refused: 40 tasks a level beyond the exam's; level 4 of code falls 95.0% -> 50.0%, below loop.level_floor = 80.0%")
 
 
 def test_examiner_prefers_no_version_that_loses_a_level_which_was_mastered_once(tmp_path):
