@@ -166,9 +166,10 @@ def _fit_classifiers(prepared: Prepared, matrix: Any, *, features: Features, tre
     """
     how = How(settings.inverse_regularisation, seed)
     folds = source_folds(prepared, count=settings.source_folds)
-    parts = [np.flatnonzero(folds != left_out) for left_out in range(settings.source_folds)]
+    parts = [np.flatnonzero(folds != left_out) for left_out in range(settings.source_folds) if (folds == left_out).any()]
     fits = [_one_fit(prepared.take(rows), matrix[rows], features=features, tree=tree, how=how) for rows in (np.arange(len(folds)), *parts)]
-    shares = np.array([1 - settings.folds_share, *[settings.folds_share / len(parts)] * len(parts)]) if parts else np.ones(1)
+    share = settings.folds_share / max(1, settings.source_folds)  # one that leaves nothing out would be the fit on everything once more
+    shares = np.array([1 - share * len(parts), *[share] * len(parts)])
     gate, root, *below = (_mean(classifiers, shares) for classifiers in zip(*fits, strict=True))
     rules = Rules(history_decay=settings.history_decay, history_turns=settings.history_turns, max_prompt_chars=settings.max_prompt_chars)
     return Router(tree, features, gate, root, dict(zip(_parted(tree), below, strict=True)), fits[0][1], rules)

@@ -66,6 +66,18 @@ def test_fit_is_the_mean_of_the_fit_on_all_and_of_those_without_each_fold(rows):
     assert np.abs(alone[2].gate.weights - alone[1].gate.weights).max() > 1e-3
 
 
+@pytest.mark.parametrize(("two_sources", "fits", "share_of_all"), [((), 1, 1.0), (("math",), 3, 0.7)])
+def test_fit_leaves_out_the_fits_that_would_be_the_one_on_all_once_more(rows, monkeypatch, two_sources, fits, share_of_all):
+    """With a source a label, as the curriculum has, no fold holds a row; with two sources of one label two folds of four do."""
+    found = [dataclasses.replace(row, source=f"{row.label}/{number % 2 if row.label in two_sources else 0}") for number, row in enumerate(rows)]
+    made, one_fit = [], routing.fit._one_fit
+    monkeypatch.setattr(routing.fit, "_one_fit", lambda *args, **more: made.append(one_fit(*args, **more)) or made[-1])
+    router = fit(found, tree=TREE, settings=SMALL.model_copy(update={"source_folds": 4, "folds_share": 0.6}), seed=1).router
+    assert len(made) == fits
+    wanted = np.average([of_one[1].weights for of_one in made], axis=0, weights=[share_of_all, *[0.15] * (fits - 1)])
+    assert np.abs(router.root.weights - wanted).max() < 1e-12
+
+
 def test_fit_gives_a_word_of_one_source_less_weight_than_with_all_sources_at_once():
     plain = everyday_rows(TREE.domains, count=120, seed=77)
     marked = [Row(f"zebracorn {row.prompt}" if row.label == "math" and number % 3 == 0 else row.prompt, row.label, f"{row.label}/{number % 3}")
