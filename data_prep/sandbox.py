@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import secrets
 import signal
@@ -22,6 +23,8 @@ from dataclasses import dataclass
 from typing import IO, Literal
 
 from data_prep import windows_job
+
+log = logging.getLogger(__name__)
 
 Outcome = Literal["passed", "failed", "timeout"]
 
@@ -114,13 +117,17 @@ main(request.pop("program"), request.pop("done"))
 def run(program: str, *, limits: Limits | None = None) -> Result:
     """Run one program to its end or its limits, as a module: what stands below `if __name__ == "__main__":` isn't run.
 
-    Never raises for what it does. Raises windows_job.JobError, and runs nothing, where Windows refuses its job."""
+    Never raises for what it does; failed, and not run, where Windows refuses its job."""
     limits = limits or Limits()
     done = 32 + secrets.randbelow(64)
     request = json.dumps({"program": program, "done": done, "limits": _resource_limits(limits)})
     timed_out = False
     with tempfile.TemporaryDirectory(prefix="sandbox-", ignore_cleanup_errors=True) as folder, tempfile.TemporaryFile() as output:
-        process = _start(folder, output, limits)
+        try:
+            process = _start(folder, output, limits)
+        except windows_job.JobError as error:
+            log.error("%s", error)
+            return Result("failed", str(error))
         try:
             process.communicate(request.encode("utf-8", "surrogatepass"), timeout=limits.wall_s)
         except subprocess.TimeoutExpired:

@@ -53,8 +53,7 @@ def start(command: Sequence[str], *, folder: str, output: IO[bytes], environment
         _resume(handle)
     except JobError:
         if process is not None:
-            with process:  # waits for its end and closes its pipe: the folder it stands in is removed next
-                process.kill()
+            process.kill()
         kernel.CloseHandle(job)
         raise
     process.job = job  # type: ignore[attr-defined]

@@ -81,7 +81,8 @@ class Examiner:
         decision = decide(scorecard, served, settings=settings.promote, seed=settings.run.seed, level_floor=floor, mastered=earlier,
                           interim=self._is_early(node, incumbent), chance_bits_per_byte=None if served else chance_bits_per_byte(candidate.tokenizer, exam))
         if decision.promote and incumbent is not None and incumbent[0] == node and node not in corpus.of_records:
-            decision = self._lost_level(node, candidate, incumbent, asked=scorecard, circles=circles) or decision
+            lost = self._lost_level(node, candidate, incumbent, asked=scorecard, circles=circles, words=decision.reason.removeprefix("promoted: "))
+            decision = lost or decision
         dearer = served is not None and scorecard.mean_bits_per_byte > (1 + settings.promote.bits_tolerance) * served.mean_bits_per_byte
         mastered = earlier.union(*(mastered_levels(card, floor=floor) for card in (scorecard, served) if card is not None))
         return Verdict(decision, scorecard, circles, against="/".join(incumbent) if incumbent else None, dearer=dearer, mastered=tuple(sorted(mastered)))
@@ -107,31 +108,27 @@ class Examiner:
 
     def level_scores(self, domain: str, version: Path, *, level: int) -> list[float]:
         """Scores of an expert's version on held-out tasks of one level of the curriculum, such as exams don't ask (training/levels.py)."""
-        settings, exam = self._run.settings, self._level_exam(domain, (level,))
-        if exam is None:
-            return []
-        circles = self._run.registry.card(domain, version.name).get("circles", False)
-        card = examine(Expert.load(version, device=self._device), exam, settings=settings.exam, decoding=settings.decoding, circles=circles)
-        return card.level_scores(domain).get(level, [])
+        exam = self._level_exam(domain, (level,))
+        return [] if exam is None else self._examine_served(domain, version.name, exam).level_scores(domain).get(level, [])
 
     def _level_exam(self, domain: str, levels: Sequence[int]) -> Exam | None:
-        """LEVEL_TASKS held-out tasks of each of these levels of the curriculum, without any that no row holds; None where that leaves none."""
+        """LEVEL_TASKS held-out tasks of each of these levels of the curriculum but those that cleaning leaves out; None where none is left."""
         records = curriculum.make_exam(domain, count=LEVEL_TASKS * len(levels), levels=levels) if levels else []
         rows = clean(records, settings=self._run.settings.data, loosely=False).examples
         return Exam({domain: rows}, {domain: rows[:1]}) if rows else None  # nobody asks for its bits per byte
 
-    def _lost_level(self, domain: str, candidate: Expert, incumbent: tuple[str, str], *, asked: Scorecard, circles: bool) -> Decision | None:
-        """The refusal of a candidate that clearly loses a level which its domain was raised from, of those that its exam asked too little of, as of level
-        4 on; None where it loses none."""
-        settings, few = self._run.settings, asked.level_scores(domain)
+    def _lost_level(self, domain: str, candidate: Expert, incumbent: tuple[str, str], *, asked: Scorecard, circles: bool, words: str) -> Decision | None:
+        """The refusal of a candidate that clearly loses a level which its domain was raised from, of those that its exam (asked) has too little of, as of
+        level 4; None where it loses none. words: what the exam came to."""
+        settings, asked_scores = self._run.settings, asked.level_scores(domain)
         passed = {int(event.facts["level"]) - 1 for event in self._run.journal.events(kind="level_raised", node=domain)}
-        levels = sorted(level for level in passed if len(few.get(level, ())) < FEWEST_TASKS)
+        levels = sorted(level for level in passed if len(asked_scores.get(level, ())) < FEWEST_TASKS)
         exam = self._level_exam(domain, levels)
         if exam is None:
             return None
         card = examine(candidate, exam, settings=settings.exam, decoding=settings.decoding, circles=circles)
         return level_gate(card, self._examine_served(*incumbent, exam), settings=settings.promote, floor=settings.loop.level_floor, seed=settings.run.seed,
-                          mastered={f"{domain}/{level}" for level in levels}, words=f"{LEVEL_TASKS} tasks a level beyond the exam's")
+                          mastered={f"{domain}/{level}" for level in levels}, words=words)
 
     def held_out_cost(self, node: str, candidate: Expert, corpus: Corpus) -> Callable[[], float]:
         """A function: what held-out rows cost the candidate as it stands, bits per byte in the mean over the node's domains (left_over says which rows)."""
@@ -179,7 +176,7 @@ class Examiner:
         remembered = _remembered(file)
         if remembered is not None:
             return remembered
-        log.info("examining %s %s again: the exam is another than its card's", node, version)
+        log.info("examining %s %s: the exam is another than its card's", node, version)
         expert = Expert.load(Path(self._run.registry.path(node, version)), device=self._device)
         scorecard = examine(expert, exam, settings=self._run.settings.exam, decoding=self._run.settings.decoding, circles=card.get("circles", False))
         self._results.mkdir(parents=True, exist_ok=True)

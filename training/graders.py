@@ -5,7 +5,6 @@ grade() is pure but for code, which runs in data_prep.sandbox. Free text has no 
 
 from __future__ import annotations
 
-import logging
 import math
 import re
 from collections.abc import Callable, Mapping
@@ -18,9 +17,6 @@ from data_prep.curriculum.code import program_with_tests
 from data_prep.curriculum.conversation_wording import SLOTS
 from data_prep.curriculum.math import final_number
 from data_prep.records import Example
-from data_prep.windows_job import JobError
-
-log = logging.getLogger(__name__)
 
 EDITION = 7  # raised when a grader's verdict on some answer, or on a loop, changes: what was graded before is examined again
 
@@ -35,15 +31,7 @@ class Grade:
 
 def grade(example: Example, text: str) -> Grade | None:
     """The grade of an answer to an example, or None for free text: a source without a grader, a continuation of plain text, or a record whose meta
-    lacks what its grader needs or has it of another type. None, too, for a program that Windows won't fence in. Never raises for a bad text or record."""
-    try:
-        return _graded(example, text)
-    except JobError as error:
-        log.error("%s", error)
-        return None
-
-
-def _graded(example: Example, text: str) -> Grade | None:
+    lacks what its grader needs or has it of another type. Never raises for a bad text or record."""
     if example.meta.get("task") == "continuation":  # data_prep.sources, of *.txt; the file may bear any name
         return None
     if example.source.startswith("curriculum/"):

@@ -14,7 +14,7 @@ def next_level(scores_by_level: Mapping[int, Sequence[float]], *, level: int, hi
 
     scores_by_level: of graded tasks, from the promoted expert's exam. The present level must have FEWEST_TASKS of them and reach loop.level_pass, every
     easier one that has so many loop.level_floor. Easier levels stay in the records (replay), so a level is never lowered; a later
-    version that loses one isn't promoted (Examiner.judge).
+    version that clearly loses one that its domain was raised from isn't promoted (Examiner.judge).
     """
     scores = scores_by_level.get(level, ())
     passed = len(scores) >= FEWEST_TASKS and fmean(scores) >= settings.level_pass

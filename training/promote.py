@@ -135,7 +135,7 @@ def _bits_gate(candidate: Scorecard, served: Scorecard, *, settings: PromoteSett
 
 
 def level_gate(candidate: Scorecard, served: Scorecard, *, settings: PromoteSettings, floor: float, mastered: Collection[str], seed: int,
-                words: str) -> Decision | None:
+               words: str) -> Decision | None:
     """What is won on one level of the curriculum doesn't pay for another that is lost. A fall within noise is let through, as everywhere here, until
     the level's 95 % interval lies below the floor, unless the served version's does already: many such falls are no noise. With many levels at or
     above the floor (a root's exam has 15), chance alone fells one of them soon, so together they err as seldom as one (Bonferroni). words: what else

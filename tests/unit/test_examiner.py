@@ -65,9 +65,10 @@ def test_examiner_takes_of_an_older_card_what_its_own_exam_mastered_and_nothing_
 
 @pytest.mark.parametrize(("raised_to", "served", "right", "of_records", "promote"), [
     (5, "code", 20, set(), False), (5, "code", 36, set(), True), (4, "code", 20, set(), True), (None, "code", 20, set(), True),
-    (5, "technical", 20, set(), True), (5, "code", 20, {"code"}, True)])
+    (5, "code", 31, set(), True), (5, "technical", 20, set(), True), (5, "code", 20, {"code"}, True)])
 def test_examiner_holds_levels_that_exams_leave_out_once_the_next_is_trained(tmp_path, monkeypatch, raised_to, served, right, of_records, promote):
-    """Level 4 was passed with 38 of 40 by the expert's served version; the candidate is better in the exam, which asks levels 1 to 3."""
+    """Level 4 was passed by the expert's served version, which has 32 of 40 (38 where the candidate has 20); the candidate is better in the exam, which
+    asks levels 1 to 3. From 32 to 31 is a fall within noise."""
     settings, asked = Settings(), []
     better, worse = (dict.fromkeys((1, 2, 3), share) for share in (1.0, 0.5))
 
@@ -79,7 +80,7 @@ def test_examiner_holds_levels_that_exams_leave_out_once_the_next_is_trained(tmp
         if exam is None:
             return sat(better)
         asked.append((who, [row.meta["level"] for row in exam.tasks["code"]]))
-        return sat({4: {"candidate": right, "v000001": 38}[who] / 40}, tasks=40)
+        return sat({4: {"candidate": right, "v000001": 38 if right == 20 else 32}[who] / 40}, tasks=40)
 
     registry = SimpleNamespace(card=lambda *version: {"scorecard": sat(worse).to_json()})
     run = SimpleNamespace(settings=settings, tree=Tree.from_settings(settings.tree), registry=registry, folder=tmp_path, journal=Journal(tmp_path / "j.sqlite"))
@@ -98,7 +99,8 @@ def test_examiner_holds_levels_that_exams_leave_out_once_the_next_is_trained(tmp
     asks = raised_to == 5 and served == "code" and not of_records
     assert asked == ([("candidate", [4] * 40), ("v000001", [4] * 40)] if asks else [])
     if not promote:
-        assert decision.reason.startswith("refused: 40 tasks a level beyond the exam's; level 4 of code falls 95.0% -> 50.0%, below loop.level_floor = 80.0%")
+        assert decision.reason.startswith("refused: accuracy 50.0% -> 100.0%, bits per byte 1.000 -> 1.000; better with 100.0% of the resamples; "
+                                          "level 4 of code falls 95.0% -> 50.0%, below loop.level_floor = 80.0%")
 
 
 def test_examiner_prefers_no_version_that_loses_a_level_which_was_mastered_once(tmp_path):
@@ -165,7 +167,7 @@ def test_sit_takes_one_loop_for_chance_however_few_the_tasks(plain, sittings):
     assert (candidate.sittings, circles) == (sittings, plain > 1)
 
 
-def test_examiner_asks_forty_held_out_tasks_of_one_level_as_the_gateway_would_write(tmp_path, monkeypatch):
+def test_examiner_asks_forty_held_out_tasks_of_one_level_once_as_the_gateway_would_write(tmp_path, monkeypatch):
     right = {record.prompt: record.response for record in curriculum.make_exam("math", count=40, levels=(4,))}
     loaded, rules = [], []
 
@@ -176,8 +178,9 @@ def test_examiner_asks_forty_held_out_tasks_of_one_level_as_the_gateway_would_wr
             return [Answer(right[prompt] if place % 4 else "", (1, 2), "stop", 1) for place, prompt in enumerate(prompts)]
 
     monkeypatch.setattr(examiner_module.Expert, "load", lambda folder, device: loaded.append(folder) or _Knowing(plain=0, under_dry=0))
-    registry = SimpleNamespace(card=lambda domain, version: {"circles": (domain, version) == ("math", "v000007")})
+    registry = SimpleNamespace(path=lambda domain, version: tmp_path / domain / version, card=lambda domain, version:
+                               {"circles": (domain, version) == ("math", "v000007"), "scorecard": {"exam": "of levels 1 to 3"}})
     examiner = Examiner(SimpleNamespace(settings=Settings(), folder=tmp_path, registry=registry), device=None)
-    scores = examiner.level_scores("math", tmp_path / "v000007", level=4)
-    assert scores == [0.0, 1.0, 1.0, 1.0] * 10
-    assert (loaded, rules) == ([tmp_path / "v000007"], [Settings().decoding])
+    for _ in range(2):
+        assert examiner.level_scores("math", tmp_path / "v000007", level=4) == [0.0, 1.0, 1.0, 1.0] * 10
+    assert (loaded, rules) == ([tmp_path / "math" / "v000007"], [Settings().decoding])

@@ -13,7 +13,7 @@ import pytest
 from data_prep import sandbox, windows_job
 from data_prep.records import Example
 from data_prep.sandbox import Limits, run, run_all
-from training.graders import grade
+from training.graders import Grade, grade
 
 POSIX = pytest.mark.skipif(sys.platform == "win32", reason="limits that the child sets itself exist on POSIX only")
 
@@ -53,17 +53,15 @@ def test_run_too_much_memory_says_memory_error() -> None:
     assert "MemoryError" in run("x = bytearray(2**30)", limits=Limits(memory_bytes=256 * 2**20)).output
 
 
-def test_programs_whose_job_windows_refuses_are_not_run_and_not_graded(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+def test_run_whose_job_windows_refuses_fails_with_the_reason_and_says_it(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     def refused(*_arguments: object) -> None:
         raise windows_job.JobError("CreateJobObject failed with Windows error 5; code tasks can't be graded here")
 
     monkeypatch.setattr(sandbox, "_start", refused)
-    with pytest.raises(windows_job.JobError, match="Windows error 5"):
-        run("print(1)")
-    program = "def f():\n    return 1"
-    for source, meta in (("mbpp", {"test_list": ["assert f() == 1"]}), ("curriculum/code", {"tests": ["assert f() == 1"]})):
-        assert grade(Example("code", "Write f.", program, source, "key", meta), program) is None
-    assert caplog.text.count("code tasks can't be graded here") == 2
+    assert run("print(1)") == sandbox.Result("failed", "CreateJobObject failed with Windows error 5; code tasks can't be graded here")
+    assert "code tasks can't be graded here" in caplog.text
+    task = Example("code", "Write f.", "def f():\n    return 1", "mbpp", "key", {"test_list": ["assert f() == 1"]})
+    assert grade(task, task.response) == Grade(0.0, correct=False)
 
 
 @POSIX
